@@ -1,0 +1,127 @@
+"""Who may come in: the judgement of a login, in the order of section 5, and the database work that it needs.
+
+Everything here that waits (a hash, a write) lets other clients go on, so a name is claimed before such work begins: two
+connections can never become one user.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from gevent.threadpool import ThreadPool
+
+from chatserver.passwords import Passwords
+from chatserver.relay import Member, Outbox, Relay
+from protocol import MAX_PASSWORD_BYTES, Reason, encode_user, is_valid_username
+from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
+
+T = TypeVar("T")
+
+log = logging.getLogger("chat")
+
+
+class Refused(Exception):
+    """A login that is not granted; `reason` is the Error that says why."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class Accounts:
+    """Signs users up, logs them in and out."""
+
+    def __init__(self, storage: Storage, relay: Relay, id_width: int, password_required: bool) -> None:
+        self._storage = storage
+        self._relay = relay
+        self._id_width = id_width
+        self._password_required = password_required
+        self._passwords = Passwords()
+        self._disk = ThreadPool(1)  # one thread: a Storage writes one thing at a time
+        self._arriving: set[str] = set()  # names claimed by logins under way
+
+    def log_in(self, name: str, password: str, outbox: Outbox) -> Member:
+        """Find or create the user and put it online; the list may follow at once, nothing came in between.
+
+        Raises Refused.
+        """
+        user = self._judge_name(name, password)
+        stored = self._storage.password_hash(user.id) if user else None
+        if not password and (stored or self._password_required):
+            raise Refused(Reason.PASSWORD_REQUIRED)
+        if stored and not self._passwords.matches(stored, password):
+            raise Refused(Reason.WRONG_PASSWORD)
+        with self._claim(name):
+            new_hash = self._passwords.hash(password) if password and not stored else None
+            if user is None:
+                user = self._write(self._storage.sign_up, name, new_hash)
+                log.info("%s signed up, id %d", name, user.id)
+            elif new_hash:
+                self._write(self._storage.set_password, user.id, new_hash)
+                log.info("%s has a password now", name)
+            self._write(self._write_status, user)
+            member = Member(user.id, encode_user(name, user.id, self._id_width), outbox)
+            self._relay.join(member)
+            return member
+
+    def log_out(self, name: str, member: Member) -> None:
+        """Offline at once; the database follows."""
+        self._relay.leave(member)
+        try:
+            self._write(self._write_status, User(member.user_id, name))
+        except Refused:
+            log.warning("status.csv still says that %s is online", name)
+
+    def close(self) -> None:
+        """Wait until the database work under way is done."""
+        self._disk.join()
+
+    def _judge_name(self, name: str, password: str) -> User | None:
+        """The user of that name, None for a new one. All that can be told without the password is judged here."""
+        if not is_valid_username(name):
+            raise Refused(Reason.INVALID_USERNAME)
+        if len(password.encode()) > MAX_PASSWORD_BYTES:
+            raise Refused(Reason.INVALID_PASSWORD)
+        user = self._storage.find(name)
+        if self._is_present(name, user):
+            raise Refused(Reason.USER_ALREADY_ONLINE)
+        if user is None:
+            with _as_refusal():
+                self._storage.check_sign_up(name)
+        return user
+
+    def _is_present(self, name: str, user: User | None) -> bool:
+        return name in self._arriving or (user is not None and self._relay.is_online(user.id))
+
+    @contextmanager
+    def _claim(self, name: str) -> Iterator[None]:
+        if self._is_present(name, self._storage.find(name)):  # since the name was judged, a password was checked
+            raise Refused(Reason.USER_ALREADY_ONLINE)
+        self._arriving.add(name)
+        try:
+            yield
+        finally:
+            self._arriving.remove(name)
+
+    def _write_status(self, user: User) -> None:
+        # Asked when the write runs, not when it is queued: whichever of two writes comes last, the file is right.
+        self._storage.set_status(user.id, self._is_present(user.name, user))
+
+    def _write(self, operation: Callable[..., T], *arguments: object) -> T:
+        with _as_refusal():
+            result: T = self._disk.apply(operation, arguments)
+            return result
+
+
+@contextmanager
+def _as_refusal() -> Iterator[None]:
+    try:
+        yield
+    except NameTaken:
+        raise Refused(Reason.USERNAME_TAKEN) from None
+    except UserLimitReached:
+        raise Refused(Reason.USER_LIMIT_REACHED) from None
+    except StorageUnavailable as error:
+        log.error("the database cannot be written: %s", error)
+        raise Refused(Reason.STORAGE_UNAVAILABLE) from error

@@ -1,0 +1,188 @@
+"""One client's socket: the only place that reads it, writes it and closes it.
+
+Below gevent's socket API on purpose (its `recv` first tries in vain, its `sendall` asks for a socket option each time):
+one lasting watcher to wait for input, one callback per loop turn to send what has come together, and a writer greenlet
+only while a client is slow. All names are gevent's public ones: `hub.wait`, `hub.cancel_wait`, `loop.io`,
+`loop.run_callback`.
+"""
+
+import logging
+import socket
+from contextlib import suppress
+
+import gevent
+from gevent import Greenlet, Timeout, get_hub
+
+from chatserver.relay import Outbox
+from protocol import Reason, encode_error, rest_of_packet
+
+READ, WRITE = 1, 2  # libev's event bits
+RECV_BYTES = 65536
+LINGER_SECONDS = 2.0  # section 5: how long an Error that closes is kept for a client to read
+
+log = logging.getLogger("chat")
+
+
+class InputOver(Exception):
+    """Thrown into a reader that waits, when there is nothing to wait for any more."""
+
+
+class NoProgress(Exception):
+    """The kernel took nothing for the client for the whole write timeout."""
+
+
+class Connection:
+    """A client's byte stream in both directions. `outcome` says why it ended, where it was not the client that left."""
+
+    def __init__(self, sock: socket.socket, outbox_bytes: int, write_timeout: float) -> None:
+        """`sock` is connected, with gevent's patching; `outbox_bytes` as in Outbox; `write_timeout` in seconds."""
+        sock.settimeout(0.0)
+        self.outbox = Outbox(outbox_bytes, self._flush_soon)
+        self.outcome = ""
+        self.last_input = 0.0  # seconds, by the loop's clock
+        self.undelivered = 0  # bytes that were queued for this client and never sent
+        self._sock = sock
+        self._write_timeout = write_timeout
+        self._hub = get_hub()
+        self._readable = self._hub.loop.io(sock.fileno(), READ)
+        self._input_over = False
+        self._flush_due = False
+        self._writer: Greenlet[[], None] | None = None
+        self._stream = b""  # taken from the outbox: whole packets ...
+        self._sent = 0  # ... of which the kernel has this many bytes
+        self._gave_up = False
+
+    # Input
+
+    def read(self) -> bytes:
+        """Wait for input and return one chunk of it; b"" when there is no more to come, or to care for."""
+        try:
+            data = b"" if self._input_over else self._receive()
+        except InputOver:
+            return b""
+        except OSError as error:
+            self._end_with(error.strerror or str(error))
+            return b""
+        self.last_input = self._hub.loop.now()
+        return data
+
+    def stop_reading(self) -> None:
+        """`read` returns b"" from now on; one that waits is woken. Never waits."""
+        self._input_over = True
+        self._hub.cancel_wait(self._readable, InputOver())
+
+    def _receive(self) -> bytes:
+        """One chunk of input, b"" at its end. Raises InputOver, and OSError where the connection is broken."""
+        while True:
+            self._hub.wait(self._readable)
+            try:
+                return self._sock.recv(RECV_BYTES)
+            except BlockingIOError:
+                continue
+
+    # Output
+
+    def close(self, reason: Reason | None) -> None:
+        """End this connection from outside its session, telling the client the reason if there is one. Never waits."""
+        self._end_with(reason or "idle")
+        self.outbox.close(encode_error(reason) if reason else b"")
+        self.stop_reading()
+
+    def _end_with(self, outcome: str) -> None:
+        self.outcome = self.outcome or outcome  # the first cause is the one to tell
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._hub.loop.run_callback(self._flush)
+
+    def _flush(self) -> None:
+        """Runs in the hub, once for all that was put in a turn of the loop, and so cannot wait."""
+        if self._send():
+            self._flush_due = False
+        else:
+            self._writer = gevent.spawn(self._write)
+
+    def _write(self) -> None:
+        """Takes over from the hub while the client is slower than those who write to it."""
+        try:
+            self._send_all(self._write_timeout)
+        except NoProgress:
+            self.close(Reason.TOO_SLOW)
+            self._give_up()
+        self._flush_due = False
+
+    def _send_all(self, timeout: float) -> None:
+        """Send until nothing is left. Raises NoProgress once the kernel takes nothing for `timeout` seconds."""
+        writable = self._hub.loop.io(self._sock.fileno(), WRITE)
+        try:
+            while not self._send():
+                with Timeout(timeout, NoProgress):
+                    self._hub.wait(writable)
+        finally:
+            writable.close()
+
+    def _send(self) -> bool:
+        """Send what the kernel takes without waiting; True when nothing is left."""
+        while True:
+            if self._sent == len(self._stream):
+                self._stream, self._sent = self.outbox.take(), 0
+                if not self._stream:
+                    return True
+            try:
+                count = self._sock.send(memoryview(self._stream)[self._sent :] if self._sent else self._stream)
+            except BlockingIOError:
+                return False
+            except OSError as error:  # the peer is gone; what it sent before may still wait to be read
+                self._end_with(error.strerror or str(error))
+                self._discard(b"")
+                continue
+            self._sent += count
+            self.outbox.sent(count)
+
+    def _give_up(self) -> None:
+        """Drop what is queued, but finish the packet that is under way and keep the Error that closes (section 5)."""
+        self._gave_up = True
+        begun = rest_of_packet(self._stream, self._sent)
+        if len(begun) == len(self._stream) - self._sent and self.outbox.empty:
+            self._discard(begun)
+        else:
+            self._discard(begun + self.outbox.last_packet)
+
+    def _discard(self, keep: bytes) -> None:
+        """Drop all that waits to be sent, but for `keep`, which is the end of it."""
+        lost = len(self._stream) - self._sent + len(self.outbox.take()) - len(keep)
+        self.outbox.sent(lost)
+        self.undelivered += lost
+        self._stream, self._sent = keep, 0
+
+    # The end
+
+    def finish(self) -> None:
+        """Let go of the client, when its session is over: send what is queued, half-close, discard input until it
+        closes too. Were unread input left, the kernel would reset the connection and destroy what we sent last.
+        """
+        if self._writer:
+            self._writer.kill()  # it only ever waits for the kernel; from here on this greenlet sends
+        try:
+            self._send_rest()
+            self._sock.shutdown(socket.SHUT_WR)
+            with suppress(NoProgress, InputOver), Timeout(LINGER_SECONDS, NoProgress):
+                while self._receive():
+                    pass
+        except OSError as error:
+            log.debug("gone before the end: %s", error)
+        finally:
+            self._discard(b"")
+            self._readable.close()
+            self._sock.close()
+
+    def _send_rest(self) -> None:
+        if not self._gave_up:
+            try:
+                with Timeout(self._write_timeout, NoProgress):
+                    self._send_all(self._write_timeout)
+            except NoProgress:
+                self._give_up()
+        with suppress(NoProgress), Timeout(LINGER_SECONDS, NoProgress):
+            self._send_all(LINGER_SECONDS)

@@ -1,0 +1,190 @@
+"""Accepts clients, serves a pool of them at once, and sees them off at shutdown."""
+
+import logging
+import socket
+from dataclasses import dataclass
+
+import gevent
+from gevent.pool import Pool
+from gevent.server import StreamServer
+
+from chatserver.accounts import Accounts
+from chatserver.connection import Connection
+from chatserver.relay import Relay
+from chatserver.session import Session
+from protocol import Reason
+
+SEND_BUFFER_BYTES = 64 * 1024  # left to itself the kernel buffers megabytes, and the outbox's bound would mean little
+KEEPALIVE_IDLE_SECONDS = 30
+KEEPALIVE_INTERVAL_SECONDS = 10
+KEEPALIVE_PROBES = 3
+VANISHED_SECONDS = 60
+
+log = logging.getLogger("chat")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may use: times in seconds, None for no limit."""
+
+    outbox_bytes: int
+    write_timeout: float
+    login_timeout: float
+    idle_timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerContext:
+    """All that the sessions of one process share; made once, in server.py, and handed down."""
+
+    relay: Relay
+    accounts: Accounts
+    limits: Limits
+
+
+def listen(host: str, port: int, backlog: int, write_timeout: float) -> socket.socket:
+    """A listening socket, whose options the accepted ones inherit. Raises OSError."""
+    *_, (family, kind, proto, _, address) = sorted(
+        socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE),
+        key=lambda found: found[0] == socket.AF_INET,
+    )
+    listener = socket.socket(family, kind, proto)
+    try:
+        for level, option, value in _socket_options(write_timeout):
+            listener.setsockopt(level, option, value)
+        listener.bind(address)
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _socket_options(write_timeout: float) -> list[tuple[int, int, int]]:
+    """A peer that vanished is noticed in about a minute, with traffic under way or without."""
+    vanished = max(VANISHED_SECONDS, 2 * write_timeout)  # later than `Too Slow`, which a peer still there may get
+    by_name = {
+        "TCP_NODELAY": 1,
+        "TCP_KEEPIDLE": KEEPALIVE_IDLE_SECONDS,
+        "TCP_KEEPALIVE": KEEPALIVE_IDLE_SECONDS,  # macOS's name for it
+        "TCP_KEEPINTVL": KEEPALIVE_INTERVAL_SECONDS,
+        "TCP_KEEPCNT": KEEPALIVE_PROBES,
+        "TCP_USER_TIMEOUT": int(vanished * 1000),
+    }
+    return [
+        (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES),
+        *(
+            (socket.IPPROTO_TCP, getattr(socket, name), value)
+            for name, value in by_name.items()
+            if hasattr(socket, name)
+        ),
+    ]
+
+
+class ChatServer(StreamServer):
+    """Serves `pool_size` clients at once; the next ones wait in the kernel's listen queue, in order.
+
+    Clients that are being seen off (connection.finish) have a pool of the same size to themselves: they hold no slot,
+    unless so many linger that they must.
+    """
+
+    def __init__(self, listener: socket.socket, context: ServerContext, pool_size: int) -> None:
+        self._slots = Pool(pool_size)
+        super().__init__(listener, self.serve, spawn=self._slots)
+        self._context = context
+        self._lingering = Pool(pool_size)
+        self._connections: dict[Connection, Session] = {}
+        self._draining = False
+
+    def do_close(self, *_: object) -> None:
+        """Connection closes its socket, later than the handler returns."""
+
+    def serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        """One client, in a slot of the pool: read a chunk, handle it, until there is no more."""
+        peer = format_address(address)
+        log.info("%s connected", peer)
+        context = self._context
+        connection = Connection(sock, context.limits.outbox_bytes, context.limits.write_timeout)
+        session = Session(context.accounts, context.relay, connection.outbox, connection.close, peer)
+        self._connections[connection] = session
+        patience = Patience(context.limits, connection, session)
+        try:
+            while data := connection.read():
+                session.receive(data)
+        except Exception:
+            log.exception("%s: a fault of the server's own ends this connection", peer)
+        finally:
+            patience.end()
+            if not self._draining:  # drain() lets go of all at once, when nobody hands anything over any more
+                self._end_session(connection)
+                self._lingering.spawn(_see_off, connection, session.label)
+
+    def drain(self, seconds: float) -> None:
+        """Accept nobody, handle what has been read, tell everyone, send what is queued: in `seconds` altogether."""
+        self.close()
+        self._draining = True
+        deadline = gevent.get_hub().loop.now() + seconds
+        for connection in self._connections:
+            connection.stop_reading()
+        self._slots.join(timeout=seconds / 2)
+        for connection in self._connections:
+            connection.close(Reason.SERVER_SHUTTING_DOWN)
+        self._slots.join(timeout=seconds / 4)
+        goodbyes = [
+            gevent.spawn(_see_off, connection, session.label) for connection, session in self._connections.items()
+        ]
+        for connection in list(self._connections):
+            self._end_session(connection)
+        gevent.joinall(goodbyes, timeout=deadline - gevent.get_hub().loop.now())
+        gevent.killall([*goodbyes, *self._lingering])
+
+    def _end_session(self, connection: Connection) -> None:
+        session = self._connections.pop(connection)
+        log.info("%s disconnected: %s", session.label, connection.outcome or "left")
+        session.end()
+
+
+def _see_off(connection: Connection, label: str) -> None:
+    try:
+        connection.finish()
+    finally:
+        if connection.undelivered:
+            log.warning("%s: %d bytes that waited for this client were never sent", label, connection.undelivered)
+
+
+class Patience:
+    """The deadline of a client that does not log in, then of one that says nothing. Runs in the hub, never waits."""
+
+    def __init__(self, limits: Limits, connection: Connection, session: Session) -> None:
+        self._idle_timeout = limits.idle_timeout
+        self._connection = connection
+        self._session = session
+        self._loop = gevent.get_hub().loop
+        self._wait(limits.login_timeout)
+
+    def end(self) -> None:
+        """Forget this client."""
+        self._timer.close()
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = self._loop.timer(seconds)
+        self._timer.start(self._look)
+
+    def _look(self) -> None:
+        self._timer.close()
+        if self._session.member is None:
+            self._connection.close(Reason.LOGIN_TIMEOUT)
+        elif self._idle_timeout:
+            left = self._connection.last_input + self._idle_timeout - self._loop.now()
+            if left > 0:
+                self._wait(left)
+            else:
+                self._connection.close(None)
+
+
+def format_address(address: tuple[str, int]) -> str:
+    """HOST:PORT, an IPv6 host in brackets."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,159 @@
+"""The server's command line, environment and config file, which all know the same options."""
+
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from configargparse import ArgParser
+
+from chatserver import __version__
+from protocol import DEFAULT_PORT, ID_WIDTHS
+
+MIN_OUTBOX_BYTES = 1024
+DEFAULT = " (default: %(default)s)"
+
+DESCRIPTION = """
+A chat server for very small packets (at most 140 bytes each). It serves --pool-size clients at once; the next ones wait
+in the listen queue and are served in order as places become free.
+"""
+
+EPILOG = """
+Every option can also come from the environment (CHAT_PORT=9035) or from a config file of lines such as "port = 9035";
+the command line wins over the environment, and that over the file. Exit status: 0 after SIGTERM or Ctrl-C, 1 when the
+server cannot start, 2 for a bad option.
+"""
+
+
+def parse_options(argv: Sequence[str] | None = None) -> Namespace:
+    """The options, checked against each other. Exits with status 2 and a clear line where one is wrong."""
+    parser = _build_parser()
+    options: Namespace = parser.parse_args(argv)
+    options.max_id = 2 ** (8 * options.id_width) - 1
+    if options.max_users > options.max_id:
+        parser.error(
+            f"--max-users {options.max_users} is more than --id-width {options.id_width} can number "
+            f"(at most {options.max_id})"
+        )
+    return options
+
+
+def _build_parser() -> ArgParser:
+    parser = ArgParser(
+        prog="server.py",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        auto_env_var_prefix="CHAT_",
+        add_env_var_help=False,
+        add_config_file_help=False,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    add("-c", "--config", is_config_file=True, metavar="FILE", help="read options from this file too")
+
+    add = parser.add_argument_group("where").add_argument
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 or :: lets other machines in" + DEFAULT)
+    add(
+        "--port",
+        type=_whole_number(0, 65535),
+        default=DEFAULT_PORT,
+        metavar="N",
+        help="TCP port; 0 takes a free one, which the log names" + DEFAULT,
+    )
+    add(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="folder of the database, made at the first start" + DEFAULT,
+    )
+
+    add = parser.add_argument_group("who may come in").add_argument
+    add("--max-users", type=_whole_number(1), default=128, metavar="N", help="users who can ever sign up" + DEFAULT)
+    add(
+        "--id-width",
+        type=int,
+        choices=ID_WIDTHS,
+        default=1,
+        help="bytes of a user id on the wire; 2 serves the two-byte C client" + DEFAULT,
+    )
+    add("--require-password", action="store_true", help="refuse logins without a password (default: off)")
+    add(
+        "--login-timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="from the start of a connection until a login has succeeded" + DEFAULT,
+    )
+    add(
+        "--idle-timeout",
+        type=_seconds_or_off,
+        default=None,
+        metavar="SECONDS",
+        help='end a connection whose client has sent nothing, not even a Ping, for so long; "off" never (default: off)',
+    )
+
+    add = parser.add_argument_group("how much at once").add_argument
+    add("--pool-size", type=_whole_number(1), default=20, metavar="N", help="clients served at once" + DEFAULT)
+    add(
+        "--backlog",
+        type=_whole_number(1, 65535),
+        default=128,
+        metavar="N",
+        help="connections that wait for a place; the kernel may cap this (net.core.somaxconn)" + DEFAULT,
+    )
+    add(
+        "--outbox-bytes",
+        type=_whole_number(MIN_OUTBOX_BYTES),
+        default=64 * 1024,
+        metavar="BYTES",
+        help="how much may wait to be sent to a client before those who write to it are made to wait" + DEFAULT,
+    )
+    add(
+        "--write-timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="a client that for so long takes nothing of what waits for it is disconnected as Too Slow" + DEFAULT,
+    )
+
+    add = parser.add_argument_group("running").add_argument
+    add(
+        "--drain",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="on SIGTERM or Ctrl-C, how long queued messages may take to go out; a second signal ends it at once"
+        + DEFAULT,
+    )
+    add(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="the log, on standard error, holds this level and above" + DEFAULT,
+    )
+    return parser
+
+
+def _whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
+            limits = f"of {low} or more" if high is None else f"from {low} to {high}"
+            raise ArgumentTypeError(f"{text!r} is not a whole number {limits}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1e6:
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds over 0 (and up to a million)")
+    return number
+
+
+def _seconds_or_off(text: str) -> float | None:
+    return None if text == "off" else _seconds(text)

@@ -1,0 +1,119 @@
+"""Who is online, and what is on its way to each of them.
+
+The relay moves bytes from one client's greenlet to another's. It knows nothing of sessions, sockets or passwords.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gevent.event import Event
+from gevent.queue import SimpleQueue
+
+
+class Outbox:
+    """What waits to be sent to one client: a channel bounded in bytes, those in flight included.
+
+    1. Whoever puts waits while there is no room, so that back-pressure reaches the sender and nothing is lost.
+    2. Bytes count until the kernel has them: `take` leaves the count alone, `sent` lowers it.
+    3. Once closed it takes nothing more, and whoever waits is told so.
+    """
+
+    def __init__(self, limit: int, on_put: Callable[[], None]) -> None:
+        """`limit` in bytes, at least one relayed message; `on_put` tells the writer that there is something to send."""
+        self.closed = False
+        self.last_packet = b""
+        self._channel: SimpleQueue[bytes] = SimpleQueue()
+        self._limit = limit
+        self._on_put = on_put
+        self._size = 0
+        self._room = Event()
+        self._room.set()
+
+    def put(self, packets: bytes) -> bool:
+        """Queue whole packets, waiting for room; False where the outbox is, or meanwhile was, closed."""
+        while self._size + len(packets) > self._limit and not self.closed:
+            self._room.clear()
+            self._room.wait()
+        if self.closed:
+            return False
+        self._append(packets)
+        return True
+
+    def put_each(self, messages: Sequence[bytes]) -> int:
+        """Queue messages in order, waiting for room; returns how many went in before the outbox was closed."""
+        if self._size + sum(map(len, messages)) <= self._limit:
+            return len(messages) if self.put(b"".join(messages)) else 0
+        for count, message in enumerate(messages):
+            if not self.put(message):
+                return count
+        return len(messages)
+
+    def take(self) -> bytes:
+        """All that is queued, now in flight; b"" when there is nothing. Never waits."""
+        channel = self._channel
+        return b"".join([channel.get_nowait() for _ in range(channel.qsize())])
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is queued; something may be in flight."""
+        return self._channel.empty()
+
+    def sent(self, count: int) -> None:
+        """`count` bytes in flight are gone, or given up: whoever waits for room may look again."""
+        self._size -= count
+        if not self._room.is_set():
+            self._room.set()
+
+    def close(self, last_packet: bytes = b"") -> None:
+        """Take nothing more, but for one last packet, which needs no room. The first close counts. Never waits."""
+        if self.closed:
+            return
+        self.closed = True
+        self.last_packet = last_packet
+        self._room.set()
+        if last_packet:
+            self._append(last_packet)
+
+    def _append(self, packets: bytes) -> None:
+        self._size += len(packets)
+        self._channel.put(packets)
+        self._on_put()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """A user who is online: its id, its entry in the list as bytes, and the way to it."""
+
+    user_id: int
+    entry: bytes
+    outbox: Outbox
+
+
+class Relay:
+    """Who is online, by id."""
+
+    def __init__(self) -> None:
+        self._online: dict[int, Member] = {}
+
+    def join(self, member: Member) -> None:
+        """Online from here on. The caller has made sure that nobody else is this user."""
+        self._online[member.user_id] = member
+
+    def leave(self, member: Member) -> None:
+        """Offline from here on; by now somebody else may be this user, and stays."""
+        if self._online.get(member.user_id) is member:
+            del self._online[member.user_id]
+
+    def is_online(self, user_id: int) -> bool:
+        """Whether messages to this user have a way to go: an outbox that was closed is none."""
+        member = self._online.get(user_id)
+        return member is not None and not member.outbox.closed
+
+    def everyone(self) -> list[Member]:
+        """All who are online, in ascending id order."""
+        return [self._online[user_id] for user_id in sorted(self._online) if self.is_online(user_id)]
+
+    def deliver(self, user_id: int, messages: Sequence[bytes]) -> int:
+        """Hand messages over to a user, waiting while its outbox is full; returns how many it took, from the first."""
+        member = self._online.get(user_id)
+        return member.outbox.put_each(messages) if member else 0

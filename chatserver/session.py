@@ -1,0 +1,182 @@
+"""One client's conversation (section 3): bytes in; packets to its own outbox and to its partner's out.
+
+No socket is known here. Whatever a handler puts may wait for room, and with it the reading of this client.
+"""
+
+import logging
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from chatserver.accounts import Accounts, Refused
+from chatserver.relay import Member, Outbox, Relay
+from protocol import (
+    FROM_CLIENT,
+    Decoder,
+    Envelope,
+    PacketType,
+    Reason,
+    RemoteProtocolError,
+    encode,
+    encode_error,
+    parse_login,
+    parse_text,
+    parse_user_id,
+)
+
+MAX_WRONG_PASSWORDS = 3
+
+log = logging.getLogger("chat")
+
+
+class State(Enum):
+    """Where a conversation stands. A closed one needs no state: its outbox is closed, and nothing is dispatched."""
+
+    CONNECTED = "connected"
+    ONLINE = "online"
+    CHATTING = "chatting"
+
+
+class Session:
+    """Handles packets in order. `member` is None until the login succeeds."""
+
+    def __init__(
+        self, accounts: Accounts, relay: Relay, outbox: Outbox, close: Callable[[Reason], None], peer: str
+    ) -> None:
+        """`close` ends the connection with the Error that says why; `peer` is its address, for the log."""
+        self.state = State.CONNECTED
+        self.name = ""
+        self.member: Member | None = None
+        self._accounts = accounts
+        self._relay = relay
+        self._outbox = outbox
+        self._close = close
+        self._peer = peer
+        self._decoder = Decoder(FROM_CLIENT)
+        self._envelope: Envelope  # with the first partner
+        self._partner_id = 0
+        self._messages: list[bytes] = []  # to the partner, not yet handed over: one put for a run of them
+        self._wrong_passwords = 0
+
+    def receive(self, data: bytes) -> None:
+        """Handle every packet that `data` completes; a fault closes the conversation with the Error that names it."""
+        try:
+            for packet_type, body in self._decoder.packets(data):
+                fields = PARSERS[packet_type](body)
+                if self._messages and packet_type != PacketType.MESSAGE:
+                    self._hand_over()
+                if self._outbox.closed:
+                    return
+                HANDLERS[self.state][packet_type](self, fields)
+        except RemoteProtocolError as fault:
+            self._hand_over()
+            self._close(fault.reason)
+        else:
+            self._hand_over()
+
+    @property
+    def label(self) -> str:
+        """Who this is, for the log."""
+        return f"{self._peer} {self.name}".rstrip()
+
+    def end(self) -> None:
+        """No more input: the user is offline from here on."""
+        self._outbox.close()
+        member, self.member = self.member, None
+        if member:
+            self._accounts.log_out(self.name, member)
+
+    def _log_in(self, fields: tuple[str, str]) -> None:
+        name, password = fields
+        try:
+            self.member = self._accounts.log_in(name, password, self._outbox)
+        except Refused as refused:
+            log.info("%s refused as %r: %s", self._peer, name, refused.reason)
+            self._wrong_passwords += refused.reason is Reason.WRONG_PASSWORD
+            if self._wrong_passwords == MAX_WRONG_PASSWORDS:
+                self._close(refused.reason)
+            else:
+                self._error(refused.reason)
+            return
+        log.info("%s logged in as %s, id %d", self._peer, name, self.member.user_id)
+        self.name = name
+        self.state = State.ONLINE
+        self._send_list(self.member)
+
+    def _list_again(self, fields: tuple[str, str]) -> None:
+        name, _ = fields
+        if name == self.name and self.member:
+            self._send_list(self.member)
+        else:
+            self._error(Reason.ALREADY_LOGGED_IN)
+
+    def _send_list(self, own: Member) -> None:
+        others = [member.entry for member in self._relay.everyone() if member is not own]
+        self._outbox.put_each([*others, own.entry])
+
+    def _start_chat(self, partner_id: int) -> None:
+        if not self._relay.is_online(partner_id):
+            self._error(Reason.USER_NOT_ONLINE)
+            return
+        self._partner_id = partner_id
+        if self.state is State.ONLINE:
+            self._envelope = Envelope(self.name)
+            self.state = State.CHATTING
+
+    def _message(self, text: bytes) -> None:
+        self._messages.append(self._envelope.wrap(text))
+
+    def _hand_over(self) -> None:
+        messages, self._messages = self._messages, []
+        if not messages:
+            return
+        for _ in range(len(messages) - self._relay.deliver(self._partner_id, messages)):
+            self._error(Reason.USER_NOT_ONLINE)
+
+    def _pong(self, body: bytes) -> None:
+        self._outbox.put(encode(PacketType.PONG, body))
+
+    def _ignore(self, body: bytes) -> None:
+        """A Pong answers nothing that was asked."""
+
+    def _not_logged_in(self, _: object) -> None:
+        self._error(Reason.NOT_LOGGED_IN)
+
+    def _no_chat_started(self, _: object) -> None:
+        self._error(Reason.NO_CHAT_STARTED)
+
+    def _error(self, reason: Reason) -> None:
+        self._outbox.put(encode_error(reason))
+
+
+PARSERS: dict[int, Callable[[bytes], Any]] = {
+    PacketType.CONFIG: parse_login,
+    PacketType.CHAT_INIT: parse_user_id,
+    PacketType.MESSAGE: parse_text,
+    PacketType.PING: bytes,
+    PacketType.PONG: bytes,
+}
+
+HANDLERS: dict[State, dict[int, Callable[[Session, Any], None]]] = {
+    State.CONNECTED: {
+        PacketType.CONFIG: Session._log_in,
+        PacketType.CHAT_INIT: Session._not_logged_in,
+        PacketType.MESSAGE: Session._not_logged_in,
+        PacketType.PING: Session._pong,
+        PacketType.PONG: Session._ignore,
+    },
+    State.ONLINE: {
+        PacketType.CONFIG: Session._list_again,
+        PacketType.CHAT_INIT: Session._start_chat,
+        PacketType.MESSAGE: Session._no_chat_started,
+        PacketType.PING: Session._pong,
+        PacketType.PONG: Session._ignore,
+    },
+    State.CHATTING: {
+        PacketType.CONFIG: Session._list_again,
+        PacketType.CHAT_INIT: Session._start_chat,
+        PacketType.MESSAGE: Session._message,
+        PacketType.PING: Session._pong,
+        PacketType.PONG: Session._ignore,
+    },
+}

@@ -1,0 +1,105 @@
+"""The chat server: `python server.py --help`.
+
+This file starts and ends the process and wires together what is in chatserver/.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import logging
+import os
+import resource
+import signal
+import sys
+from argparse import Namespace
+from contextlib import ExitStack
+
+import gevent
+from gevent.event import Event
+
+from chatserver import __version__
+from chatserver.accounts import Accounts
+from chatserver.listener import ChatServer, Limits, ServerContext, format_address, listen
+from chatserver.options import parse_options
+from chatserver.relay import Relay
+from storage import CsvStorage, Storage, StorageError
+
+OPEN_FILES_RESERVE = 64  # the listener, the database, the loop, the log, the interpreter's own
+
+log = logging.getLogger("chat")
+
+
+class CannotStart(Exception):
+    """Why the server cannot start, in a line that an operator understands."""
+
+
+def main() -> int:
+    """Run until a signal says stop; returns the exit status."""
+    options = parse_options()
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=options.log_level.upper(), stream=sys.stderr
+    )
+    stop = Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(signum, _on_signal, signum, stop)
+    try:
+        with ExitStack() as stack:
+            server = _start(options, stack)
+            stop.wait()
+            log.info("shutting down: %s s at most for what is queued", options.drain)
+            server.drain(options.drain)
+    except (CannotStart, StorageError) as error:
+        log.error("cannot start: %s", error)
+        return 1
+    log.info("stopped")
+    return 0
+
+
+def _on_signal(signum: int, stop: Event) -> None:
+    if stop.is_set():
+        os._exit(128 + signum)  # the second one: all that was acknowledged is on disk already
+    stop.set()
+
+
+def _start(options: Namespace, stack: ExitStack) -> ChatServer:
+    """Everything that can fail before the first client comes. Raises CannotStart, StorageError."""
+    _allow_open_files(options.pool_size)
+    try:
+        listener = stack.enter_context(listen(options.host, options.port, options.backlog, options.write_timeout))
+    except OSError as error:
+        raise CannotStart(f"{options.host}:{options.port}: {error.strerror or error}") from error
+    try:
+        storage = stack.enter_context(CsvStorage(options.data_dir, options.max_users, options.max_id))
+    except OSError as error:
+        raise CannotStart(f"{options.data_dir}: {error.strerror or error}") from error
+    context = _make_context(options, storage)
+    stack.callback(context.accounts.close)
+    server = ChatServer(listener, context, options.pool_size)
+    server.start()
+    log.info("chat server %s, listening on %s", __version__, format_address(listener.getsockname()))
+    return server
+
+
+def _make_context(options: Namespace, storage: Storage) -> ServerContext:
+    relay = Relay()
+    return ServerContext(
+        relay=relay,
+        accounts=Accounts(storage, relay, options.id_width, options.require_password),
+        limits=Limits(options.outbox_bytes, options.write_timeout, options.login_timeout, options.idle_timeout),
+    )
+
+
+def _allow_open_files(pool_size: int) -> None:
+    """Raise the soft limit of open files where the pool needs it. Raises CannotStart where the hard limit is below."""
+    needed = 2 * pool_size + OPEN_FILES_RESERVE  # each slot's client, and one of before that is being seen off
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise CannotStart(f"--pool-size {pool_size} needs {needed} open files, and the limit is {hard} (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The real server as a process, and a client that speaks plain bytes to it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from protocol import PacketType, Reason, encode, encode_chat_init, encode_error, encode_login, encode_message
+
+ROOT = Path(__file__).parent.parent
+DEADLINE = 30.0  # seconds: generous, since machines are slow and shared
+
+
+def wait_for(what: str, condition: Callable[[], object], deadline: float = DEADLINE) -> None:
+    """Poll until `condition` holds; fails the test with `what` after `deadline` seconds."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, f"waited {deadline} s in vain: {what}"
+        time.sleep(0.01)
+
+
+class ServerProcess:
+    """A running `python server.py`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log_file: Path, data_dir: Path) -> None:
+        self.process = process
+        self.data_dir = data_dir
+        self.host = "127.0.0.1"
+        self.port = 0
+        self._log_file = log_file
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self._log_file.read_text()
+
+    def wait_until_ready(self) -> None:
+        wait_for("listening on", lambda: "listening on" in self.log or self.process.poll() is not None)
+        ready = re.search(r"listening on (\S+):(\d+)$", self.log, re.MULTILINE)
+        assert ready, self.log
+        self.port = int(ready[2])
+
+    def wait_for_log(self, text: str) -> None:
+        wait_for(f"{text!r} in the log", lambda: text in self.log)
+
+    def stop(self, signum: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status."""
+        self.process.send_signal(signum)
+        return self.process.wait(DEADLINE)
+
+    def connect(self) -> "Wire":
+        return Wire(self.host, self.port)
+
+    def log_in(self, name: str, password: str = "") -> "Wire":
+        """A client that is online and has read the list."""
+        wire = self.connect()
+        wire.send(encode_login(name, password))
+        wire.read_list(name)
+        return wire
+
+
+@contextmanager
+def run_server(data_dir: Path, *options: object) -> Iterator[ServerProcess]:
+    """Start a server on a free port; at the end it must stop with status 0 and without a traceback in its log."""
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    log_file = data_dir.parent / f"server-{time.monotonic_ns()}.log"
+    command = [sys.executable, "server.py", "--port", "0", "--data-dir", str(data_dir), *map(str, options)]
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    server = ServerProcess(process, log_file, data_dir)
+    try:
+        server.wait_until_ready()
+        yield server
+        if process.poll() is None:
+            assert server.stop() == 0, server.log
+        assert "Traceback" not in server.log, server.log
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run_to_end(*options: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a server that is expected to end by itself."""
+    command = [sys.executable, "server.py", *map(str, options)]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+
+
+class Wire:
+    """A client as plain as can be: bytes out, packets in, a deadline on each read."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.socket = socket.create_connection((host, port), DEADLINE)
+        self._buffer = b""
+        self.users: dict[str, int] = {}
+
+    def send(self, *packets: bytes) -> None:
+        self.socket.sendall(b"".join(packets))
+
+    def read(self) -> tuple[int, bytes] | None:
+        """The next packet as (type, body); None at the end of the stream."""
+        header = self._take(2)
+        return (header[0], self._take(header[1])) if header else None
+
+    def expect(self, packet: bytes) -> None:
+        received = self.read()
+        assert received == (packet[0], packet[2:]), f"expected {packet!r}, not {received!r}"
+
+    def expect_error(self, reason: Reason) -> None:
+        self.expect(encode_error(reason))
+
+    def expect_end(self) -> None:
+        assert self.read() is None
+
+    def expect_pong(self) -> None:
+        """Everything sent so far has been handled, and nothing but this answer is left to read."""
+        self.send(encode(PacketType.PING, b"barrier"))
+        self.expect(encode(PacketType.PONG, b"barrier"))
+
+    def read_list(self, own_name: str) -> None:
+        """Read entries up to the own one."""
+        self.users = {}
+        while own_name not in self.users:
+            packet = self.read()
+            assert packet is not None, "the connection ended before the list was complete"
+            assert packet[0] == PacketType.CONFIG, packet
+            length = int.from_bytes(packet[1][:2], "big")
+            self.users[packet[1][2 : 2 + length].decode()] = int.from_bytes(packet[1][2 + length :], "big")
+
+    def chat_with(self, user_id: int) -> None:
+        self.send(encode_chat_init(user_id))
+        self.expect_pong()
+
+    def say(self, text: str) -> None:
+        self.send(encode_message(text.encode()))
+
+    def expect_message(self, text: str) -> None:
+        self.expect(encode_message(text.encode()))
+
+    def half_close(self) -> None:
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            chunk = self.socket.recv(65536)
+            if not chunk:
+                assert not self._buffer, f"the stream ended inside a packet: {self._buffer!r}"
+                return b""
+            self._buffer += chunk
+        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        return taken

@@ -1,0 +1,176 @@
+"""One client's conversation without a socket: every packet type in every state, and what their order means."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chatserver.accounts import Accounts
+from chatserver.relay import Outbox, Relay
+from chatserver.session import HANDLERS, PARSERS, Session, State
+from protocol import (
+    FROM_CLIENT,
+    Envelope,
+    PacketType,
+    Reason,
+    encode,
+    encode_chat_init,
+    encode_error,
+    encode_login,
+    encode_message,
+    encode_user,
+)
+from storage import CsvStorage
+
+PING, PONG = encode(PacketType.PING, b"?"), encode(PacketType.PONG, b"?")
+
+
+class Client:
+    """A session with its outbox, and what came out of it."""
+
+    def __init__(self, accounts: Accounts, relay: Relay) -> None:
+        self.outbox = Outbox(64 * 1024, lambda: None)
+        self.session = Session(accounts, relay, self.outbox, self._close, "test")
+
+    def _close(self, reason: Reason) -> None:
+        self.outbox.close(encode_error(reason))
+
+    def send(self, *packets: bytes) -> bytes:
+        """Feed packets and return all that the client would read now."""
+        self.session.receive(b"".join(packets))
+        return self.read()
+
+    def read(self) -> bytes:
+        taken = self.outbox.take()
+        self.outbox.sent(len(taken))
+        return taken
+
+
+class Room:
+    """What sessions share."""
+
+    def __init__(self, storage: CsvStorage) -> None:
+        self.relay = Relay()
+        self.accounts = Accounts(storage, self.relay, 1, password_required=False)
+
+    def client(self, *packets: bytes) -> Client:
+        client = Client(self.accounts, self.relay)
+        client.send(*packets)
+        return client
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    with CsvStorage(tmp_path / "data", 128, 255) as storage:
+        room = Room(storage)
+        yield room
+        room.accounts.close()
+
+
+ALICE, BOB = encode_login("alice"), encode_login("bob")
+TO_SELF = encode_chat_init(1)
+HOW_TO_REACH = {State.CONNECTED: (), State.ONLINE: (ALICE,), State.CHATTING: (ALICE, TO_SELF)}
+LIST = encode_user("alice", 1, 1)
+
+
+def error(reason: Reason) -> bytes:
+    return encode_error(reason)
+
+
+@pytest.mark.parametrize(
+    ("state", "packet", "answer", "next_state"),
+    [
+        (State.CONNECTED, ALICE, LIST, State.ONLINE),
+        (State.CONNECTED, TO_SELF, error(Reason.NOT_LOGGED_IN), State.CONNECTED),
+        (State.CONNECTED, encode_message(b"x"), error(Reason.NOT_LOGGED_IN), State.CONNECTED),
+        (State.CONNECTED, PING, PONG, State.CONNECTED),
+        (State.CONNECTED, PONG, b"", State.CONNECTED),
+        (State.ONLINE, ALICE, LIST, State.ONLINE),
+        (State.ONLINE, BOB, error(Reason.ALREADY_LOGGED_IN), State.ONLINE),
+        (State.ONLINE, TO_SELF, b"", State.CHATTING),
+        (State.ONLINE, encode_chat_init(9), error(Reason.USER_NOT_ONLINE), State.ONLINE),
+        (State.ONLINE, encode_message(b"x"), error(Reason.NO_CHAT_STARTED), State.ONLINE),
+        (State.ONLINE, PING, PONG, State.ONLINE),
+        (State.ONLINE, PONG, b"", State.ONLINE),
+        (State.CHATTING, ALICE, LIST, State.CHATTING),
+        (State.CHATTING, BOB, error(Reason.ALREADY_LOGGED_IN), State.CHATTING),
+        (State.CHATTING, TO_SELF, b"", State.CHATTING),
+        (State.CHATTING, encode_chat_init(9), error(Reason.USER_NOT_ONLINE), State.CHATTING),
+        (State.CHATTING, encode_message(b"x"), Envelope("alice").wrap(b"x"), State.CHATTING),
+        (State.CHATTING, PING, PONG, State.CHATTING),
+        (State.CHATTING, PONG, b"", State.CHATTING),
+    ],
+)
+def test_every_packet_in_every_state(room: Room, state: State, packet: bytes, answer: bytes, next_state: State) -> None:
+    client = room.client(*HOW_TO_REACH[state])
+    assert client.session.state is state
+    assert client.send(packet) == answer
+    assert client.session.state is next_state
+
+
+def test_the_tables_cover_every_state_and_every_packet_that_a_client_may_send() -> None:
+    assert set(PARSERS) == FROM_CLIENT
+    assert set(HANDLERS) == set(State)
+    assert all(set(handlers) == FROM_CLIENT for handlers in HANDLERS.values())
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize(
+    ("packet", "reason"),
+    [
+        (bytes.fromhex("03 ff"), Reason.PACKET_TOO_LONG),
+        (bytes.fromhex("77 00"), Reason.UNKNOWN_PACKET_TYPE),
+        (encode_error(Reason.TOO_SLOW), Reason.UNKNOWN_PACKET_TYPE),
+        (bytes.fromhex("01 00"), Reason.MALFORMED_PACKET),
+        (bytes.fromhex("02 01 00"), Reason.MALFORMED_PACKET),
+        (bytes.fromhex("03 03 0002 61"), Reason.MALFORMED_PACKET),
+    ],
+)
+def test_a_fault_closes_in_every_state_and_nothing_after_it_is_handled(
+    room: Room, state: State, packet: bytes, reason: Reason
+) -> None:
+    client = room.client(*HOW_TO_REACH[state])
+    assert client.send(PING, packet, PING, packet) == PONG + error(reason)
+    assert client.outbox.closed
+
+
+def test_a_run_of_messages_is_handed_over_before_a_fault_closes(room: Room) -> None:
+    bob = room.client(BOB)
+    alice = room.client(ALICE, encode_chat_init(1))
+    bob.read()
+    alice.send(encode_message(b"one"), encode_message(b"two"), b"\xff\x00")
+    assert bob.read() == Envelope("alice").wrap(b"one") + Envelope("alice").wrap(b"two")
+
+
+def test_each_message_to_a_partner_who_has_left_gets_an_error_before_the_pong(room: Room) -> None:
+    bob = room.client(BOB)
+    alice = room.client(ALICE, encode_chat_init(1))
+    bob.session.end()
+    answer = alice.send(encode_message(b"one"), encode_message(b"x" * 136), PING)
+    assert answer == 2 * error(Reason.USER_NOT_ONLINE) + PONG
+
+
+def test_a_partner_who_comes_back_is_reached_again(room: Room) -> None:
+    bob = room.client(BOB)
+    alice = room.client(ALICE, encode_chat_init(1))
+    bob.session.end()
+    bob = room.client(BOB)
+    bob.read()
+    assert alice.send(encode_message(b"again")) == b""
+    assert bob.read() == Envelope("alice").wrap(b"again")
+
+
+def test_ending_a_session_twice_is_as_good_as_once(room: Room) -> None:
+    alice = room.client(ALICE)
+    alice.session.end()
+    again = room.client(ALICE)
+    alice.session.end()
+    assert again.send(PING) == PONG
+    assert room.relay.is_online(1)
+
+
+def test_nothing_is_dispatched_once_somebody_else_has_closed_the_outbox(room: Room) -> None:
+    alice = room.client()
+    alice.outbox.close(error(Reason.LOGIN_TIMEOUT))
+    assert alice.send(ALICE, PING) == error(Reason.LOGIN_TIMEOUT)
+    assert alice.session.member is None
