@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from gevent.threadpool import ThreadPool
-
 from chatserver.passwords import Passwords
 from chatserver.relay import Member, Outbox, Relay
+from chatserver.workers import Workers
 from protocol import MAX_PASSWORD_BYTES, Reason, encode_user, is_valid_username
 from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
 
@@ -38,7 +37,7 @@ class Accounts:
         self._id_width = id_width
         self._password_required = password_required
         self._passwords = Passwords()
-        self._disk = ThreadPool(1)  # one thread: a Storage writes one thing at a time
+        self._disk = Workers(1)  # one thread: a Storage writes one thing at a time
         self._arriving: set[str] = set()  # names claimed by logins under way
 
     def log_in(self, name: str, password: str, outbox: Outbox) -> Member:
@@ -110,8 +109,7 @@ class Accounts:
 
     def _write(self, operation: Callable[..., T], *arguments: object) -> T:
         with _as_refusal():
-            result: T = self._disk.apply(operation, arguments)
-            return result
+            return self._disk.run(operation, *arguments)
 
 
 @contextmanager

@@ -158,11 +158,12 @@ class Patience:
     """The deadline of a client that does not log in, then of one that says nothing. Runs in the hub, never waits."""
 
     def __init__(self, limits: Limits, connection: Connection, session: Session) -> None:
-        self._idle_timeout = limits.idle_timeout
+        self._limits = limits
         self._connection = connection
         self._session = session
         self._loop = gevent.get_hub().loop
-        self._wait(limits.login_timeout)
+        self._started = self._loop.now()
+        self._wait(min(limits.login_timeout, limits.idle_timeout or limits.login_timeout))
 
     def end(self) -> None:
         """Forget this client."""
@@ -175,13 +176,16 @@ class Patience:
     def _look(self) -> None:
         self._timer.close()
         if self._session.member is None:
-            self._connection.close(Reason.LOGIN_TIMEOUT)
-        elif self._idle_timeout:
-            left = self._connection.last_input + self._idle_timeout - self._loop.now()
-            if left > 0:
-                self._wait(left)
-            else:
-                self._connection.close(None)
+            since, patience, reason = self._started, self._limits.login_timeout, Reason.LOGIN_TIMEOUT
+        elif self._limits.idle_timeout:
+            since, patience, reason = self._connection.last_input, self._limits.idle_timeout, None
+        else:
+            return
+        left = since + patience - self._loop.now()
+        if left > 0:
+            self._wait(left)
+        else:
+            self._connection.close(reason)
 
 
 def format_address(address: tuple[str, int]) -> str:

@@ -1,0 +1,300 @@
+"""Bad input: every Error that the server can cause, through a real socket; what closes, what does not."""
+
+import socket
+
+import pytest
+
+from protocol import (
+    Envelope,
+    PacketType,
+    Reason,
+    encode,
+    encode_chat_init,
+    encode_error,
+    encode_login,
+    encode_message,
+    encode_string,
+    encode_user,
+)
+from tests.conftest import StartServer
+from tests.processes import ServerProcess, Wire, wait_for
+
+MESSAGE = encode_message(b"x")
+
+
+def config(name: bytes) -> bytes:
+    return encode(PacketType.CONFIG, encode_string(name))
+
+
+@pytest.mark.parametrize(
+    ("packet", "reason"),
+    [
+        (encode_chat_init(1), Reason.NOT_LOGGED_IN),
+        (MESSAGE, Reason.NOT_LOGGED_IN),
+        (config(b""), Reason.INVALID_USERNAME),
+        (config(b"x" * 33), Reason.INVALID_USERNAME),
+        (config(b"a b"), Reason.INVALID_USERNAME),
+        (config(b"a:b"), Reason.INVALID_USERNAME),
+        (config(b"a,b"), Reason.INVALID_USERNAME),
+        (config(b"\x1b[2J"), Reason.INVALID_USERNAME),
+        (config("e\u0301".encode()), Reason.INVALID_USERNAME),
+        (encode_login("x", "p" * 65), Reason.INVALID_PASSWORD),
+    ],
+)
+def test_a_refusal_before_login_leaves_the_connection_open(
+    server: ServerProcess, packet: bytes, reason: Reason
+) -> None:
+    with server.connect() as client:
+        client.send(packet)
+        client.expect_error(reason)
+        client.send(encode_login("fine"))
+        client.read_list("fine")
+
+
+@pytest.mark.parametrize(
+    ("packet", "reason"),
+    [
+        (MESSAGE, Reason.NO_CHAT_STARTED),
+        (encode_chat_init(9), Reason.USER_NOT_ONLINE),
+        (encode_login("somebody"), Reason.ALREADY_LOGGED_IN),
+        (config(b"not valid"), Reason.ALREADY_LOGGED_IN),
+    ],
+)
+def test_a_refusal_when_online_leaves_the_session_as_it_was(
+    server: ServerProcess, packet: bytes, reason: Reason
+) -> None:
+    with server.log_in("alice") as client:
+        client.send(packet)
+        client.expect_error(reason)
+        client.chat_with(1)
+        client.say("still here")
+        client.expect_message("alice:still here")
+
+
+@pytest.mark.parametrize("logged_in", [False, True])
+@pytest.mark.parametrize(
+    ("packet", "reason"),
+    [
+        (bytes.fromhex("03 8b"), Reason.PACKET_TOO_LONG),
+        (bytes.fromhex("00 ff"), Reason.PACKET_TOO_LONG),
+        (bytes.fromhex("00 00"), Reason.UNKNOWN_PACKET_TYPE),
+        (bytes.fromhex("05 00"), Reason.UNKNOWN_PACKET_TYPE),
+        (encode_error(Reason.TOO_SLOW), Reason.UNKNOWN_PACKET_TYPE),
+        (bytes.fromhex("01 03 0005 61"), Reason.MALFORMED_PACKET),
+        (bytes.fromhex("01 05 0001 61 0009"), Reason.MALFORMED_PACKET),
+        (bytes.fromhex("01 07 0001 61 0000 0000"), Reason.MALFORMED_PACKET),
+        (config(b"\xff"), Reason.MALFORMED_PACKET),
+        (bytes.fromhex("02 00"), Reason.MALFORMED_PACKET),
+        (bytes.fromhex("02 01 00"), Reason.MALFORMED_PACKET),
+        (bytes.fromhex("02 05 0000000001"), Reason.MALFORMED_PACKET),
+        (bytes.fromhex("03 00"), Reason.MALFORMED_PACKET),
+        (bytes.fromhex("03 03 0000 61"), Reason.MALFORMED_PACKET),
+        (bytes.fromhex("03 03 0001 ff"), Reason.MALFORMED_PACKET),
+    ],
+)
+def test_a_fault_closes_and_nobody_else_notices(
+    server: ServerProcess, packet: bytes, reason: Reason, logged_in: bool
+) -> None:
+    bystander = server.log_in("bystander")
+    client = server.log_in("client") if logged_in else server.connect()
+    client.send(packet)
+    client.expect_error(reason)
+    client.expect_end()
+    bystander.expect_pong()
+
+
+def test_the_first_fault_found_is_the_one_named(server: ServerProcess) -> None:
+    with server.connect() as client:
+        client.send(bytes.fromhex("02 01 00"))  # its body is at fault, and so is the state
+        client.expect_error(Reason.MALFORMED_PACKET)
+
+
+def test_an_error_that_closes_arrives_although_more_bytes_are_under_way(server: ServerProcess) -> None:
+    with server.connect() as client:
+        client.send(bytes.fromhex("00 00"), MESSAGE * 100_000)
+        client.expect_error(Reason.UNKNOWN_PACKET_TYPE)
+        client.expect_end()
+
+
+def test_two_closing_packets_in_one_chunk_cause_one_error(server: ServerProcess) -> None:
+    with server.connect() as client:
+        client.send(bytes.fromhex("00 00"), bytes.fromhex("02 01 00"))
+        client.expect_error(Reason.UNKNOWN_PACKET_TYPE)
+        client.expect_end()
+
+
+def test_a_second_login_of_a_user_who_is_online_is_refused(server: ServerProcess) -> None:
+    alice = server.log_in("alice")
+    with server.connect() as other:
+        other.send(encode_login("alice"))
+        other.expect_error(Reason.USER_ALREADY_ONLINE)
+        other.send(encode_login("bob"))
+        other.read_list("bob")
+    alice.expect_pong()
+
+
+def test_of_many_logins_of_one_name_at_once_exactly_one_succeeds(server: ServerProcess) -> None:
+    clients = [server.connect() for _ in range(20)]
+    for client in clients:
+        client.send(encode_login("popular", "secret"))
+    answers = [client.read() for client in clients]
+    granted = encode_user("popular", 1, 1)
+    refused = encode_error(Reason.USER_ALREADY_ONLINE)
+    assert sorted(answers, key=str) == sorted([(p[0], p[2:]) for p in [granted] + 19 * [refused]], key=str)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("Bob", "bob"), ("straße", "STRASSE"), ("ﬁn", "fin"), ("Ω", "Ω".lower())]
+)
+def test_a_new_name_that_looks_like_an_existing_one_is_taken(server: ServerProcess, first: str, second: str) -> None:
+    server.log_in(first)
+    with server.connect() as client:
+        client.send(encode_login(second))
+        client.expect_error(Reason.USERNAME_TAKEN)
+
+
+def test_sign_ups_end_at_the_limit_and_known_users_still_come_in(start_server: StartServer) -> None:
+    server = start_server("--max-users", 2)
+    server.log_in("one").close()
+    two = server.log_in("two")
+    with server.connect() as third:
+        third.send(encode_login("three"))
+        third.expect_error(Reason.USER_LIMIT_REACHED)
+        third.send(encode_login("one"))
+        third.read_list("one")
+    two.expect_pong()
+
+
+def test_the_first_password_secures_an_account_over_a_restart(start_server: StartServer) -> None:
+    first = start_server()
+    first.log_in("alice").close()
+    first.log_in("alice", "secret").close()
+    first.stop()
+    second = start_server()
+    with second.connect() as client:
+        client.send(encode_login("alice"))
+        client.expect_error(Reason.PASSWORD_REQUIRED)
+        client.send(encode_login("alice", "Secret"))
+        client.expect_error(Reason.WRONG_PASSWORD)
+        client.send(encode_login("alice", "secret"))
+        client.read_list("alice")
+
+
+def test_a_password_is_on_disk_only_as_an_argon2id_hash(server: ServerProcess) -> None:
+    server.log_in("alice", "correct-horse")
+    text = (server.data_dir / "passwords.csv").read_text()
+    assert "$argon2id$" in text
+    assert "correct-horse" not in text
+    assert "correct-horse" not in server.log
+
+
+def test_the_third_wrong_password_closes(server: ServerProcess) -> None:
+    server.log_in("alice", "secret").close()
+    with server.connect() as client:
+        for guess in ("1", "2", "3"):
+            client.send(encode_login("alice", guess))
+            client.expect_error(Reason.WRONG_PASSWORD)
+        client.expect_end()
+
+
+def test_a_server_can_demand_passwords(start_server: StartServer) -> None:
+    server = start_server("--require-password")
+    with server.connect() as client:
+        client.send(encode_login("alice"))
+        client.expect_error(Reason.PASSWORD_REQUIRED)
+        client.send(encode_login("alice", "secret"))
+        client.read_list("alice")
+
+
+def test_a_refused_login_names_the_first_of_its_faults(start_server: StartServer) -> None:
+    server = start_server("--max-users", 2, "--require-password")
+    alice = server.log_in("alice", "secret")
+    server.log_in("bob", "secret")
+    judged = [
+        ("bad name", "p" * 65, Reason.INVALID_USERNAME),
+        ("alice", "p" * 65, Reason.INVALID_PASSWORD),
+        ("alice", "", Reason.USER_ALREADY_ONLINE),
+        ("ALICE", "", Reason.USERNAME_TAKEN),
+        ("carol", "", Reason.USER_LIMIT_REACHED),
+    ]
+    with server.connect() as client:
+        for name, password, reason in judged:
+            client.send(encode_login(name, password))
+            client.expect_error(reason)
+    alice.expect_pong()
+
+
+def test_a_silent_connection_is_ended_by_the_login_timeout(start_server: StartServer) -> None:
+    with start_server("--login-timeout", 0.5).connect() as client:
+        client.expect_error(Reason.LOGIN_TIMEOUT)
+        client.expect_end()
+
+
+def test_pings_do_not_stretch_the_login_timeout(start_server: StartServer) -> None:
+    ping, pong = encode(PacketType.PING, b"?"), (PacketType.PONG, b"?")
+    with start_server("--login-timeout", 0.5).connect() as client:
+        client.send(ping)
+        while (packet := client.read()) == pong:
+            client.send(ping)
+        assert packet == (PacketType.ERROR, encode_error(Reason.LOGIN_TIMEOUT)[2:])
+
+
+def test_a_drip_of_single_bytes_does_not_stretch_the_login_timeout(start_server: StartServer) -> None:
+    server = start_server("--login-timeout", 0.5)
+    with server.connect() as client:
+        client.socket.settimeout(0.05)
+        login = iter(encode_login("x" * 32, "p" * 60))
+
+        def drip_until_answered() -> bool:
+            client.send(bytes([next(login)]))
+            try:
+                client.socket.recv(1, socket.MSG_PEEK)
+            except TimeoutError:
+                return False
+            return True
+
+        wait_for("Login Timeout", drip_until_answered)
+        client.socket.settimeout(10)
+        client.expect_error(Reason.LOGIN_TIMEOUT)
+
+
+def test_an_idle_client_is_let_go_and_a_ping_keeps_one(start_server: StartServer) -> None:
+    server = start_server("--idle-timeout", 1)
+    idle, lively = server.log_in("idle"), server.log_in("lively")
+
+    def is_over() -> bool:
+        lively.expect_pong()
+        idle.socket.settimeout(0.1)
+        try:
+            return idle.socket.recv(1, socket.MSG_PEEK) == b""
+        except TimeoutError:
+            return False
+
+    wait_for("the end of the idle connection", is_over)
+    lively.expect_pong()
+    assert "idle disconnected: idle" in server.log
+
+
+def test_a_client_that_resets_its_connection_is_offline_and_hurts_nobody(server: ServerProcess) -> None:
+    alice, bob = server.log_in("alice"), server.log_in("bob")
+    alice.chat_with(2)
+    reset(bob)
+    server.wait_for_log("bob disconnected")
+    alice.say("are you there?")
+    alice.expect_error(Reason.USER_NOT_ONLINE)
+    assert server.log_in("bob").users == {"alice": 1, "bob": 2}
+
+
+def test_what_was_sent_before_a_reset_connection_is_still_delivered(server: ServerProcess) -> None:
+    bob = server.log_in("bob")
+    alice = server.log_in("alice")
+    alice.chat_with(1)
+    alice.send(encode(PacketType.PING, b"never read"), MESSAGE * 500)
+    alice.close()  # with an answer on its way: the kernel resets
+    for _ in range(500):
+        bob.expect(Envelope("alice").wrap(b"x"))
+
+
+def reset(client: Wire) -> None:
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    client.close()

@@ -1,0 +1,175 @@
+"""Twenty places: who is served, who waits, who is refused; many users; a slow reader hurts only itself."""
+
+import socket
+
+from protocol import (
+    Envelope,
+    PacketType,
+    Reason,
+    encode,
+    encode_error,
+    encode_login,
+    encode_message,
+)
+from tests.conftest import StartServer
+from tests.processes import DEADLINE, ServerProcess, Wire
+
+BIG = encode_message(b"x" * 100)
+RELAYED_BIG = Envelope("sender").wrap(b"x" * 100)
+SMALL_BUFFERS = ("--outbox-bytes", 4096, "--write-timeout", 1)
+
+
+def has_input(client: Wire, within: float = 0.3) -> bool:
+    client.socket.settimeout(within)
+    try:
+        client.socket.recv(1, socket.MSG_PEEK)
+    except TimeoutError:
+        return False
+    finally:
+        client.socket.settimeout(DEADLINE)
+    return True
+
+
+def test_twenty_clients_are_served_at_once_and_the_next_ones_in_order_as_places_become_free(
+    server: ServerProcess,
+) -> None:
+    served = [server.log_in(f"u{number}") for number in range(20)]
+    waiting = []
+    for number in (20, 21):
+        client = server.connect()
+        client.send(encode_login(f"u{number}"))
+        waiting.append(client)
+    assert not has_input(waiting[0])
+    served[0].close()
+    waiting[0].read_list("u20")
+    assert not has_input(waiting[1])
+    served[1].close()
+    waiting[1].read_list("u21")
+    for client in served[2:]:
+        client.expect_pong()
+
+
+def test_an_error_that_closes_does_not_hold_a_place_while_it_lingers(start_server: StartServer) -> None:
+    server = start_server("--pool-size", 1)
+    rude = server.connect()
+    rude.send(b"\x00\x00")
+    server.wait_for_log("disconnected: Unknown Packet Type")
+    server.log_in("polite").expect_pong()
+    rude.expect_error(Reason.UNKNOWN_PACKET_TYPE)
+    rude.expect_end()
+    assert "were never sent" not in server.log
+
+
+def test_128_users_sign_up_and_the_129th_is_refused(server: ServerProcess) -> None:
+    for number in range(128):
+        with server.log_in(f"user{number}") as client:
+            assert client.users[f"user{number}"] == number + 1
+    with server.connect() as client:
+        client.send(encode_login("one-too-many"))
+        client.expect_error(Reason.USER_LIMIT_REACHED)
+
+
+def test_a_list_larger_than_the_outbox_comes_whole_as_the_client_reads(start_server: StartServer) -> None:
+    server = start_server("--outbox-bytes", 1024, "--pool-size", 100)
+    names = [f"{number:03}-{'n' * 28}" for number in range(60)]
+    clients = [server.log_in(name) for name in names]
+    clients[7].send(100 * encode_login(names[7]))
+    for _ in range(100):
+        clients[7].read_list(names[7])
+        assert sorted(clients[7].users) == names
+
+
+class Flood:
+    """Sends one packet over and over, as far as the server reads, and can end on a whole one."""
+
+    def __init__(self, client: Wire, packet: bytes) -> None:
+        self._client = client
+        self._packet = packet
+        self._sent = 0
+
+    def push(self, timeout: float = 0.0) -> bool:
+        """Send some more; False when the server takes nothing for `timeout` seconds."""
+        self._client.socket.settimeout(timeout)
+        try:
+            self._sent += self._client.socket.send((self._packet * 500)[self._sent % len(self._packet) :])
+        except (TimeoutError, BlockingIOError):
+            return False
+        finally:
+            self._client.socket.settimeout(DEADLINE)
+        return True
+
+    def end(self) -> int:
+        """Complete the last packet; returns how many have been sent."""
+        rest = -self._sent % len(self._packet)
+        if rest:
+            self._client.send(self._packet[-rest:])
+        return (self._sent + rest) // len(self._packet)
+
+
+def test_a_sender_whose_partner_does_not_read_is_slowed_down_and_nothing_is_lost(start_server: StartServer) -> None:
+    server = start_server("--outbox-bytes", 4096, "--write-timeout", 60)
+    reader, sender = server.log_in("reader"), server.log_in("sender")
+    sender.chat_with(1)
+    flood = Flood(sender, BIG)
+    while flood.push(timeout=1):
+        pass
+    reader.expect(RELAYED_BIG)  # room again: the sender is read on
+    for _ in range(flood.end() - 1):
+        reader.expect(RELAYED_BIG)
+    sender.expect_pong()
+
+
+def test_a_reader_that_never_reads_is_too_slow_and_everybody_else_chats_on(start_server: StartServer) -> None:
+    server = start_server(*SMALL_BUFFERS)
+    stuck, sender, bob, carol = (server.log_in(name) for name in ("stuck", "sender", "bob", "carol"))
+    sender.chat_with(1)
+    bob.chat_with(4)
+    flood = Flood(sender, BIG)
+    while "stuck disconnected: Too Slow" not in server.log:
+        flood.push()
+        bob.say("meanwhile")
+        carol.expect_message("bob:meanwhile")
+    sent = flood.end()
+    sender.send(encode(PacketType.PING, b"!"))
+    refused = count_until(sender, (PacketType.PONG, b"!"), (PacketType.ERROR, encode_error(Reason.USER_NOT_ONLINE)[2:]))
+    assert 0 < refused < sent
+    delivered = count_until(
+        stuck, (PacketType.ERROR, encode_error(Reason.TOO_SLOW)[2:]), (PacketType.MESSAGE, RELAYED_BIG[2:])
+    )
+    stuck.expect_end()
+    queued = 4096 // len(RELAYED_BIG)
+    assert sent - queued <= delivered + refused <= sent, "only what was queued for the slow one is lost"
+
+
+def count_until(client: Wire, last: tuple[int, bytes], each: tuple[int, bytes]) -> int:
+    """How many packets come before `last`; all of them must be `each`."""
+    count = 0
+    while (packet := client.read()) != last:
+        assert packet == each
+        count += 1
+    return count
+
+
+def test_a_client_that_does_not_read_its_pongs_is_not_read_and_then_too_slow(start_server: StartServer) -> None:
+    server = start_server(*SMALL_BUFFERS)
+    bystander, client = server.log_in("bystander"), server.log_in("client")
+    body = b"p" * 138
+    flood = Flood(client, encode(PacketType.PING, body))
+    while flood.push(timeout=0.2):
+        bystander.expect_pong()
+    server.wait_for_log("client disconnected: Too Slow")
+    bystander.expect_pong()
+    assert count_until(client, (PacketType.ERROR, encode_error(Reason.TOO_SLOW)[2:]), (PacketType.PONG, body)) > 0
+    client.expect_end()
+
+
+def test_a_message_between_two_others_arrives_while_one_floods(server: ServerProcess) -> None:
+    flooder, alice, bob = (server.log_in(name) for name in ("flooder", "alice", "bob"))
+    flooder.chat_with(1)
+    alice.chat_with(3)
+    flood = Flood(flooder, BIG)
+    for number in range(200):
+        flood.push()
+        alice.say(f"{number}")
+        bob.expect_message(f"alice:{number}")
+        flooder.socket.recv(1 << 20)

@@ -1,0 +1,111 @@
+"""SIGTERM and Ctrl-C: everyone is told, what is queued is delivered, the exit status is 0."""
+
+import signal
+import socket
+import time
+
+import pytest
+
+from protocol import Envelope, Reason, encode_error, encode_login, encode_message
+from tests.conftest import StartServer
+from tests.processes import DEADLINE, ServerProcess
+from tests.test_places import BIG, RELAYED_BIG, Flood
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_everyone_is_told_and_the_status_is_0(server: ServerProcess, signum: int) -> None:
+    alice, nameless = server.log_in("alice"), server.connect()
+    nameless.expect_pong()
+    assert server.stop(signum) == 0
+    for client in (alice, nameless):
+        client.expect_error(Reason.SERVER_SHUTTING_DOWN)
+        client.expect_end()
+
+
+def test_everyone_is_offline_in_the_database_afterwards(server: ServerProcess) -> None:
+    clients = [server.log_in(name) for name in ("alice", "bob")]
+    assert (server.data_dir / "status.csv").read_text() == "1,1\n2,1\n"
+    assert server.stop() == 0
+    assert (server.data_dir / "status.csv").read_text() == "1,0\n2,0\n"
+    del clients
+
+
+def test_what_is_queued_is_delivered_before_the_goodbye(start_server: StartServer) -> None:
+    server = start_server("--outbox-bytes", 100_000, "--write-timeout", 60, "--drain", 20)
+    reader, sender = server.log_in("reader"), server.log_in("sender")
+    sender.chat_with(1)
+    flood = Flood(sender, BIG)
+    while flood.push(timeout=0.5):
+        pass
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_for_log("shutting down")
+    goodbye = encode_error(Reason.SERVER_SHUTTING_DOWN)
+    delivered = 0
+    while (packet := reader.read()) == (RELAYED_BIG[0], RELAYED_BIG[2:]):
+        delivered += 1
+    assert packet == (goodbye[0], goodbye[2:])
+    reader.close()
+    refused = 0
+    while (packet := sender.read()) == (4, encode_error(Reason.USER_NOT_ONLINE)[2:]):
+        refused += 1
+    assert packet == (goodbye[0], goodbye[2:])
+    assert delivered > 0
+    assert refused == 0, "what had been read from the sender fitted, as the reader read on"
+    assert server.process.wait(DEADLINE) == 0
+    assert "were never sent" not in server.log
+
+
+def test_a_client_that_does_not_read_delays_the_end_by_the_drain_time_at_most(start_server: StartServer) -> None:
+    server = start_server("--drain", 1)
+    reader, sender = server.log_in("reader"), server.log_in("sender")
+    sender.chat_with(1)
+    flood = Flood(sender, BIG)
+    while flood.push(timeout=0.5):
+        pass
+    started = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - started < DEADLINE / 2
+    assert "were never sent" in server.log
+    reader.close()
+
+
+def test_connections_that_wait_for_a_place_are_closed(start_server: StartServer) -> None:
+    server = start_server("--pool-size", 1)
+    served, waiting = server.log_in("served"), server.connect()
+    waiting.send(encode_login("waiting"))
+    assert server.stop() == 0
+    served.expect_error(Reason.SERVER_SHUTTING_DOWN)
+    with pytest.raises(ConnectionResetError):
+        waiting.read()
+
+
+def test_nobody_is_accepted_while_it_drains(start_server: StartServer) -> None:
+    server = start_server("--drain", 20)
+    stubborn = server.log_in("stubborn")  # does not close: seen off for 2 s
+    server.process.send_signal(signal.SIGTERM)
+    stubborn.expect_error(Reason.SERVER_SHUTTING_DOWN)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((server.host, server.port), DEADLINE)
+    assert server.process.wait(DEADLINE) == 0
+
+
+def test_a_second_signal_ends_it_at_once(start_server: StartServer) -> None:
+    server = start_server("--drain", 600, "--write-timeout", 600)
+    reader, sender = server.log_in("reader"), server.log_in("sender")
+    sender.chat_with(1)
+    flood = Flood(sender, BIG)
+    while flood.push(timeout=0.5):
+        pass
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_for_log("shutting down")
+    assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+    reader.close()
+
+
+def test_a_message_sent_just_before_the_signal_arrives(server: ServerProcess) -> None:
+    alice, bob = server.log_in("alice"), server.log_in("bob")
+    alice.chat_with(2)
+    alice.send(encode_message(b"last words"))
+    bob.expect(Envelope("alice").wrap(b"last words"))
+    assert server.stop() == 0
+    bob.expect_error(Reason.SERVER_SHUTTING_DOWN)
