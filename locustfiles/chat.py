@@ -1,0 +1,99 @@
+"""Load for the chat server: `locust -f locustfiles/chat.py`, then open http://localhost:8089.
+
+Each user logs in and writes to another one, or to itself when alone. Every text carries the time at which it was sent,
+so `deliver` is what the receiver saw: from one client's send to the other's receive, by the clock of one machine.
+"""
+
+import random
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import ClassVar
+
+import gevent
+from locust import User, constant_throughput, task
+from locust.exception import StopUser
+
+sys.path.append(str(Path(__file__).parent.parent))  # locust puts this folder on the path, not the one above
+
+from client import ChatClient, ChatError, ConnectionClosed, ErrorReceived, MessageReceived, ServerError, parse_address
+
+NAME_PREFIX = "load-"
+DRAIN_SECONDS = 0.5  # at the end: others may still be writing to us
+
+
+class Chatter(User):
+    """Logs in, chooses a partner, and writes ten messages a second."""
+
+    host = "tcp://127.0.0.1:9034"
+    wait_time = constant_throughput(10)
+    names_taken: ClassVar[set[str]] = set()  # given back at the end, so that few users have to sign up
+
+    def on_start(self) -> None:
+        self.name = next(name for number in count() if (name := f"{NAME_PREFIX}{number}") not in self.names_taken)
+        self.names_taken.add(self.name)
+        try:
+            with self.measured("connect"):
+                self.client = ChatClient(*parse_address(self.host or ""))
+            with self.measured("login"):
+                self.client.login(self.name)
+        except (ChatError, TimeoutError, ValueError) as error:
+            self.names_taken.remove(self.name)
+            raise StopUser from error
+        self.receiver = gevent.spawn(self.receive)
+        self.choose_partner()
+
+    def on_stop(self) -> None:
+        with self.measured("leave"):
+            self.client.ping()  # what was sent has been handled, and its Errors have arrived
+        gevent.sleep(DRAIN_SECONDS)
+        self.client.close()
+        self.receiver.join()
+        self.names_taken.discard(self.name)
+
+    @task
+    def write(self) -> None:
+        if not self.client.partner_id:
+            self.choose_partner()
+        self.client.send(str(time.time_ns()))
+        self.report("send", None)
+
+    def choose_partner(self) -> None:
+        with self.measured("chat init"):
+            online = self.client.refresh()
+            others = [name for name in online if name.startswith(NAME_PREFIX) and name != self.name]
+            self.client.chat(random.choice(others or [self.name]))
+
+    def receive(self) -> None:
+        """Until the connection ends: time what arrives, and count every Error."""
+        try:
+            while True:
+                match self.client.receive(timeout=None):
+                    case MessageReceived(_, text) if text.isdecimal():
+                        self.report("deliver", (time.time_ns() - int(text)) / 1e6)
+                    case MessageReceived(sender, _):
+                        self.report("deliver", None, ValueError(f"a text from {sender} is not as it was sent"))
+                    case ErrorReceived(reason):
+                        self.report("send", None, ServerError(reason))
+        except ConnectionClosed as closing:
+            if closing.reason:
+                self.report("connection", None, closing)
+
+    @contextmanager
+    def measured(self, what: str) -> Iterator[None]:
+        """Report how long the block took, in milliseconds, or why it failed."""
+        begin = time.perf_counter()
+        try:
+            yield
+        except (ChatError, TimeoutError) as error:
+            self.report(what, (time.perf_counter() - begin) * 1e3, error)
+            raise
+        self.report(what, (time.perf_counter() - begin) * 1e3)
+
+    def report(self, what: str, milliseconds: float | None, error: Exception | None = None) -> None:
+        self.environment.events.request.fire(
+            request_type="chat", name=what, response_time=milliseconds, response_length=0, exception=error, context={}
+        )
