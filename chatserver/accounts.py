@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from argon2.exceptions import InvalidHashError
+
 from chatserver.passwords import Passwords
 from chatserver.relay import Member, Outbox, Relay
 from chatserver.workers import Workers
@@ -49,7 +51,7 @@ class Accounts:
         stored = self._storage.password_hash(user.id) if user else None
         if not password and (stored or self._password_required):
             raise Refused(Reason.PASSWORD_REQUIRED)
-        if stored and not self._passwords.matches(stored, password):
+        if user and stored and not self._matches(user, stored, password):
             raise Refused(Reason.WRONG_PASSWORD)
         with self._claim(name):
             new_hash = self._passwords.hash(password) if password and not stored else None
@@ -89,6 +91,13 @@ class Accounts:
             with _as_refusal():
                 self._storage.check_sign_up(name)
         return user
+
+    def _matches(self, user: User, stored: str, password: str) -> bool:
+        try:
+            return self._passwords.matches(stored, password)
+        except InvalidHashError:
+            log.error("what passwords.csv has for user %d is no argon2 hash: nobody can log in with it", user.id)
+            return False
 
     def _is_present(self, name: str, user: User | None) -> bool:
         return name in self._arriving or (user is not None and self._relay.is_online(user.id))

@@ -1,6 +1,8 @@
 """Bad input: every Error that the server can cause, through a real socket; what closes, what does not."""
 
+import resource
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -298,3 +300,26 @@ def test_what_was_sent_before_a_reset_connection_is_still_delivered(server: Serv
 def reset(client: Wire) -> None:
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
     client.close()
+
+
+def test_a_full_disk_refuses_sign_ups_and_nothing_else_and_heals(start_server: StartServer, tmp_path: Path) -> None:
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("only Linux can fill the disk of another process (prlimit)")
+    users = tmp_path / "data" / "users.csv"
+    users.parent.mkdir()
+    users.write_text("".join(f"{number},{'n' * 28}{number}\n" for number in range(1, 100)))
+    server = start_server()
+    known = server.log_in("n" * 28 + "1")
+    pid, (_, hard) = server.process.pid, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (users.stat().st_size + 3, hard))  # a short write, and then none
+    with server.connect() as client:
+        for _ in range(2):
+            client.send(encode_login("newcomer"))
+            client.expect_error(Reason.STORAGE_UNAVAILABLE)
+        known.expect_pong()
+        server.log_in("n" * 28 + "2").expect_pong()
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+        client.send(encode_login("newcomer"))
+        client.read_list("newcomer")
+        assert client.users["newcomer"] == 100
+    assert users.read_text().splitlines()[-1] == "100,newcomer"

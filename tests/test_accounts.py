@@ -1,0 +1,126 @@
+"""Who may come in, where it matters what else happens meanwhile: races, and a database that fails."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+
+from chatserver.accounts import Accounts, Refused
+from chatserver.relay import Member, Outbox, Relay
+from protocol import Reason
+from storage import CsvStorage, StorageUnavailable
+
+
+class FailingStorage(CsvStorage):
+    """A database whose disk can be made to fail."""
+
+    fails = False
+
+    def set_status(self, user_id: int, online: bool) -> None:
+        if self.fails:
+            raise StorageUnavailable("the disk is on fire")
+        super().set_status(user_id, online)
+
+
+class Door:
+    """Accounts over a database in a folder of its own."""
+
+    def __init__(self, storage: FailingStorage) -> None:
+        self.storage = storage
+        self.relay = Relay()
+        self.accounts = Accounts(storage, self.relay, 1, password_required=False)
+
+    def log_in(self, name: str, password: str = "") -> Member:
+        return self.accounts.log_in(name, password, Outbox(1024, lambda: None))
+
+    def outcome(self, name: str, password: str = "") -> Member | Reason:
+        try:
+            return self.log_in(name, password)
+        except Refused as refused:
+            return refused.reason
+
+    def together(self, *logins: tuple[str, str]) -> list[Member | Reason]:
+        greenlets = [gevent.spawn(self.outcome, *login) for login in logins]
+        gevent.joinall(greenlets, timeout=30, raise_error=True)
+        return [greenlet.get() for greenlet in greenlets]
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    with FailingStorage(tmp_path / "data", 128, 255) as storage:
+        door = Door(storage)
+        yield door
+        door.accounts.close()
+
+
+def test_of_two_sign_ups_that_look_alike_at_once_one_is_taken(door: Door) -> None:
+    outcomes = door.together(("Bob", ""), ("bob", ""))
+    assert outcomes[1] is Reason.USERNAME_TAKEN
+    assert isinstance(outcomes[0], Member)
+    assert [user.name for user in door.storage.users()] == ["Bob"]
+
+
+def test_of_two_passwords_given_at_once_for_one_name_the_granted_one_counts(door: Door) -> None:
+    outcomes = door.together(("alice", "first"), ("alice", "second"))
+    assert [outcome for outcome in outcomes if isinstance(outcome, Reason)] == [Reason.USER_ALREADY_ONLINE]
+    granted = ("first", "second")[isinstance(outcomes[1], Member)]
+    member = next(outcome for outcome in outcomes if isinstance(outcome, Member))
+    door.accounts.log_out("alice", member)
+    assert door.outcome("alice", {"first": "second", "second": "first"}[granted]) is Reason.WRONG_PASSWORD
+    assert isinstance(door.outcome("alice", granted), Member)
+
+
+def test_of_two_right_passwords_at_once_one_comes_in(door: Door) -> None:
+    door.accounts.log_out("alice", door.log_in("alice", "secret"))
+    outcomes = door.together(("alice", "secret"), ("alice", "secret"))
+    assert sorted(map(type, outcomes), key=str) == sorted([Member, Reason], key=str)
+    assert Reason.USER_ALREADY_ONLINE in outcomes
+
+
+def test_guessing_does_not_keep_the_owner_out(door: Door) -> None:
+    door.accounts.log_out("alice", door.log_in("alice", "secret"))
+    outcomes = door.together(*(("alice", f"guess {number}") for number in range(4)), ("alice", "secret"))
+    assert outcomes[:4] == 4 * [Reason.WRONG_PASSWORD]
+    assert isinstance(outcomes[4], Member)
+
+
+def test_a_login_whose_status_cannot_be_written_is_refused_and_claims_nothing(door: Door) -> None:
+    door.storage.fails = True
+    assert door.outcome("alice") is Reason.STORAGE_UNAVAILABLE
+    assert door.relay.everyone() == []
+    door.storage.fails = False
+    assert isinstance(door.outcome("alice"), Member)
+
+
+def test_a_user_leaves_even_if_that_cannot_be_written(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    member = door.log_in("alice")
+    door.storage.fails = True
+    door.accounts.log_out("alice", member)
+    assert not door.relay.is_online(1)
+    assert "status.csv still says that alice is online" in caplog.text
+    door.storage.fails = False
+    assert isinstance(door.outcome("alice"), Member)
+
+
+def test_the_stored_status_follows_the_truth(door: Door) -> None:
+    member = door.log_in("alice")
+    assert door.storage.is_online(1)
+    door.accounts.log_out("alice", member)
+    assert not door.storage.is_online(1)
+
+
+def test_a_stored_password_that_is_no_hash_lets_nobody_in(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    user = door.storage.sign_up("alice", "as typed")
+    with caplog.at_level(logging.ERROR):
+        assert door.outcome("alice", "as typed") is Reason.WRONG_PASSWORD
+    assert f"user {user.id}" in caplog.text
+    assert "as typed" not in caplog.text
+
+
+@pytest.mark.parametrize("operation", [lambda door: door.log_in("a b"), lambda door: door.log_in("alice", "p" * 65)])
+def test_a_refused_login_leaves_no_trace(door: Door, operation: Callable[[Door], object]) -> None:
+    with pytest.raises(Refused):
+        operation(door)
+    assert door.storage.users() == []
