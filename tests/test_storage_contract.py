@@ -1,0 +1,265 @@
+"""What every storage backend does. To test another one, add a line to BACKENDS."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from storage import CsvStorage, NameTaken, Storage, User, UserLimitReached
+
+HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"
+OTHER_HASH = HASH[::-1]
+
+BACKENDS: dict[str, Callable[[Path, int, int], Storage]] = {
+    "csv": CsvStorage,
+}
+
+
+class Database(Protocol):
+    """Makes a storage, not opened yet, on the one database of a test."""
+
+    def __call__(self, max_users: int = 1000, max_id: int = 65535) -> Storage: ...
+
+
+@pytest.fixture(params=BACKENDS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    backend = BACKENDS[request.param]
+    return lambda max_users=1000, max_id=65535: backend(tmp_path / "data", max_users, max_id)
+
+
+# Signing up and looking up
+
+
+def test_a_new_database_has_no_users(database: Database) -> None:
+    with database() as storage:
+        assert storage.users() == []
+        assert storage.find("alice") is None
+        assert storage.look_alike("alice") is None
+
+
+def test_ids_count_up_from_1_and_users_are_listed_by_id(database: Database) -> None:
+    with database() as storage:
+        signed_up = [storage.sign_up(name, None) for name in ("zoe", "alice", "mallory")]
+        assert signed_up == [User(1, "zoe"), User(2, "alice"), User(3, "mallory")]
+        assert storage.users() == signed_up
+
+
+def test_the_list_of_users_is_the_callers_own(database: Database) -> None:
+    with database() as storage:
+        storage.sign_up("alice", None)
+        storage.users().clear()
+        assert storage.users() == [User(1, "alice")]
+
+
+def test_a_user_is_found_by_the_exact_name_only(database: Database) -> None:
+    with database() as storage:
+        alice = storage.sign_up("Alice", None)
+        assert storage.find("Alice") == alice
+        assert storage.find("alice") is None
+        assert storage.find("Alic") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("alice", "alice"),
+        ("alice", "ALICE"),
+        ("alice", "ａｌｉｃｅ"),  # noqa: RUF001 - full-width letters
+        ("STRASSE", "straße"),
+        ("Kelvin", "\N{KELVIN SIGN}elvin"),
+        ("ﬁona", "fiona"),
+        ("\N{BLACK-LETTER CAPITAL H}ans", "hans"),
+        ("\N{GREEK CAPITAL LETTER IOTA WITH DIALYTIKA}\N{COMBINING ACUTE ACCENT}", "\u0390"),
+        ("J\N{COMBINING CARON}", "ǰ"),
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_look_alikes_are_one_name_to_sign_up_but_not_to_log_in(
+    database: Database, name: str, other: str, swapped: bool
+) -> None:
+    if swapped:
+        name, other = other, name
+    with database() as storage:
+        user = storage.sign_up(name, None)
+        assert storage.look_alike(other) == user
+        assert storage.find(other) == (user if other == name else None)
+        with pytest.raises(NameTaken):
+            storage.check_sign_up(other)
+        with pytest.raises(NameTaken):
+            storage.sign_up(other, HASH)
+        assert storage.users() == [user]
+        assert storage.password_hash(user.id) is None
+
+
+ODD_NAMES = ['"', '""', 'a"b', '"quoted"', "'", "#", "\N{SNOWMAN}", "żółć", "\N{OLD ITALIC LETTER A}"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_of_any_printable_characters_survive_a_restart(database: Database, name: str) -> None:
+    with database() as storage:
+        user = storage.sign_up(name, HASH)
+    with database() as storage:
+        assert storage.find(name) == user
+        assert storage.password_hash(user.id) == HASH
+
+
+# Limits
+
+
+def test_no_more_than_max_users_sign_up(database: Database) -> None:
+    with database(max_users=2) as storage:
+        for name in ("alice", "bob"):
+            storage.check_sign_up(name)
+            storage.sign_up(name, None)
+        with pytest.raises(UserLimitReached):
+            storage.check_sign_up("carol")
+        with pytest.raises(UserLimitReached):
+            storage.sign_up("carol", None)
+        assert len(storage.users()) == 2
+
+
+def test_no_id_above_max_id_is_given(database: Database) -> None:
+    with database(max_id=1) as storage:
+        storage.sign_up("alice", None)
+        with pytest.raises(UserLimitReached):
+            storage.check_sign_up("bob")
+        with pytest.raises(UserLimitReached):
+            storage.sign_up("bob", None)
+
+
+def test_a_taken_name_is_reported_before_the_limit(database: Database) -> None:
+    with database(max_users=1) as storage:
+        storage.sign_up("alice", None)
+        with pytest.raises(NameTaken):
+            storage.check_sign_up("Alice")
+        with pytest.raises(NameTaken):
+            storage.sign_up("Alice", None)
+
+
+def test_a_database_with_more_users_than_may_sign_up_now_still_opens(database: Database) -> None:
+    with database() as storage:
+        users = [storage.sign_up(name, None) for name in ("alice", "bob")]
+    with database(max_users=1) as storage:
+        assert storage.users() == users
+        with pytest.raises(UserLimitReached):
+            storage.check_sign_up("carol")
+
+
+# Passwords
+
+
+def test_a_user_may_sign_up_without_a_password_and_get_one_later(database: Database) -> None:
+    with database() as storage:
+        alice = storage.sign_up("alice", None)
+        assert storage.password_hash(alice.id) is None
+        storage.set_password(alice.id, HASH)
+        assert storage.password_hash(alice.id) == HASH
+    with database() as storage:
+        assert storage.password_hash(alice.id) == HASH
+
+
+def test_the_last_password_counts(database: Database) -> None:
+    with database() as storage:
+        alice = storage.sign_up("alice", HASH)
+        bob = storage.sign_up("bob", HASH)
+        storage.set_password(alice.id, OTHER_HASH)
+        assert (storage.password_hash(alice.id), storage.password_hash(bob.id)) == (OTHER_HASH, HASH)
+    with database() as storage:
+        assert (storage.password_hash(alice.id), storage.password_hash(bob.id)) == (OTHER_HASH, HASH)
+
+
+def test_a_password_for_nobody_is_refused_and_never_passes_to_the_next_user(database: Database) -> None:
+    with database() as storage:
+        with pytest.raises(KeyError):
+            storage.set_password(1, HASH)
+        assert storage.password_hash(1) is None
+    with database() as storage:
+        assert storage.password_hash(storage.sign_up("alice", None).id) is None
+
+
+# Status
+
+
+def test_a_user_is_offline_until_set_online(database: Database) -> None:
+    with database() as storage:
+        alice, bob = storage.sign_up("alice", None), storage.sign_up("bob", None)
+        assert not storage.is_online(alice.id)
+        storage.set_status(alice.id, online=True)
+        assert storage.is_online(alice.id)
+        assert not storage.is_online(bob.id)
+        storage.set_status(alice.id, online=False)
+        assert not storage.is_online(alice.id)
+
+
+def test_a_status_may_be_set_twice(database: Database) -> None:
+    with database() as storage:
+        alice = storage.sign_up("alice", None)
+        for online in (False, True, True, False, False):
+            storage.set_status(alice.id, online)
+            assert storage.is_online(alice.id) is online
+
+
+def test_everyone_is_offline_after_a_restart(database: Database) -> None:
+    with database() as storage:
+        alice = storage.sign_up("alice", None)
+        storage.set_status(alice.id, online=True)
+    with database() as storage:
+        assert not storage.is_online(alice.id)
+
+
+def test_nobody_is_not_online_and_cannot_be_set_online(database: Database) -> None:
+    with database() as storage:
+        assert not storage.is_online(1)
+        with pytest.raises(KeyError):
+            storage.set_status(1, online=True)
+        assert not storage.is_online(1)
+
+
+# Opening and closing
+
+
+def test_users_survive_a_restart_and_ids_go_on_from_the_highest(database: Database) -> None:
+    with database() as storage:
+        users = [storage.sign_up(name, None) for name in ("alice", "bob")]
+    with database() as storage:
+        assert storage.users() == users
+        assert storage.sign_up("carol", None) == User(3, "carol")
+
+
+def test_one_storage_may_be_opened_again(database: Database) -> None:
+    storage = database()
+    for _ in range(2):
+        with storage:
+            user = storage.find("alice") or storage.sign_up("alice", HASH)
+            assert not storage.is_online(user.id)
+            storage.set_status(user.id, online=True)
+    assert storage.users() == [User(1, "alice")]
+
+
+def test_an_error_in_the_block_surfaces_and_what_was_written_before_it_stays(database: Database) -> None:
+    def run() -> None:
+        with database() as storage:
+            storage.sign_up("alice", None)
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run()
+    with database() as storage:
+        assert storage.users() == [User(1, "alice")]
+
+
+@pytest.mark.parametrize("text", ["", "a\0b", "a\nb", 'a",\nb', "a\rb", "\ud800"])
+def test_a_text_that_cannot_be_stored_is_refused_and_changes_nothing(database: Database, text: str) -> None:
+    with database() as storage:
+        alice = storage.sign_up("alice", HASH)
+        for call in (
+            lambda: storage.sign_up(text, None),
+            lambda: storage.sign_up("bob", text),
+            lambda: storage.set_password(alice.id, text),
+        ):
+            with pytest.raises(ValueError):  # noqa: PT011 - UnicodeEncodeError is one, with a text of its own
+                call()
+    with database() as storage:
+        assert storage.users() == [alice]
+        assert storage.password_hash(alice.id) == HASH
