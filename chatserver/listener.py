@@ -137,8 +137,9 @@ class ChatServer(StreamServer):
         ]
         for connection in list(self._connections):
             self._end_session(connection)
-        gevent.joinall(goodbyes, timeout=deadline - gevent.get_hub().loop.now())
-        gevent.killall([*goodbyes, *self._lingering])
+        leaving = [*goodbyes, *self._lingering]
+        gevent.joinall(leaving, timeout=max(0, deadline - gevent.get_hub().loop.now()))
+        gevent.killall(leaving)
 
     def _end_session(self, connection: Connection) -> None:
         session = self._connections.pop(connection)
