@@ -1,0 +1,89 @@
+"""A server that does what a test says, packet by packet: for what a good server never does, and for when it does it."""
+
+import socket
+from collections import deque
+from typing import Self
+
+from protocol import FROM_CLIENT, Decoder, PacketType, Reason, encode, encode_error, encode_string, encode_user
+
+SECONDS = 10.0  # for every wait
+
+
+def message(sender: str, text: str) -> bytes:
+    """The Message that brings `text` to its receiver."""
+    return encode(PacketType.MESSAGE, encode_string(f"{sender}:{text}".encode()))
+
+
+class Peer:
+    """The server's end of one connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self._decoder = Decoder(FROM_CLIENT)
+        self._packets: deque[tuple[int, bytes]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self) -> tuple[int, bytes]:
+        """(type, body) of the next packet. Raises EOFError when the client has closed."""
+        while not self._packets:
+            data = self.connection.recv(65536)
+            if not data:
+                raise EOFError
+            self._packets.extend(self._decoder.packets(data))
+        return self._packets.popleft()
+
+    def read_to_the_end(self) -> None:
+        """Raises EOFError when the client has closed."""
+        while True:
+            self.read()
+
+    def expect(self, packet_type: PacketType) -> bytes:
+        """The body of the next packet, which has to be of this type."""
+        received, body = self.read()
+        assert received == packet_type
+        return body
+
+    def send(self, *packets: bytes) -> None:
+        self.connection.sendall(b"".join(packets))
+
+    def pong(self) -> None:
+        """Read a Ping and answer it."""
+        self.send(encode(PacketType.PONG, self.expect(PacketType.PING)))
+
+    def log_in(self, name: str, *others: str) -> None:
+        """Answer a Config: others have ids from 1 on, `name` has the next."""
+        self.expect(PacketType.CONFIG)
+        self.send(*(encode_user(user, number, 1) for number, user in enumerate((*others, name), start=1)))
+
+    def refuse(self, packet_type: PacketType, reason: Reason) -> None:
+        self.expect(packet_type)
+        self.send(encode_error(reason))
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+class ScriptedServer:
+    """Listens on a port of its own; connections wait in its queue until a test accepts them."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.listener = socket.create_server(("127.0.0.1", port))
+        self.listener.settimeout(SECONDS)
+        self.host, self.port = self.listener.getsockname()
+        self.address = f"{self.host}:{self.port}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+
+    def accept(self) -> Peer:
+        connection, _ = self.listener.accept()
+        connection.settimeout(SECONDS)
+        return Peer(connection)

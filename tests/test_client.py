@@ -1,0 +1,624 @@
+"""ChatClient against a server that follows a script, over real sockets.
+
+The same tests run twice: as greenlets, and in a process without gevent, as threads.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import pytest
+
+from client import (
+    ChatClient,
+    ChatRefused,
+    ConnectionClosed,
+    ConnectionFailed,
+    ErrorReceived,
+    LoginRefused,
+    MessageReceived,
+    ServerError,
+    backoff,
+    format_address,
+    parse_address,
+)
+from protocol import (
+    DEFAULT_PORT,
+    MAX_TEXT_BYTES,
+    LocalProtocolError,
+    PacketType,
+    Reason,
+    encode,
+    encode_error,
+    encode_user,
+    parse_login,
+    parse_text,
+    text_room,
+)
+from tests.processes import ServerProcess
+from tests.scripted_server import SECONDS, Peer, ScriptedServer, message
+
+UNPATCHED = "CHAT_TEST_UNPATCHED"  # set in the process without gevent
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as pool:
+        yield pool
+
+
+@pytest.fixture
+def pair(executor: ThreadPoolExecutor) -> Iterator[tuple[ChatClient, Peer]]:  # noqa: ARG001 - it waits for our calls
+    """A client that is connected but not logged in, and the server's end."""
+    with ScriptedServer() as server, ChatClient(server.host, server.port, SECONDS) as client, server.accept() as peer:
+        yield client, peer
+
+
+@pytest.fixture
+def alice(pair: tuple[ChatClient, Peer], start: "Start") -> tuple[ChatClient, Peer]:
+    """alice (2) is online with bob (1)."""
+    client, peer = pair
+    login = start(client.login, "alice")
+    peer.log_in("alice", "bob")
+    assert login.result(SECONDS) == 2
+    return pair
+
+
+@pytest.fixture
+def chatting(alice: tuple[ChatClient, Peer], start: "Start") -> tuple[ChatClient, Peer]:
+    """alice chats with bob."""
+    client, peer = alice
+    chat = start(client.chat, "bob")
+    assert peer.expect(PacketType.CHAT_INIT) == bytes([1])
+    peer.pong()
+    assert chat.result(SECONDS) == 1
+    return alice
+
+
+class Start:
+    """Runs a call elsewhere while the test plays the server."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self._executor = executor
+
+    def __call__(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return self._executor.submit(call, *args, **kwargs)
+
+
+@pytest.fixture
+def start(executor: ThreadPoolExecutor) -> Start:
+    return Start(executor)
+
+
+def in_receive(client: ChatClient) -> None:
+    """Wait until somebody has become the client's reader."""
+    deadline = time.monotonic() + SECONDS
+    while not client._reading:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def fill(client: ChatClient) -> int:
+    """Send until there is no room, as the server reads nothing; how many times the text went out whole."""
+    sent = 0
+    while True:
+        try:
+            client.send("x" * 10_000, timeout=0.05)
+        except TimeoutError:
+            return sent
+        sent += 1
+
+
+# Logging in
+
+
+def test_login_keeps_the_list_in_ascending_id_order(alice: tuple[ChatClient, Peer]) -> None:
+    client, _ = alice
+    assert (client.username, client.user_id) == ("alice", 2)
+    assert list(client.online.items()) == [("bob", 1), ("alice", 2)]
+
+
+def test_own_entry_comes_last_and_is_sorted_in(pair: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = pair
+    login = start(client.login, "alice", "secret")
+    assert parse_login(peer.expect(PacketType.CONFIG)) == ("alice", "secret")
+    peer.send(encode_user("bob", 2, 1), encode_user("carol", 300, 2), encode_user("alice", 1, 4))
+    assert login.result(SECONDS) == 1
+    assert list(client.online.items()) == [("alice", 1), ("bob", 2), ("carol", 300)]
+
+
+def test_list_split_into_bytes_and_mixed_with_messages(pair: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = pair
+    login = start(client.login, "alice")
+    peer.expect(PacketType.CONFIG)
+    for byte in encode_user("bob", 1, 1) + message("bob", "hi: you") + encode_user("alice", 2, 1):
+        peer.send(bytes([byte]))
+    assert login.result(SECONDS) == 2
+    assert client.receive() == MessageReceived("bob", "hi: you")
+
+
+def test_refused_login_may_be_tried_again(pair: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = pair
+    login = start(client.login, "alice")
+    peer.refuse(PacketType.CONFIG, Reason.PASSWORD_REQUIRED)
+    with pytest.raises(LoginRefused) as caught:
+        login.result(SECONDS)
+    assert caught.value.reason == Reason.PASSWORD_REQUIRED
+    assert client.username == ""
+    login = start(client.login, "alice", "secret")
+    peer.log_in("alice")
+    assert login.result(SECONDS) == 1
+
+
+def test_last_refusal_before_the_server_closes_is_a_refusal(pair: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = pair
+    login = start(client.login, "alice", "wrong")
+    peer.refuse(PacketType.CONFIG, Reason.WRONG_PASSWORD)
+    peer.close()
+    with pytest.raises(LoginRefused):
+        login.result(SECONDS)
+    with pytest.raises(ConnectionClosed):
+        client.login("alice", "wrong")
+
+
+def test_refresh_replaces_the_list(alice: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = alice
+    refresh = start(client.refresh)
+    assert parse_login(peer.expect(PacketType.CONFIG)) == ("alice", "")
+    peer.send(encode_user("carol", 3, 1), encode_user("alice", 2, 1))
+    assert refresh.result(SECONDS) == client.online == {"alice": 2, "carol": 3}
+
+
+def test_refused_refresh(alice: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = alice
+    refresh = start(client.refresh)
+    peer.refuse(PacketType.CONFIG, Reason.STORAGE_UNAVAILABLE)
+    with pytest.raises(ServerError):
+        refresh.result(SECONDS)
+
+
+def test_login_that_times_out_does_not_answer_the_next_one(pair: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = pair
+    with pytest.raises(TimeoutError):
+        client.login("alice", "wrong", timeout=0.05)
+    login = start(client.login, "alice", "right")
+    peer.refuse(PacketType.CONFIG, Reason.WRONG_PASSWORD)
+    peer.pong()
+    peer.log_in("alice")
+    assert login.result(SECONDS) == 1
+    assert client.receive() == ErrorReceived(Reason.WRONG_PASSWORD)
+
+
+# Choosing a partner
+
+
+@pytest.mark.parametrize("partner", [1, "bob"])
+def test_chat_returns_at_the_pong(alice: tuple[ChatClient, Peer], start: Start, partner: int | str) -> None:
+    client, peer = alice
+    chat = start(client.chat, partner)
+    assert peer.expect(PacketType.CHAT_INIT) == bytes([1])
+    assert not chat.done()
+    peer.pong()
+    assert chat.result(SECONDS) == client.partner_id == 1
+
+
+def test_refused_chat_keeps_the_old_partner(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = chatting
+    chat = start(client.chat, 99)
+    peer.refuse(PacketType.CHAT_INIT, Reason.USER_NOT_ONLINE)
+    peer.pong()
+    with pytest.raises(ChatRefused) as caught:
+        chat.result(SECONDS)
+    assert caught.value.reason == Reason.USER_NOT_ONLINE
+    assert client.partner_id == 1
+
+
+def test_error_of_an_earlier_message_is_no_answer_to_chat(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = chatting
+    client.send("lost")
+    chat = start(client.chat, 1)
+    peer.refuse(PacketType.MESSAGE, Reason.USER_NOT_ONLINE)
+    peer.pong()
+    peer.expect(PacketType.CHAT_INIT)
+    peer.pong()
+    assert chat.result(SECONDS) == 1
+    assert client.receive() == ErrorReceived(Reason.USER_NOT_ONLINE)
+
+
+def test_error_of_a_later_message_is_an_event(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = chatting
+    chat = start(client.chat, 2)
+    peer.expect(PacketType.CHAT_INIT)
+    client.send("lost")
+    peer.pong()
+    peer.refuse(PacketType.MESSAGE, Reason.USER_NOT_ONLINE)
+    assert chat.result(SECONDS) == 2
+    assert client.receive() == ErrorReceived(Reason.USER_NOT_ONLINE)
+
+
+def test_unknown_name_is_looked_up_once_more(alice: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = alice
+    chat = start(client.chat, "carol")
+    peer.log_in("alice", "bob")
+    with pytest.raises(ChatRefused) as caught:
+        chat.result(SECONDS)
+    assert caught.value.reason == Reason.USER_NOT_ONLINE
+    chat = start(client.chat, "carol")
+    peer.log_in("alice", "bob", "carol")
+    assert peer.expect(PacketType.CHAT_INIT) == bytes([2])
+    peer.pong()
+    assert chat.result(SECONDS) == 2
+
+
+def test_ping_makes_earlier_errors_events(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = chatting
+    client.send("lost")
+    ping = start(client.ping)
+    peer.refuse(PacketType.MESSAGE, Reason.USER_NOT_ONLINE)
+    peer.pong()
+    assert 0 < ping.result(SECONDS) < SECONDS
+    assert client.receive(timeout=0) == ErrorReceived(Reason.USER_NOT_ONLINE)
+
+
+# Sending and receiving
+
+
+def test_text_goes_out_in_packets_that_arrive_whole(chatting: tuple[ChatClient, Peer]) -> None:
+    client, peer = chatting
+    text = "grüße " * 60
+    count = client.send(text)
+    pieces = [parse_text(peer.expect(PacketType.MESSAGE)) for _ in range(count)]
+    assert b"".join(pieces).decode() == text
+    assert max(map(len, pieces)) <= text_room("alice") == MAX_TEXT_BYTES - len("alice:")
+    assert all(piece.decode() for piece in pieces)
+
+
+def test_empty_text_is_a_message(chatting: tuple[ChatClient, Peer]) -> None:
+    client, peer = chatting
+    assert client.send("") == 1
+    assert parse_text(peer.expect(PacketType.MESSAGE)) == b""
+
+
+def test_send_that_times_out_does_not_corrupt_the_stream(chatting: tuple[ChatClient, Peer]) -> None:
+    client, peer = chatting
+    sent = fill(client)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            client.send("not begun", timeout=0)
+    pieces = []
+    with ThreadPoolExecutor() as pool:
+        last = pool.submit(client.send, "the end")
+        while (piece := parse_text(peer.expect(PacketType.MESSAGE))) != b"the end":
+            pieces.append(piece)
+        last.result(SECONDS)
+    assert b"not begun" not in pieces
+    assert sent * 10_000 <= sum(map(len, pieces)) < (sent + 1) * 10_000
+
+
+def test_send_goes_on_reading_while_it_waits_for_room(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = chatting
+    fill(client)
+    flood = message("bob", "y" * 100) * 20_000
+    start(client.send, "and on")
+    peer.send(flood)  # ends only if the client reads, though its own send stands still
+    assert client.receive() == MessageReceived("bob", "y" * 100)
+    while parse_text(peer.expect(PacketType.MESSAGE)) != b"and on":
+        pass
+
+
+def test_blocked_send_takes_over_from_a_reader_who_leaves(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = chatting
+    fill(client)
+    receive = start(client.receive, timeout=0.2)
+    in_receive(client)
+    start(client.send, "and on")
+    with pytest.raises(TimeoutError):
+        receive.result(SECONDS)
+    peer.send(message("bob", "y" * 100) * 20_000)
+    while parse_text(peer.expect(PacketType.MESSAGE)) != b"and on":
+        pass
+
+
+def test_calls_while_another_thread_receives(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = chatting
+    receive = start(client.receive, timeout=None)
+    in_receive(client)
+    refresh = start(client.refresh)
+    peer.log_in("alice", "bob", "carol")
+    assert "carol" in refresh.result(SECONDS)
+    chat = start(client.chat, "carol")
+    peer.expect(PacketType.CHAT_INIT)
+    peer.pong()
+    assert chat.result(SECONDS) == 2
+    assert not receive.done()
+    peer.send(message("carol", "hello"))
+    assert receive.result(SECONDS) == MessageReceived("carol", "hello")
+
+
+def test_caller_goes_on_alone_when_the_reader_times_out(alice: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = alice
+    receive = start(client.receive, timeout=0.1)
+    in_receive(client)
+    chat = start(client.chat, 1)
+    peer.expect(PacketType.CHAT_INIT)
+    with pytest.raises(TimeoutError):
+        receive.result(SECONDS)
+    peer.pong()
+    assert chat.result(SECONDS) == 1
+
+
+def test_events_keep_their_order(alice: tuple[ChatClient, Peer]) -> None:
+    client, peer = alice
+    peer.send(*(message("bob", str(number)) for number in range(1000)))
+    assert [client.receive() for _ in range(1000)] == [MessageReceived("bob", str(number)) for number in range(1000)]
+    with pytest.raises(TimeoutError):
+        client.receive(timeout=0)
+
+
+def test_receive_with_a_limit_of_zero_takes_what_is_there(alice: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = alice
+    ping = start(client.ping)
+    peer.pong()
+    ping.result(SECONDS)
+    peer.send(message("bob", "hi"))
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        try:
+            assert client.receive(timeout=0) == MessageReceived("bob", "hi")
+        except TimeoutError:
+            continue
+        return
+    pytest.fail("nothing received")
+
+
+def test_server_ping_is_answered(alice: tuple[ChatClient, Peer]) -> None:
+    client, peer = alice
+    peer.send(encode(PacketType.PING, b"one"), encode(PacketType.PING, b""), message("bob", "hi"))
+    assert client.receive() == MessageReceived("bob", "hi")
+    assert peer.expect(PacketType.PONG) == b"one"
+    assert peer.expect(PacketType.PONG) == b""
+
+
+def test_server_ping_is_answered_after_a_send_that_stands_still(
+    chatting: tuple[ChatClient, Peer], start: Start
+) -> None:
+    client, peer = chatting
+    fill(client)
+    start(client.send, "and on")
+    peer.send(encode(PacketType.PING, b"late"), message("bob", "hi"))
+    assert client.receive() == MessageReceived("bob", "hi")
+    while (received := peer.read())[0] != PacketType.PONG:
+        assert received[0] == PacketType.MESSAGE
+    assert received[1] == b"late"
+
+
+# Ending
+
+
+def test_error_that_closes_is_an_event_first(alice: tuple[ChatClient, Peer]) -> None:
+    client, peer = alice
+    peer.send(message("bob", "hi"), encode_error(Reason.TOO_SLOW))
+    peer.close()
+    assert client.receive() == MessageReceived("bob", "hi")
+    assert client.receive() == ErrorReceived(Reason.TOO_SLOW)
+    for _ in range(2):
+        with pytest.raises(ConnectionClosed) as caught:
+            client.receive()
+        assert caught.value.reason == Reason.TOO_SLOW
+
+
+def test_error_that_closes_ends_a_call(alice: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = alice
+    chat = start(client.chat, 1)
+    peer.refuse(PacketType.CHAT_INIT, Reason.SERVER_SHUTTING_DOWN)
+    with pytest.raises(ConnectionClosed) as caught:
+        chat.result(SECONDS)
+    assert caught.value.reason == Reason.SERVER_SHUTTING_DOWN
+    assert client.receive() == ErrorReceived(Reason.SERVER_SHUTTING_DOWN)
+
+
+def test_send_to_a_broken_connection_finds_the_error_that_came(chatting: tuple[ChatClient, Peer]) -> None:
+    client, peer = chatting
+    fill(client)
+    peer.send(encode_error(Reason.TOO_SLOW))
+    peer.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close with a reset
+    peer.close()
+    with pytest.raises(ConnectionClosed) as caught:
+        fill(client)
+    assert caught.value.reason == Reason.TOO_SLOW
+
+
+def test_server_closes_without_a_word(alice: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = alice
+    waiting: list[Future[Any]] = [start(client.chat, 1), start(client.receive)]
+    peer.expect(PacketType.CHAT_INIT)
+    peer.close()
+    for call in waiting:
+        with pytest.raises(ConnectionClosed) as caught:
+            call.result(SECONDS)
+        assert caught.value.reason is None
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\x03\xff",
+        b"\x55\x00",
+        encode(PacketType.CHAT_INIT, b"\x01"),
+        encode(PacketType.MESSAGE, b"\x00\x05hi"),
+        encode(PacketType.ERROR, b"\x00\x01\xff"),
+        encode(PacketType.CONFIG, b"\x00\x01x"),
+    ],
+)
+def test_server_that_breaks_the_protocol(alice: tuple[ChatClient, Peer], nonsense: bytes) -> None:
+    client, peer = alice
+    peer.send(message("bob", "hi") + nonsense + message("bob", "never read"))
+    assert client.receive() == MessageReceived("bob", "hi")
+    with pytest.raises(ConnectionClosed, match="broke the protocol"):
+        client.receive()
+
+
+def test_close_wakes_whoever_waits(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = chatting
+    receive = start(client.receive, timeout=None)
+    in_receive(client)
+    fill(client)
+    waiting: list[Future[Any]] = [receive, start(client.send, "x", timeout=None), start(client.ping, timeout=None)]
+    client.close()
+    client.close()
+    for call in waiting:
+        with pytest.raises(ConnectionClosed):
+            call.result(SECONDS)
+    with pytest.raises((EOFError, ConnectionResetError)):
+        peer.read_to_the_end()
+
+
+def test_stalling_server_times_out(alice: tuple[ChatClient, Peer]) -> None:
+    client, _ = alice
+    begin = time.monotonic()
+    with pytest.raises(TimeoutError):
+        client.chat(1, timeout=0.1)
+    with pytest.raises(TimeoutError):
+        client.receive(timeout=0.1)
+    assert 0.2 <= time.monotonic() - begin < SECONDS
+
+
+# With the real server
+
+
+@pytest.mark.skipif(UNPATCHED in os.environ, reason="its fixture comes with gevent")
+def test_two_who_flood_each_other(server: ServerProcess, start: Start) -> None:
+    with ChatClient(server.host, server.port) as alice, ChatClient(server.host, server.port) as bob:
+        alice.login("alice")
+        bob.login("bob")
+        alice.chat("bob")
+        bob.chat("alice")
+        text = "x" * 100_000
+        sending = [start(client.send, text, timeout=None) for client in (alice, bob)]
+        count = -(-len(text) // text_room("alice"))
+        assert "".join(event.text for event in messages(bob, count)) == text
+        assert sending[0].result(SECONDS) == count
+        count = sending[1].result(SECONDS)
+        assert "".join(event.text for event in messages(alice, count)) == text
+        assert bob.refresh() == {"alice": 1, "bob": 2}
+
+
+def messages(client: ChatClient, count: int) -> list[MessageReceived]:
+    events = [client.receive() for _ in range(count)]
+    return [event for event in events if isinstance(event, MessageReceived)]
+
+
+# The caller's mistakes, addresses
+
+
+def test_callers_mistakes(pair: tuple[ChatClient, Peer], start: Start) -> None:
+    client, peer = pair
+    with pytest.raises(LocalProtocolError):
+        client.chat(1)
+    with pytest.raises(LocalProtocolError):
+        client.refresh()
+    for name in ("", "a b", "a:b", "x" * 33, "\udc80"):
+        with pytest.raises(LocalProtocolError):
+            client.login(name)
+    for password in ("x" * 140, "\udc80"):
+        with pytest.raises(LocalProtocolError):
+            client.login("alice", password)
+    login = start(client.login, "alice")
+    peer.log_in("alice")
+    login.result(SECONDS)
+    with pytest.raises(LocalProtocolError):
+        client.send("to nobody")
+    for number in (0, 2**32):
+        with pytest.raises(LocalProtocolError):
+            client.chat(number)
+
+
+def test_text_that_is_no_utf8(chatting: tuple[ChatClient, Peer]) -> None:
+    client, peer = chatting
+    with pytest.raises(LocalProtocolError):
+        client.send("\udc80")
+    client.send("fine")
+    assert parse_text(peer.expect(PacketType.MESSAGE)) == b"fine"
+
+
+def test_nobody_answers() -> None:
+    with ScriptedServer() as server:
+        pass
+    with pytest.raises(ConnectionFailed, match=rf"^nobody answers at {server.address} \(Connection refused\)$"):
+        ChatClient(server.host, server.port)
+    with pytest.raises(ConnectionFailed):
+        ChatClient("a..b")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("chat.example", ("chat.example", DEFAULT_PORT)),
+        ("chat.example:1", ("chat.example", 1)),
+        ("tcp://chat.example:65535", ("chat.example", 65535)),
+        ("tcp://chat.example", ("chat.example", DEFAULT_PORT)),
+        ("tcp://chat.example:1/", ("chat.example", 1)),
+        ("[::1]:9034", ("::1", 9034)),
+        ("tcp://[::1]", ("::1", DEFAULT_PORT)),
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int]) -> None:
+    assert parse_address(text) == address
+    assert parse_address(format_address(*address)) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "host is missing"),
+        (":9034", "host is missing"),
+        ("[]:9034", "host is missing"),
+        ("host:", "no port"),
+        ("host:0", "no port"),
+        ("host:65536", "no port"),
+        ("host:٣", "no port"),
+        ("host:-1", "no port"),
+        ("::1", "brackets"),
+        ("[::1", "no address"),
+        ("[::1]9034", "no address"),
+        ("tls://host:9034", "not supported yet"),
+        ("http://host", "unknown"),
+    ],
+)
+def test_bad_addresses(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse_address(text)
+
+
+def test_backoff_doubles_its_jitter_up_to_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(0 <= delay <= 30 for delay in islice(backoff(), 100))
+    monkeypatch.setattr("client.random.uniform", lambda _low, high: high)
+    limits = list(islice(backoff(), 10))
+    assert (limits[0], limits[-1]) == (0.5, 30)
+    assert all(later == min(30, 2 * sooner) for sooner, later in pairwise(limits))
+
+
+# Without gevent
+
+
+def test_is_what_it_says() -> None:
+    assert ("gevent" in sys.modules) != (UNPATCHED in os.environ)
+
+
+@pytest.mark.skipif(UNPATCHED in os.environ, reason="this is that process")
+def test_the_same_with_threads() -> None:
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-m", "pytest", "--noconftest", "-q", "-p", "no:cacheprovider", __file__]
+    run = subprocess.run(
+        command, cwd=root, env={**os.environ, UNPATCHED: "1"}, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
