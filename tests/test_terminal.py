@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatserver import __version__
+from chatterminal.display import JOINERS, visible
 from client import ChatClient, MessageReceived
 from protocol import PacketType, Reason, encode, encode_string, encode_user, parse_login, parse_text
-from terminal import JOINERS, visible
 from tests.conftest import StartServer
 from tests.processes import ServerProcess
 from tests.programs import Program, ScreenProgram
@@ -87,7 +87,7 @@ def test_two_people_chat(server: ServerProcess, terminal: StartTerminal) -> None
     alice.type("half a l")
     alice.wait_for("^alice> half a l$")
     bob.type("hi\r")
-    alice.wait_for(r"^bob: hi\nalice> half a l$")
+    alice.wait_for(r"^bob: hi\n\* to answer: /chat bob\nalice> half a l$")
     alice.type("ine")
     alice.wait_for("^alice> half a line$")
     alice.type("\r")

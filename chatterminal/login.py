@@ -1,0 +1,68 @@
+"""Getting in: connect, wait for a place, answer for the password."""
+
+from dataclasses import dataclass
+from getpass import getpass
+
+from chatterminal.display import notice
+from client import ChatClient, ConnectionClosed, LoginRefused
+from protocol import Reason
+
+PATIENCE_SECONDS = 1.0  # without an answer, until we say that we wait
+PASSWORD_TRIES = 3  # the third wrong password closes (section 5)
+
+
+@dataclass
+class Account:
+    """How to log in, now and when reconnecting."""
+
+    name: str
+    host: str
+    port: int
+    password: str
+
+
+def connect(account: Account) -> ChatClient:
+    """Connect, and wait for as long as a full server takes to serve us. Raises ChatError."""
+    client = ChatClient(account.host, account.port)
+    try:
+        try:
+            client.ping(PATIENCE_SECONDS)
+        except TimeoutError:
+            notice(f"no answer from {client.address} yet: waiting for a free place (Ctrl-C gives up)")
+            client.ping(timeout=None)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def log_in(account: Account, ask: bool) -> ChatClient:
+    """Connect and log in. With `ask` the password is asked for as often as the server allows. Raises ChatError."""
+    client = connect(account)
+    tries, typed = 0, False
+    while True:
+        try:
+            client.login(account.name, account.password, timeout=None)
+        except LoginRefused as refusal:
+            tries += refusal.reason == Reason.WRONG_PASSWORD
+            asked_for = refusal.reason in (Reason.PASSWORD_REQUIRED, Reason.WRONG_PASSWORD)
+            if not (ask and asked_for and tries < PASSWORD_TRIES):
+                client.close()
+                raise
+            print(f"* {refusal.reason}")
+            account.password, typed = getpass(f"password of {account.name}: "), True
+        except ConnectionClosed as closing:
+            client.close()
+            if not (typed and closing.reason == Reason.LOGIN_TIMEOUT):  # it took a person too long to type
+                raise
+            client, typed = connect(account), False
+        else:
+            return client
+
+
+def ask_twice(name: str) -> str:
+    while True:
+        password = getpass(f"password of {name}: ")
+        if password == getpass("once more: "):
+            return password
+        print("* these two differ")
