@@ -102,7 +102,7 @@ def start(executor: ThreadPoolExecutor) -> Start:
 def in_receive(client: ChatClient) -> None:
     """Wait until somebody has become the client's reader."""
     deadline = time.monotonic() + SECONDS
-    while not client._reading:
+    while not client._connection._reading:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 

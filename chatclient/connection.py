@@ -1,0 +1,220 @@
+"""A client's socket: who reads from it, who writes to it, and for how long.
+
+Whoever waits and finds nobody reading becomes the reader, and hands each answer to the call that waits for it; there is
+no thread of our own. Threads and greenlets will do, patched or not.
+"""
+
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from time import monotonic
+
+from chatclient.address import format_address
+from chatclient.dialogue import Call, Dialogue, Event
+from chatclient.errors import ConnectionClosed, ConnectionFailed
+from protocol import rest_of_packet
+
+RECEIVE_BYTES = 65536
+FOLLOW_SECONDS = 0.1  # how soon a blocked writer notices that the thread that read for it has left
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
+
+
+class Connection:
+    """A non-blocking socket and what is said over it.
+
+    A deadline is a time of monotonic(), None is never. What waits raises TimeoutError at its deadline, and
+    ConnectionClosed once the connection has ended.
+    """
+
+    def __init__(self, host: str, port: int, timeout: float | None) -> None:
+        """Connect, in `timeout` seconds. Raises ConnectionFailed."""
+        self._socket = _connect(host, port, timeout)
+        self._changed = threading.Condition(threading.Lock())  # guards what follows, and every use of the socket
+        self._dialogue = Dialogue()
+        self._reading = False
+        self._polling = 0
+        self._calling = threading.Lock()  # one call at a time
+        self._writing = threading.Lock()  # keeps packets whole; guards what follows
+        self._rest = b""  # of a packet that a deadline cut in two: goes before anything else
+
+    def ask(self, call: Call, deadline: float | None) -> None:
+        """Wait until this call is done."""
+        with _held(self._calling, deadline):
+            try:
+                self._write(partial(self._dialogue.ask, call), deadline)
+                with self._changed:
+                    self._wait(lambda: call.done, deadline)
+            finally:
+                with self._changed:
+                    self._dialogue.give_up()
+
+    def tell(self, texts: Iterable[bytes], deadline: float | None) -> None:
+        """Send Messages. After a TimeoutError the first ones are on their way, the others will not be sent."""
+        self._write(partial(self._dialogue.tell, texts), deadline)
+
+    def receive(self, deadline: float | None) -> Event:
+        """The next event, oldest first; those that came before the ending are still given out."""
+        with self._changed:
+            self._wait(lambda: self._dialogue.events, deadline)
+            return self._dialogue.events.popleft()
+
+    def close(self) -> None:
+        """End the connection, and whatever waits for it; may be called twice."""
+        with self._changed:
+            self._end("this side closed the connection")
+            with suppress(OSError):  # not connected any more: then nobody has to be woken
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._changed.wait_for(lambda: not self._polling)  # a number that is polled must not be reused
+            self._socket.close()
+
+    # Writing
+
+    def _write(self, begin: Callable[[], bytes], deadline: float | None) -> None:
+        """Send the whole packets that `begin` makes when it is their turn; at a TimeoutError one may be cut in two."""
+        with _held(self._writing, deadline):
+            with self._changed:
+                packets = begin()
+            while self._rest:
+                self._rest = self._rest[self._send_some(self._rest, deadline) :]
+            sent = 0
+            try:
+                while sent < len(packets):
+                    sent += self._send_some(memoryview(packets)[sent:], deadline)
+            finally:
+                self._rest = rest_of_packet(packets, sent)
+        with self._changed:
+            self._answer_pings()
+
+    def _send_some(self, data: bytes | memoryview, deadline: float | None) -> int:
+        """Send what there is room for, at least one byte.
+
+        Goes on reading while it waits: two clients that flood each other would wait for each other for ever.
+        """
+        with self._changed:
+            expired = False
+            while True:
+                self._raise_if_ended()
+                try:
+                    return self._socket.send(data)
+                except BlockingIOError:
+                    if expired:
+                        raise TimeoutError("timed out") from None
+                except OSError as error:
+                    self._break(error)
+                    continue
+                expired = _left(deadline) == 0
+                if self._reading:
+                    self._poll(select.POLLOUT, min(deadline or float("inf"), monotonic() + FOLLOW_SECONDS))
+                else:
+                    self._poll(select.POLLIN | select.POLLOUT, deadline)
+
+    def _answer_pings(self) -> None:
+        """Send the Pongs that are due, if no packet is under way; the writer does it otherwise."""
+        if not self._dialogue.pongs or not self._writing.acquire(blocking=False):
+            return
+        self._rest += self._dialogue.take_pongs()
+        with suppress(OSError):  # no room: they go with the next packet; a broken connection shows at the next read
+            self._rest = self._rest[self._socket.send(self._rest) :]
+        self._writing.release()
+
+    # Reading; the caller holds the lock
+
+    def _wait(self, ready: Callable[[], object], deadline: float | None) -> None:
+        """Wait until `ready()`; the deadline is looked at after a try, so that a limit of 0 takes what is there."""
+        expired = False
+        while not ready():
+            self._raise_if_ended()
+            if expired:
+                raise TimeoutError("timed out")
+            expired = _left(deadline) == 0
+            if self._reading:
+                self._changed.wait(_left(deadline))
+            else:
+                self._poll(select.POLLIN, deadline)
+
+    def _poll(self, flags: int, deadline: float | None) -> None:
+        """Wait for the socket without the lock. Who asks for POLLIN is the one reader meanwhile, and reads."""
+        reads = bool(flags & select.POLLIN)
+        self._reading |= reads
+        self._polling += 1
+        poll = select.poll()
+        poll.register(self._socket, flags)
+        left = _left(deadline)
+        self._changed.release()
+        try:
+            poll.poll(None if left is None else left * 1000)
+        finally:
+            self._changed.acquire()
+            self._polling -= 1
+            if reads:
+                self._reading = False
+                self._read()
+            self._changed.notify_all()
+
+    def _read(self) -> bool:
+        """Take in what has come; False if nothing has."""
+        if self._dialogue.ending:
+            return False
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._end(_explain(error))
+            return False
+        self._dialogue.receive(data)
+        self._answer_pings()
+        return True
+
+    # Ending; the caller holds the lock
+
+    def _break(self, error: OSError) -> None:
+        """Nothing can be sent any more; but the Error that says why may still wait to be read."""
+        while self._read():
+            continue
+        self._end(_explain(error))
+
+    def _end(self, text: str) -> None:
+        self._dialogue.end(text)
+        self._changed.notify_all()
+
+    def _raise_if_ended(self) -> None:
+        if self._dialogue.ending:
+            raise ConnectionClosed(*self._dialogue.ending)
+
+
+def _connect(host: str, port: int, timeout: float | None) -> socket.socket:
+    try:
+        connection = socket.create_connection((host, port), timeout)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name with an empty or overlong label
+        raise ConnectionFailed(f"nobody answers at {format_address(host, port)} ({_explain(error)})") from error
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        if hasattr(socket, option):  # not every system has them
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    connection.setblocking(False)
+    return connection
+
+
+def _explain(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _left(deadline: float | None) -> float | None:
+    """Seconds until the deadline, at least 0."""
+    return None if deadline is None else max(0.0, deadline - monotonic())
+
+
+@contextmanager
+def _held(lock: threading.Lock, deadline: float | None) -> Iterator[None]:
+    left = _left(deadline)
+    if not lock.acquire(timeout=-1 if left is None else left):
+        raise TimeoutError("timed out")
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,195 @@
+"""A client's side of the conversation (docs/PROTOCOL.md): which answer belongs to which call, and what is an event.
+
+Pure: bytes in, events and answers out, and the bytes that are to be written. No socket, lock or clock is known here.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, TypeAlias
+
+from protocol import (
+    FROM_SERVER,
+    Decoder,
+    PacketType,
+    Reason,
+    RemoteProtocolError,
+    encode,
+    encode_message,
+    parse_text,
+    parse_user,
+)
+
+CLOSING = frozenset(  # these end the connection whatever the client does: never the answer to a call
+    {
+        Reason.MALFORMED_PACKET,
+        Reason.PACKET_TOO_LONG,
+        Reason.UNKNOWN_PACKET_TYPE,
+        Reason.LOGIN_TIMEOUT,
+        Reason.TOO_SLOW,
+        Reason.SERVER_SHUTTING_DOWN,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """Somebody wrote to us. A text too long for one packet comes as several (section 3.6)."""
+
+    sender: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReceived:
+    """An Error that answers no call: to a Message sent earlier, or one that closes (section 5)."""
+
+    reason: str
+
+
+Event: TypeAlias = MessageReceived | ErrorReceived
+
+
+class Ending(NamedTuple):
+    """Why the connection has ended; `reason` is the Error that said so, if there was one."""
+
+    text: str
+    reason: str | None
+
+
+@dataclass(slots=True)
+class Call:
+    """A question to the server, and once it is `done`, the answer.
+
+    `packets` ask it; without any, the answer is that all that was written before has been handled. With `own_name` the
+    answer is a list that this name ends (section 3.2), and otherwise that no Error came (section 3.4).
+    """
+
+    packets: bytes = b""
+    own_name: str = ""
+    done: bool = False
+    refusal: str | None = None
+    users: dict[str, int] = field(default_factory=dict)
+
+
+class Dialogue:
+    """All that is said on one connection. At most one call is pending.
+
+    What ask() and tell() return is written in the order of these calls; take_pongs() goes between any two packets.
+    `events` are for the owner to take, oldest first; they outlive the connection.
+    """
+
+    def __init__(self) -> None:
+        self.events: deque[Event] = deque()
+        self.pongs = b""  # that are due
+        self.ending: Ending | None = None
+        self._decoder = Decoder(FROM_SERVER)
+        self._tokens = itertools.count(1)
+        self._written = 0  # how many times something was written
+        self._settled = 0  # how many of them are known to be handled
+        # Replies keep the order of what they answer (section 2), so a call's answer is what comes between two of them.
+        self._call: Call | None = None  # the pending one
+        self._opens: bytes | None = None  # the Pong before the answer: Errors up to it belong to earlier Messages
+        self._ends: bytes | None = None  # the Pong after the answer, unless a name ends it
+        self._mark = 0  # how much is settled with the answer
+
+    # Outwards
+
+    def tell(self, texts: Iterable[bytes]) -> bytes:
+        """The Messages to write, of 136 bytes of text at most each; their Errors will be events."""
+        self._written += 1
+        return b"".join(map(encode_message, texts))
+
+    def ask(self, call: Call) -> bytes:
+        """What to write for this call, which is pending from now on.
+
+        A Ping goes first if what was written earlier may still be answered by an Error. Where the call asks nothing
+        but whether all has been handled, every Error up to its Pong is an event.
+        """
+        settled = self._settled == self._written
+        self._written += 1
+        self._call, self._mark = call, self._written
+        self._ends = None if call.own_name else self._token()
+        if not call.packets:
+            self._opens = self._ends
+            return _ping(self._ends)
+        self._opens = None if settled else self._token()
+        return _ping(self._opens) + call.packets + _ping(self._ends)
+
+    def give_up(self) -> None:
+        """Wait for no answer any more. An Error that still comes is an event."""
+        self._call = None
+
+    def take_pongs(self) -> bytes:
+        """The Pongs that are due, to be written; then none are."""
+        pongs, self.pongs = self.pongs, b""
+        return pongs
+
+    def end(self, text: str, reason: str | None = None) -> None:
+        """The connection is over; the first ending counts."""
+        self.ending = self.ending or Ending(text, reason)
+
+    # Inwards
+
+    def receive(self, data: bytes) -> None:
+        """Take in what the server sent; b"" is that it closed. After the ending nothing counts any more."""
+        if not data:
+            self.end("the server closed the connection")
+        try:
+            for packet_type, body in self._decoder.packets(data):
+                if self.ending:
+                    break
+                self._HANDLERS[packet_type](self, body)
+        except RemoteProtocolError as error:
+            self.end(f"the server broke the protocol ({error})")
+
+    def _on_config(self, body: bytes) -> None:
+        username, user_id = parse_user(body)
+        if self._call and self._opens is None:
+            self._call.users[username] = user_id
+            if username == self._call.own_name:
+                self._finish(self._call)
+
+    def _on_message(self, body: bytes) -> None:
+        sender, _, text = parse_text(body).decode().partition(":")
+        self.events.append(MessageReceived(sender, text))
+
+    def _on_error(self, body: bytes) -> None:
+        reason = parse_text(body).decode()
+        if self._call and self._opens is None and reason not in CLOSING:
+            self._call.refusal = reason
+            self._finish(self._call)
+            return
+        self.events.append(ErrorReceived(reason))
+        if reason in CLOSING:
+            self.end(f"the server closed the connection ({reason})", reason)
+
+    def _on_ping(self, body: bytes) -> None:
+        self.pongs += encode(PacketType.PONG, body)
+
+    def _on_pong(self, body: bytes) -> None:
+        if body == self._opens:
+            self._opens = None
+        if self._call and body == self._ends:
+            self._finish(self._call)
+
+    _HANDLERS: ClassVar[dict[int, Callable[["Dialogue", bytes], None]]] = {
+        PacketType.CONFIG: _on_config,
+        PacketType.MESSAGE: _on_message,
+        PacketType.ERROR: _on_error,
+        PacketType.PING: _on_ping,
+        PacketType.PONG: _on_pong,
+    }
+
+    def _finish(self, call: Call) -> None:
+        call.done = True
+        self._settled = self._mark
+        self._call = None
+
+    def _token(self) -> bytes:
+        return next(self._tokens).to_bytes(4, "big")
+
+
+def _ping(token: bytes | None) -> bytes:
+    return encode(PacketType.PING, token) if token else b""
