@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from argon2.exceptions import InvalidHashError
+from argon2.exceptions import InvalidHashError, VerificationError
 
 from chatserver.passwords import Passwords
 from chatserver.relay import Member, Outbox, Relay
@@ -75,8 +75,13 @@ class Accounts:
             log.warning("status.csv still says that %s is online", name)
 
     def close(self) -> None:
-        """Wait until the database work under way is done."""
+        """Wait until the database work under way is done, and leave everyone offline in it: a login may have come
+        through just after its session was told that the server shuts down.
+        """
         self._disk.join()
+        for user in self._storage.users():
+            if self._storage.is_online(user.id):
+                self._storage.set_status(user.id, False)
 
     def _judge_name(self, name: str, password: str) -> User | None:
         """The user of that name, None for a new one. All that can be told without the password is judged here."""
@@ -95,8 +100,8 @@ class Accounts:
     def _matches(self, user: User, stored: str, password: str) -> bool:
         try:
             return self._passwords.matches(stored, password)
-        except InvalidHashError:
-            log.error("what passwords.csv has for user %d is no argon2 hash: nobody can log in with it", user.id)
+        except (InvalidHashError, VerificationError):
+            log.error("what passwords.csv has for user %d is no usable argon2 hash: nobody can log in with it", user.id)
             return False
 
     def _is_present(self, name: str, user: User | None) -> bool:

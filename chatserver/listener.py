@@ -176,13 +176,15 @@ class Patience:
 
     def _look(self) -> None:
         self._timer.close()
+        since: float | None
         if self._session.member is None:
             since, patience, reason = self._started, self._limits.login_timeout, Reason.LOGIN_TIMEOUT
         elif self._limits.idle_timeout:
-            since, patience, reason = self._connection.last_input, self._limits.idle_timeout, None
+            since, patience, reason = self._connection.waiting_since, self._limits.idle_timeout, None
         else:
             return
-        left = since + patience - self._loop.now()
+        now = self._loop.now()
+        left = (now if since is None else since) + patience - now
         if left > 0:
             self._wait(left)
         else:

@@ -24,7 +24,10 @@ class Passwords:
         return self._threads.run(self._hasher.hash, password)
 
     def matches(self, stored: str, password: str) -> bool:
-        """Whether `password` is the one that was hashed. Raises InvalidHashError for a `stored` that is no hash."""
+        """Whether `password` is the one that was hashed.
+
+        Raises InvalidHashError or VerificationError for a `stored` that is no hash, or half of one.
+        """
         try:
             return self._threads.run(self._hasher.verify, stored, password)
         except VerifyMismatchError:

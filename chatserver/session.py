@@ -25,6 +25,7 @@ from protocol import (
 )
 
 MAX_WRONG_PASSWORDS = 3
+MAX_REFUSALS_LOGGED = 10  # of one connection, which may ask thousands of times a second
 
 log = logging.getLogger("chat")
 
@@ -57,6 +58,7 @@ class Session:
         self._partner_id = 0
         self._messages: list[bytes] = []  # to the partner, not yet handed over: one put for a run of them
         self._wrong_passwords = 0
+        self._refusals = 0
 
     def receive(self, data: bytes) -> None:
         """Handle every packet that `data` completes; a fault closes the conversation with the Error that names it."""
@@ -91,7 +93,9 @@ class Session:
         try:
             self.member = self._accounts.log_in(name, password, self._outbox)
         except Refused as refused:
-            log.info("%s refused as %r: %s", self._peer, name, refused.reason)
+            self._refusals += 1
+            level = logging.INFO if self._refusals <= MAX_REFUSALS_LOGGED else logging.DEBUG
+            log.log(level, "%s refused as %r: %s", self._peer, name, refused.reason)
             self._wrong_passwords += refused.reason is Reason.WRONG_PASSWORD
             if self._wrong_passwords == MAX_WRONG_PASSWORDS:
                 self._close(refused.reason)

@@ -100,8 +100,12 @@ def run_to_end(*options: object, **environment: str) -> subprocess.CompletedProc
 class Wire:
     """A client as plain as can be: bytes out, packets in, a deadline on each read."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.socket = socket.create_connection((host, port), DEADLINE)
+    def __init__(self, host: str, port: int, receive_buffer: int | None = None) -> None:
+        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self.socket.settimeout(DEADLINE)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.connect((host, port))
         self._buffer = b""
         self.users: dict[str, int] = {}
 

@@ -63,6 +63,12 @@ class Program:
             os.close(self._input)
         self._input = -1
 
+    def drop_output(self) -> None:
+        """Read nothing any more. At once: gevent's os.close would wait for its loop's next turn."""
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, self._output, inheritable=False)
+        os.close(nothing)
+
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 

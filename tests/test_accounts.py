@@ -111,12 +111,21 @@ def test_the_stored_status_follows_the_truth(door: Door) -> None:
     assert not door.storage.is_online(1)
 
 
-def test_a_stored_password_that_is_no_hash_lets_nobody_in(door: Door, caplog: pytest.LogCaptureFixture) -> None:
-    user = door.storage.sign_up("alice", "as typed")
+@pytest.mark.parametrize("stored", ["as typed", "$argon2id$v=19$m=8,t=1,p=1$", "$argon2i$xx"])
+def test_a_stored_password_that_is_no_hash_lets_nobody_in(
+    door: Door, caplog: pytest.LogCaptureFixture, stored: str
+) -> None:
+    user = door.storage.sign_up("alice", stored)
     with caplog.at_level(logging.ERROR):
-        assert door.outcome("alice", "as typed") is Reason.WRONG_PASSWORD
+        assert door.outcome("alice", stored) is Reason.WRONG_PASSWORD
     assert f"user {user.id}" in caplog.text
-    assert "as typed" not in caplog.text
+    assert stored not in caplog.text
+
+
+def test_whoever_is_still_online_at_the_end_is_stored_as_offline(door: Door) -> None:
+    door.log_in("alice")
+    door.accounts.close()
+    assert not door.storage.is_online(1)
 
 
 @pytest.mark.parametrize("operation", [lambda door: door.log_in("a b"), lambda door: door.log_in("alice", "p" * 65)])

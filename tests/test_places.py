@@ -1,18 +1,20 @@
 """Twenty places: who is served, who waits, who is refused; many users; a slow reader hurts only itself."""
 
 import socket
+import time
 
 from protocol import (
     Envelope,
     PacketType,
     Reason,
     encode,
+    encode_chat_init,
     encode_error,
     encode_login,
     encode_message,
 )
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, ServerProcess, Wire
+from tests.processes import DEADLINE, ServerProcess, Wire, wait_for
 
 BIG = encode_message(b"x" * 100)
 RELAYED_BIG = Envelope("sender").wrap(b"x" * 100)
@@ -139,6 +141,79 @@ def test_a_reader_that_never_reads_is_too_slow_and_everybody_else_chats_on(start
     stuck.expect_end()
     queued = 4096 // len(RELAYED_BIG)
     assert sent - queued <= delivered + refused <= sent, "only what was queued for the slow one is lost"
+
+
+def test_a_reader_that_is_slow_but_steady_is_not_too_slow(start_server: StartServer) -> None:
+    server = start_server("--outbox-bytes", 4096, "--write-timeout", 1)
+    reader = Wire(server.host, server.port, receive_buffer=2304)
+    reader.send(encode_login("reader"))
+    reader.read_list("reader")
+    sender = server.log_in("sender")
+    sender.chat_with(1)
+    flood = Flood(sender, BIG)
+    while flood.push(timeout=0.2):
+        pass
+    for _ in range(40):  # at 10 kB a second the kernel's buffer is not a third free within the write timeout
+        take_a_little(reader)
+        take_a_little(reader)
+    assert "Too Slow" not in server.log
+    reader.close()
+
+
+def test_a_sender_that_waits_for_its_partner_is_not_idle(start_server: StartServer) -> None:
+    server = start_server("--idle-timeout", 1, "--outbox-bytes", 4096, "--write-timeout", 60)
+    reader, sender = server.log_in("reader"), server.log_in("sender")
+    sender.chat_with(1)
+    flood = Flood(sender, BIG)
+    while flood.push(timeout=0.3):
+        reader.send(encode(PacketType.PONG, b""))
+    for _ in range(30):
+        reader.send(encode(PacketType.PONG, b""))  # it is there, it only does not read
+        time.sleep(0.1)
+    reader.expect(RELAYED_BIG)
+    for _ in range(flood.end() - 1):
+        reader.expect(RELAYED_BIG)
+    sender.expect_pong()
+
+
+def test_the_too_slow_error_arrives_although_what_was_read_is_still_being_handed_over(
+    start_server: StartServer,
+) -> None:
+    server = start_server("--outbox-bytes", 4096, "--write-timeout", 2)
+    slow = Wire(server.host, server.port, receive_buffer=2304)
+    slow.send(encode_login("slow"))
+    slow.read_list("slow")
+    name = "s" * 32  # tiny texts with a long name: one chunk from this client is a lot for the slow one
+    stuck, sender, bystander = server.log_in(name), server.log_in("sender"), server.log_in("bystander")
+    stuck.chat_with(1)
+    sender.chat_with(2)
+    for flood in (Flood(stuck, encode_message(b"x")), Flood(sender, BIG)):
+        while flood.push(timeout=0.2):
+            pass
+
+    def is_dropped() -> bool:
+        take_a_little(slow)
+        bystander.send(encode_chat_init(2), encode(PacketType.PING, b"!"))
+        refused = bystander.read() == (PacketType.ERROR, encode_error(Reason.USER_NOT_ONLINE)[2:])
+        if refused:
+            bystander.expect(encode(PacketType.PONG, b"!"))
+        return refused
+
+    wait_for("the end of the client that does not read", is_dropped)
+    received = b""
+    while not received.endswith(encode_error(Reason.TOO_SLOW)):
+        take_a_little(slow)
+        chunk = stuck.socket.recv(65536)
+        assert chunk, "the connection ended without the Error"
+        received = (received + chunk)[-200:]
+    assert f"{name} disconnected" not in server.log
+    slow.close()
+
+
+def take_a_little(client: Wire) -> None:
+    """About 10 kB a second."""
+    assert client.socket.recv(500)
+    time.sleep(0.05)
 
 
 def count_until(client: Wire, last: tuple[int, bytes], each: tuple[int, bytes]) -> int:

@@ -496,8 +496,7 @@ def test_help_and_version(lines: StartLines) -> None:
 def test_reader_of_the_output_who_goes(server: ServerProcess, bob: ChatClient, lines: StartLines) -> None:
     alice = lines("alice", server.address)
     alice.wait_for(r"^\* online")
-    os.close(alice._output)
-    alice._output = os.open(os.devnull, os.O_RDONLY)
+    alice.drop_output()
     bob.chat("alice")
     bob.send("hello")
     assert alice.process.wait(SECONDS) == 1
@@ -506,8 +505,7 @@ def test_reader_of_the_output_who_goes(server: ServerProcess, bob: ChatClient, l
 def test_reader_of_the_output_who_is_not_there(server: ServerProcess, lines: StartLines) -> None:
     alice = lines("alice", server.address)
     alice.wait_for(r"^\* online")
-    os.close(alice._output)
-    alice._output = os.open(os.devnull, os.O_RDONLY)
+    alice.drop_output()
     alice.type("/list\n/list\n")
     alice.end_input()
     assert alice.process.wait(SECONDS) == 1
