@@ -20,7 +20,7 @@ from chatserver.relay import Outbox
 from protocol import Reason, encode_error, rest_of_packet
 
 READ, WRITE = 1, 2  # libev's event bits
-RECV_BYTES = 65536
+RECV_BYTES = 16384  # 64 KiB costs a fifth more CPU per message, and keeps everyone else waiting four times as long
 LINGER_SECONDS = 2.0  # section 5: how long an Error that closes is kept for a client to read
 
 log = logging.getLogger("chat")
