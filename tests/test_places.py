@@ -3,6 +3,8 @@
 import socket
 import time
 
+import gevent
+
 from protocol import (
     Envelope,
     PacketType,
@@ -100,11 +102,10 @@ class Flood:
             self._client.socket.settimeout(DEADLINE)
         return True
 
-    def end(self) -> int:
-        """Complete the last packet; returns how many have been sent."""
+    def end(self, after: bytes = b"") -> int:
+        """Complete the last packet, send `after`; returns how many of its packets have been sent."""
         rest = -self._sent % len(self._packet)
-        if rest:
-            self._client.send(self._packet[-rest:])
+        self._client.send(self._packet[len(self._packet) - rest :], after)
         return (self._sent + rest) // len(self._packet)
 
 
@@ -131,9 +132,9 @@ def test_a_reader_that_never_reads_is_too_slow_and_everybody_else_chats_on(start
         flood.push()
         bob.say("meanwhile")
         carol.expect_message("bob:meanwhile")
-    sent = flood.end()
-    sender.send(encode(PacketType.PING, b"!"))
+    ending = gevent.spawn(flood.end, encode(PacketType.PING, b"!"))  # meanwhile we read our Errors, as a client must
     refused = count_until(sender, (PacketType.PONG, b"!"), (PacketType.ERROR, encode_error(Reason.USER_NOT_ONLINE)[2:]))
+    sent = ending.get()
     assert 0 < refused < sent
     delivered = count_until(
         stuck, (PacketType.ERROR, encode_error(Reason.TOO_SLOW)[2:]), (PacketType.MESSAGE, RELAYED_BIG[2:])
