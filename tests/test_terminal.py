@@ -495,7 +495,7 @@ def test_help_and_version(lines: StartLines) -> None:
 
 def test_reader_of_the_output_who_goes(server: ServerProcess, bob: ChatClient, lines: StartLines) -> None:
     alice = lines("alice", server.address)
-    alice.wait_for(r"^\* online")
+    alice.wait_for(r"^\* online.*\n")  # unbuffered, the line's end is a write of its own
     alice.drop_output()
     bob.chat("alice")
     bob.send("hello")
@@ -504,7 +504,7 @@ def test_reader_of_the_output_who_goes(server: ServerProcess, bob: ChatClient, l
 
 def test_reader_of_the_output_who_is_not_there(server: ServerProcess, lines: StartLines) -> None:
     alice = lines("alice", server.address)
-    alice.wait_for(r"^\* online")
+    alice.wait_for(r"^\* online.*\n")  # unbuffered, the line's end is a write of its own
     alice.drop_output()
     alice.type("/list\n/list\n")
     alice.end_input()
