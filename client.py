@@ -89,7 +89,10 @@ class ChatClient:
         return self.online
 
     def chat(self, partner: int | str, timeout: Timeout = ...) -> int:
-        """Choose who gets our messages, by id or by name; the id. Raises ChatRefused (section 3.4)."""
+        """Choose who gets our messages, by id or by name; the id. Raises ChatRefused (section 3.4).
+
+        After a TimeoutError there is no partner, until chat() is called again.
+        """
         self._require_login()
         deadline = self._deadline(timeout)
         if isinstance(partner, str):
@@ -98,7 +101,13 @@ class ChatClient:
             if partner not in self.online:
                 raise ChatRefused(Reason.USER_NOT_ONLINE)
             partner = self.online[partner]
-        self._ask(Call(encode_chat_init(partner)), ChatRefused, deadline)
+        try:
+            self._ask(Call(encode_chat_init(partner)), ChatRefused, deadline)
+        except ChatRefused:
+            raise
+        except BaseException:  # nobody knows whom the server takes for our partner now
+            self.partner_id = 0
+            raise
         self.partner_id = partner
         return partner
 

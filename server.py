@@ -43,15 +43,15 @@ def main() -> int:
     stop = Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(signum, _on_signal, signum, stop)
-    try:
-        with ExitStack() as stack:
+    with ExitStack() as stack:
+        try:
             server = _start(options, stack)
-            stop.wait()
-            log.info("shutting down: %s s at most for what is queued", options.drain)
-            server.drain(options.drain)
-    except (CannotStart, StorageError) as error:
-        log.error("cannot start: %s", error)
-        return 1
+        except (CannotStart, StorageError) as error:
+            log.error("cannot start: %s", error)
+            return 1
+        stop.wait()
+        log.info("shutting down: %s s at most for what is queued", options.drain)
+        server.drain(options.drain)
     log.info("stopped")
     return 0
 
@@ -67,8 +67,8 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
     _allow_open_files(options.pool_size)
     try:
         listener = stack.enter_context(listen(options.host, options.port, options.backlog, options.write_timeout))
-    except OSError as error:
-        raise CannotStart(f"{options.host}:{options.port}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name with an empty or overlong label
+        raise CannotStart(f"{options.host}:{options.port}: {getattr(error, 'strerror', None) or error}") from error
     try:
         storage = stack.enter_context(CsvStorage(options.data_dir, options.max_users, options.max_id))
     except OSError as error:
@@ -92,13 +92,16 @@ def _make_context(options: Namespace, storage: Storage) -> ServerContext:
 
 def _allow_open_files(pool_size: int) -> None:
     """Raise the soft limit of open files where the pool needs it. Raises CannotStart where the hard limit is below."""
-    needed = 2 * pool_size + OPEN_FILES_RESERVE  # each slot's client, and one of before that is being seen off
+    needed = 2 * pool_size + OPEN_FILES_RESERVE  # for each slot a client, and one that is being seen off
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise CannotStart(f"--pool-size {pool_size} needs {needed} open files, and the limit is {hard} (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (OSError, ValueError) as error:  # some systems have a limit below the hard one
+        raise CannotStart(f"--pool-size {pool_size} needs {needed} open files: {error}") from error
 
 
 if __name__ == "__main__":

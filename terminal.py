@@ -130,9 +130,12 @@ def username(text: str) -> str:
 
 def first_line(path: str) -> str:
     try:
-        return Path(path).read_text("utf-8").splitlines()[0]
-    except (OSError, UnicodeError, IndexError) as error:
+        line = Path(path).read_text("utf-8").partition("\n")[0].removesuffix("\r")
+    except (OSError, UnicodeError) as error:
         raise ValueError(f"no password in {path} ({error})") from None
+    if not line:
+        raise ValueError(f"no password in {path}: its first line is empty")
+    return line
 
 
 def seconds(text: str) -> float:

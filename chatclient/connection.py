@@ -189,15 +189,19 @@ class Connection:
 def _connect(host: str, port: int, timeout: float | None) -> socket.socket:
     try:
         connection = socket.create_connection((host, port), timeout)
+        _set_options(connection)
     except (OSError, UnicodeError) as error:  # UnicodeError: a host name with an empty or overlong label
         raise ConnectionFailed(f"nobody answers at {format_address(host, port)} ({_explain(error)})") from error
+    return connection
+
+
+def _set_options(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
         if hasattr(socket, option):  # not every system has them
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     connection.setblocking(False)
-    return connection
 
 
 def _explain(error: Exception) -> str:

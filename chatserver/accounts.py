@@ -6,7 +6,7 @@ connections can never become one user.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -81,7 +81,8 @@ class Accounts:
         self._disk.join()
         for user in self._storage.users():
             if self._storage.is_online(user.id):
-                self._storage.set_status(user.id, False)
+                with suppress(StorageUnavailable):  # the next start does it again
+                    self._storage.set_status(user.id, False)
 
     def _judge_name(self, name: str, password: str) -> User | None:
         """The user of that name, None for a new one. All that can be told without the password is judged here."""

@@ -159,6 +159,7 @@ class Connection:
                 return False
             except OSError as error:  # the peer is gone; what it sent before may still wait to be read
                 self._end_with(error.strerror or str(error))
+                self.outbox.lead_nowhere()
                 self._discard(b"")
                 continue
             self._sent += count

@@ -45,7 +45,7 @@ class ServerContext:
 def listen(host: str, port: int, backlog: int, write_timeout: float) -> socket.socket:
     """A listening socket, whose options the accepted ones inherit. Raises OSError."""
     *_, (family, kind, proto, _, address) = sorted(
-        socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE),
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE),
         key=lambda found: found[0] == socket.AF_INET,
     )
     listener = socket.socket(family, kind, proto)
@@ -118,8 +118,10 @@ class ChatServer(StreamServer):
         finally:
             patience.end()
             if not self._draining:  # drain() lets go of all at once, when nobody hands anything over any more
-                self._end_session(connection)
-                self._lingering.spawn(_see_off, connection, session.label)
+                try:
+                    self._end_session(connection)
+                finally:
+                    self._lingering.spawn(_see_off, connection, session.label)
 
     def drain(self, seconds: float) -> None:
         """Accept nobody, handle what has been read, tell everyone, send what is queued: in `seconds` altogether."""
@@ -135,9 +137,8 @@ class ChatServer(StreamServer):
         goodbyes = [
             gevent.spawn(_see_off, connection, session.label) for connection, session in self._connections.items()
         ]
-        for connection in list(self._connections):
-            self._end_session(connection)
-        leaving = [*goodbyes, *self._lingering]
+        ends = [gevent.spawn(self._end_session, connection) for connection in self._connections]
+        leaving = [*goodbyes, *ends, *self._lingering]
         gevent.joinall(leaving, timeout=max(0, deadline - gevent.get_hub().loop.now()))
         gevent.killall(leaving)
 

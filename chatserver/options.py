@@ -49,10 +49,22 @@ def _build_parser() -> ArgParser:
     )
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {__version__}")
-    add("-c", "--config", is_config_file=True, metavar="FILE", help="read options from this file too")
+    add(
+        "-c",
+        "--config",
+        is_config_file=True,
+        env_var="CHAT_CONFIG",
+        metavar="FILE",
+        help="read options from this file too",
+    )
 
     add = parser.add_argument_group("where").add_argument
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 or :: lets other machines in" + DEFAULT)
+    add(
+        "--host",
+        type=_host,
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 or :: lets other machines in" + DEFAULT,
+    )
     add(
         "--port",
         type=_whole_number(0, 65535),
@@ -143,6 +155,12 @@ def _whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _host(text: str) -> str:
+    if not text:
+        raise ArgumentTypeError("an empty host; 0.0.0.0 or :: is every address of this machine")
+    return text
 
 
 def _seconds(text: str) -> float:

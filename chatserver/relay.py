@@ -15,12 +15,14 @@ class Outbox:
 
     1. Whoever puts waits while there is no room, so that back-pressure reaches the sender and nothing is lost.
     2. Bytes count until the kernel has them: `take` leaves the count alone, `sent` lowers it.
-    3. Once closed it takes nothing more, and whoever waits is told so.
+    3. Once closed it takes nothing more, and whoever waits is told so. The same holds once it leads nowhere, as the
+       client cannot be reached; but then what the client sent before is still handled.
     """
 
     def __init__(self, limit: int, on_put: Callable[[], None]) -> None:
         """`limit` in bytes, at least one relayed message; `on_put` tells the writer that there is something to send."""
         self.closed = False
+        self.leads_nowhere = False
         self.last_packet = b""
         self._channel: SimpleQueue[bytes] = SimpleQueue()
         self._limit = limit
@@ -30,17 +32,17 @@ class Outbox:
         self._room.set()
 
     def put(self, packets: bytes) -> bool:
-        """Queue whole packets, waiting for room; False where the outbox is, or meanwhile was, closed."""
-        while self._size + len(packets) > self._limit and not self.closed:
+        """Queue whole packets, waiting for room; False where the outbox takes nothing, any more or at all."""
+        while self._size + len(packets) > self._limit and self.takes:
             self._room.clear()
             self._room.wait()
-        if self.closed:
+        if not self.takes:
             return False
         self._append(packets)
         return True
 
     def put_each(self, messages: Sequence[bytes]) -> int:
-        """Queue messages in order, waiting for room; returns how many went in before the outbox was closed."""
+        """Queue messages in order, waiting for room; returns how many went in before it took no more."""
         if self._size + sum(map(len, messages)) <= self._limit:
             return len(messages) if self.put(b"".join(messages)) else 0
         for count, message in enumerate(messages):
@@ -74,6 +76,16 @@ class Outbox:
         if last_packet:
             self._append(last_packet)
 
+    def lead_nowhere(self) -> None:
+        """Take nothing more, as there is nobody to send it to. Never waits."""
+        self.leads_nowhere = True
+        self._room.set()
+
+    @property
+    def takes(self) -> bool:
+        """Whether what is put has a way to go."""
+        return not (self.closed or self.leads_nowhere)
+
     def _append(self, packets: bytes) -> None:
         self._size += len(packets)
         self._channel.put(packets)
@@ -105,9 +117,9 @@ class Relay:
             del self._online[member.user_id]
 
     def is_online(self, user_id: int) -> bool:
-        """Whether messages to this user have a way to go: an outbox that was closed is none."""
+        """Whether messages to this user have a way to go."""
         member = self._online.get(user_id)
-        return member is not None and not member.outbox.closed
+        return member is not None and member.outbox.takes
 
     def everyone(self) -> list[Member]:
         """All who are online, in ascending id order."""

@@ -63,6 +63,9 @@ def log_in(account: Account, ask: bool) -> ChatClient:
 def ask_twice(name: str) -> str:
     while True:
         password = getpass(f"password of {name}: ")
-        if password == getpass("once more: "):
+        if not password:
+            print("* an empty password is none; Ctrl-C gives up")
+        elif password == getpass("once more: "):
             return password
-        print("* these two differ")
+        else:
+            print("* these two differ")

@@ -20,10 +20,11 @@ from prompt_toolkit.shortcuts import CompleteStyle
 from chatterminal.commands import COMMANDS, Chat, complain, handle, show, show_online
 from chatterminal.display import explain, notice, visible
 from chatterminal.login import log_in
-from client import ChatError, ChatRefused, ConnectionClosed, ConnectionFailed, LoginRefused, backoff
+from client import ChatClient, ChatError, ChatRefused, ConnectionClosed, ConnectionFailed, LoginRefused, backoff
 from protocol import Reason, is_valid_username
 
 FAREWELL_SECONDS = 2.0
+RECONNECT_SECONDS = 5.0  # at most between two attempts: somebody is looking
 COMPLETION_SECONDS = 0.3  # the keyboard stands still meanwhile
 RELOGIN_TRIES = 8  # half a minute, about: the server may not have noticed yet that our old connection has ended
 TEMPORARY = frozenset({Reason.USER_ALREADY_ONLINE, Reason.STORAGE_UNAVAILABLE})
@@ -82,11 +83,11 @@ def end_prompt(chat: Chat) -> None:
 def reconnect(chat: Chat) -> None:
     """Log in again, however long it takes, unless the person leaves; `lost` if the server refuses it for good."""
     refusals = 0
-    for delay in backoff():
+    for delay in backoff(cap=RECONNECT_SECONDS):
         if chat.leaving.wait(delay):
             return
         try:
-            chat.client = log_in(chat.account, ask=False)
+            client = log_in(chat.account, ask=False)
         except (ConnectionFailed, ConnectionClosed):
             continue
         except LoginRefused as refusal:
@@ -98,15 +99,16 @@ def reconnect(chat: Chat) -> None:
             return
         break
     notice("connected again")
-    show_online(chat.client)
+    show_online(client)
     with suppress(ConnectionClosed, TimeoutError):  # the next message asks for the partner again
-        restore_partner(chat)
+        restore_partner(chat, client)
+    chat.client = client  # not before: a line typed meanwhile must not go to nobody
 
 
-def restore_partner(chat: Chat) -> None:
+def restore_partner(chat: Chat, client: ChatClient) -> None:
     try:
         if chat.partner:
-            chat.client.chat(chat.partner)
+            client.chat(chat.partner)
     except ChatRefused:
         notice(f"{chat.partner} is not online yet")
 

@@ -7,8 +7,8 @@ so `deliver` is what the receiver saw: from one client's send to the other's rec
 import random
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import ClassVar
@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).parent.parent))  # locust puts this folder on
 from client import ChatClient, ChatError, ConnectionClosed, ErrorReceived, MessageReceived, ServerError, parse_address
 
 NAME_PREFIX = "load-"
+FAILURES = (ChatError, TimeoutError, ValueError)  # ValueError: a host that is none
 DRAIN_SECONDS = 0.5  # at the end: others may still be writing to us
 
 
@@ -33,23 +34,24 @@ class Chatter(User):
     names_taken: ClassVar[set[str]] = set()  # given back at the end, so that few users have to sign up
 
     def on_start(self) -> None:
-        self.name = next(name for number in count() if (name := f"{NAME_PREFIX}{number}") not in self.names_taken)
-        self.names_taken.add(self.name)
+        self.name = ""
         try:
             with self.measured("connect"):
                 self.client = ChatClient(*parse_address(self.host or ""))
-            with self.measured("login"):
-                self.client.login(self.name)
-        except (ChatError, TimeoutError, ValueError) as error:
-            self.names_taken.remove(self.name)
-            raise StopUser from error
+        except FAILURES:
+            raise StopUser from None
+        self.name = next(name for number in count() if (name := f"{NAME_PREFIX}{number}") not in self.names_taken)
+        self.names_taken.add(self.name)
         self.receiver = gevent.spawn(self.receive)
-        self.choose_partner()
+        self.or_stop("login", lambda: self.client.login(self.name))
 
     def on_stop(self) -> None:
-        with self.measured("leave"):
+        """Locust calls this for users that could not start, too."""
+        if not self.name:
+            return
+        with suppress(*FAILURES):
             self.client.ping()  # what was sent has been handled, and its Errors have arrived
-        gevent.sleep(DRAIN_SECONDS)
+            gevent.sleep(DRAIN_SECONDS)
         self.client.close()
         self.receiver.join()
         self.names_taken.discard(self.name)
@@ -57,15 +59,26 @@ class Chatter(User):
     @task
     def write(self) -> None:
         if not self.client.partner_id:
-            self.choose_partner()
-        self.client.send(str(time.time_ns()))
+            self.or_stop("chat init", self.choose_partner)
+        try:
+            self.client.send(str(time.time_ns()))
+        except FAILURES as error:
+            self.report("send", None, error)
+            raise StopUser from None
         self.report("send", None)
 
+    def or_stop(self, what: str, call: Callable[[], object]) -> None:
+        """Measure a call; a user for whom it fails is of no more use."""
+        try:
+            with self.measured(what):
+                call()
+        except FAILURES:
+            raise StopUser from None
+
     def choose_partner(self) -> None:
-        with self.measured("chat init"):
-            online = self.client.refresh()
-            others = [name for name in online if name.startswith(NAME_PREFIX) and name != self.name]
-            self.client.chat(random.choice(others or [self.name]))
+        online = self.client.refresh()
+        others = [name for name in online if name.startswith(NAME_PREFIX) and name != self.name]
+        self.client.chat(random.choice(others or [self.name]))
 
     def receive(self) -> None:
         """Until the connection ends: time what arrives, and count every Error."""
@@ -77,7 +90,7 @@ class Chatter(User):
                     case MessageReceived(sender, _):
                         self.report("deliver", None, ValueError(f"a text from {sender} is not as it was sent"))
                     case ErrorReceived(reason):
-                        self.report("send", None, ServerError(reason))
+                        self.report("refused", None, ServerError(reason))
         except ConnectionClosed as closing:
             if closing.reason:
                 self.report("connection", None, closing)
@@ -88,7 +101,7 @@ class Chatter(User):
         begin = time.perf_counter()
         try:
             yield
-        except (ChatError, TimeoutError) as error:
+        except FAILURES as error:
             self.report(what, (time.perf_counter() - begin) * 1e3, error)
             raise
         self.report(what, (time.perf_counter() - begin) * 1e3)

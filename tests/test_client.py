@@ -245,6 +245,15 @@ def test_error_of_a_later_message_is_an_event(chatting: tuple[ChatClient, Peer],
     assert client.receive() == ErrorReceived(Reason.USER_NOT_ONLINE)
 
 
+def test_there_is_no_partner_after_a_choice_that_was_not_answered_in_time(chatting: tuple[ChatClient, Peer]) -> None:
+    client, peer = chatting
+    with pytest.raises(TimeoutError):
+        client.chat(2, timeout=0.05)
+    peer.expect(PacketType.CHAT_INIT)  # handled later, when the client no longer waits for it
+    with pytest.raises(LocalProtocolError):
+        client.send("for whom?")
+
+
 def test_unknown_name_is_looked_up_once_more(alice: tuple[ChatClient, Peer], start: Start) -> None:
     client, peer = alice
     chat = start(client.chat, "carol")
