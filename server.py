@@ -67,8 +67,8 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
     _allow_open_files(options.pool_size)
     try:
         listener = stack.enter_context(listen(options.host, options.port, options.backlog, options.write_timeout))
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host name with an empty or overlong label
-        raise CannotStart(f"{options.host}:{options.port}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise CannotStart(f"{options.host}:{options.port}: {error.strerror or error}") from error
     try:
         storage = stack.enter_context(CsvStorage(options.data_dir, options.max_users, options.max_id))
     except OSError as error:

@@ -160,6 +160,10 @@ def _whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
 def _host(text: str) -> str:
     if not text:
         raise ArgumentTypeError("an empty host; 0.0.0.0 or :: is every address of this machine")
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        raise ArgumentTypeError(f"{text!r} is not a host name") from None
     return text
 
 

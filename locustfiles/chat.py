@@ -33,8 +33,10 @@ class Chatter(User):
     wait_time = constant_throughput(10)
     names_taken: ClassVar[set[str]] = set()  # given back at the end, so that few users have to sign up
 
-    def on_start(self) -> None:
-        self.name = ""
+    name = ""  # until connected
+
+    def come_in(self) -> None:
+        """Not in on_start: Locust logs a traceback for whatever leaves that, a StopUser too."""
         try:
             with self.measured("connect"):
                 self.client = ChatClient(*parse_address(self.host or ""))
@@ -46,7 +48,6 @@ class Chatter(User):
         self.or_stop("login", lambda: self.client.login(self.name))
 
     def on_stop(self) -> None:
-        """Locust calls this for users that could not start, too."""
         if not self.name:
             return
         with suppress(*FAILURES):
@@ -58,6 +59,8 @@ class Chatter(User):
 
     @task
     def write(self) -> None:
+        if not self.name:
+            self.come_in()
         if not self.client.partner_id:
             self.or_stop("chat init", self.choose_partner)
         try:

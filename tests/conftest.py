@@ -2,13 +2,20 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.processes import ServerProcess, run_server
+
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
+for name in [name for name in os.environ if name.startswith("CHAT_")]:
+    del os.environ[name]  # options of whoever runs the tests
 
 StartServer = Callable[..., ServerProcess]
 

@@ -3,14 +3,21 @@
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import gevent
 import pytest
+from gevent import monkey
 
 from chatserver.accounts import Accounts, Refused
+from chatserver.passwords import HASHES_AT_ONCE, Passwords
 from chatserver.relay import Member, Outbox, Relay
 from protocol import Reason
 from storage import CsvStorage, StorageUnavailable
+
+RealEvent = monkey.get_original("threading", "Event")
+RealLock = monkey.get_original("threading", "Lock")
+real_sleep = monkey.get_original("time", "sleep")
 
 
 class FailingStorage(CsvStorage):
@@ -133,3 +140,51 @@ def test_a_refused_login_leaves_no_trace(door: Door, operation: Callable[[Door],
     with pytest.raises(Refused):
         operation(door)
     assert door.storage.users() == []
+
+
+class StuckStorage(CsvStorage):
+    """A database whose disk takes its time."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, 128, 255)
+        self.go_on = RealEvent()
+
+    def set_status(self, user_id: int, online: bool) -> None:
+        assert self.go_on.wait(30)
+        super().set_status(user_id, online)
+
+
+def test_a_slow_disk_stalls_nobody_else(tmp_path: Path) -> None:
+    with StuckStorage(tmp_path / "data") as storage:
+        accounts = Accounts(storage, Relay(), 1, password_required=False)
+        login = gevent.spawn(accounts.log_in, "alice", "", Outbox(1024, lambda: None))
+        for _ in range(100):  # turns of the loop: everyone else's
+            gevent.sleep(0.001)
+        assert not login.dead
+        storage.go_on.set()
+        assert login.get(timeout=30).user_id == 1
+        accounts.close()
+
+
+def test_hashing_stalls_nobody_else_and_only_so_many_run_at_once() -> None:
+    passwords = Passwords()
+    running, most, lock = 0, 0, RealLock()
+
+    def slow_hash(_: str) -> str:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        real_sleep(0.05)
+        with lock:
+            running -= 1
+        return "hash"
+
+    passwords._hasher = SimpleNamespace(hash=slow_hash)  # type: ignore[assignment]
+    hashing = [gevent.spawn(passwords.hash, "secret") for _ in range(6)]
+    turns = 0
+    while not all(greenlet.dead for greenlet in hashing):
+        gevent.sleep(0)
+        turns += 1
+    assert turns > 10
+    assert most == HASHES_AT_ONCE

@@ -34,3 +34,11 @@ def test_a_server_that_is_not_there_fails_the_run(tmp_path: Path) -> None:
     done = run_locust(tmp_path, "--users", 1, "--host", "tcp://127.0.0.1:1")
     assert done.returncode == 1
     assert "nobody answers at 127.0.0.1:1" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_host_that_is_none_fails_the_run(tmp_path: Path) -> None:
+    done = run_locust(tmp_path, "--users", 1, "--host", "http://127.0.0.1:1")
+    assert done.returncode == 1
+    assert "http:// is unknown" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -4,6 +4,7 @@ import socket
 import time
 
 import gevent
+import pytest
 
 from protocol import (
     Envelope,
@@ -62,6 +63,23 @@ def test_an_error_that_closes_does_not_hold_a_place_while_it_lingers(start_serve
     rude.expect_error(Reason.UNKNOWN_PACKET_TYPE)
     rude.expect_end()
     assert "were never sent" not in server.log
+
+
+def test_a_client_that_is_told_to_go_and_stays_is_let_go_all_the_same(start_server: StartServer) -> None:
+    server = start_server("--pool-size", 1)
+    rude = server.connect()
+    rude.send(b"\x00\x00")
+    rude.expect_error(Reason.UNKNOWN_PACKET_TYPE)
+    rude.expect_end()  # half-closed: the server still takes what we send, for 2 s
+
+    def is_reset() -> bool:
+        try:
+            rude.send(b"x")
+        except (BrokenPipeError, ConnectionResetError):
+            return True
+        return False
+
+    wait_for("the end of the server's patience", is_reset)
 
 
 def test_128_users_sign_up_and_the_129th_is_refused(server: ServerProcess) -> None:
@@ -226,16 +244,32 @@ def count_until(client: Wire, last: tuple[int, bytes], each: tuple[int, bytes]) 
     return count
 
 
-def test_a_client_that_does_not_read_its_pongs_is_not_read_and_then_too_slow(start_server: StartServer) -> None:
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        (encode(PacketType.PING, b"p" * 138), (PacketType.PONG, b"p" * 138)),
+        (encode_chat_init(77), (PacketType.ERROR, encode_error(Reason.USER_NOT_ONLINE)[2:])),
+        (encode_login("client"), (PacketType.CONFIG, None)),
+    ],
+    ids=["Pongs", "Errors", "lists"],
+)
+def test_a_client_that_does_not_read_its_answers_is_not_read_and_then_too_slow(
+    start_server: StartServer, asked: bytes, answer: tuple[int, bytes | None]
+) -> None:
     server = start_server(*SMALL_BUFFERS)
     bystander, client = server.log_in("bystander"), server.log_in("client")
-    body = b"p" * 138
-    flood = Flood(client, encode(PacketType.PING, body))
+    flood = Flood(client, asked)
     while flood.push(timeout=0.2):
         bystander.expect_pong()
     server.wait_for_log("client disconnected: Too Slow")
     bystander.expect_pong()
-    assert count_until(client, (PacketType.ERROR, encode_error(Reason.TOO_SLOW)[2:]), (PacketType.PONG, body)) > 0
+    answers = 0
+    while (packet := client.read()) != (PacketType.ERROR, encode_error(Reason.TOO_SLOW)[2:]):
+        assert packet is not None
+        assert packet[0] == answer[0]
+        assert answer[1] in (None, packet[1])
+        answers += 1
+    assert answers > 0
     client.expect_end()
 
 

@@ -1,5 +1,8 @@
 """The wire protocol as bytes: the vectors of docs/PROTOCOL.md, every fault, and any bytes in any chunks."""
 
+import ast
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -153,8 +156,14 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 names = texts.filter(protocol.is_valid_username)
 
 
-@given(st.binary(max_size=600), st.data())
-def test_any_bytes_give_the_same_packets_and_fault_however_they_are_chunked(data: bytes, chunks: st.DataObject) -> None:
+packets_from_a_client = st.builds(protocol.encode, st.sampled_from(sorted(FROM_CLIENT)), st.binary(max_size=138))
+
+
+@given(st.lists(st.one_of(packets_from_a_client, packets_from_a_client, st.binary(max_size=5))), st.data())
+def test_any_bytes_give_the_same_packets_and_fault_however_they_are_chunked(
+    parts: list[bytes], chunks: st.DataObject
+) -> None:
+    data = b"".join(parts)
     cuts = sorted(chunks.draw(st.lists(st.integers(0, len(data)), max_size=20)))
     pieces = [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
     whole, pieced = Decoder(FROM_CLIENT), Decoder(FROM_CLIENT)
@@ -202,3 +211,23 @@ def test_the_rest_of_a_packet_under_way_ends_at_the_next_boundary(bodies: list[b
     boundaries = [sum(map(len, packets[:count])) for count in range(len(packets) + 1)]
     end = min(boundary for boundary in boundaries if boundary >= sent)
     assert protocol.rest_of_packet(stream, sent) == stream[sent:end]
+
+
+def test_the_protocol_is_pure() -> None:
+    imported = set()
+    for node in ast.walk(ast.parse(Path(protocol.__file__).read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module or "")
+    assert imported == {"collections.abc", "enum", "unicodedata"}
+
+
+@given(st.lists(st.binary(max_size=50)))
+def test_fewer_than_140_bytes_are_held_between_two_chunks(chunks: list[bytes]) -> None:
+    decoder = Decoder(FROM_CLIENT)
+    for chunk in chunks:
+        _, fault = decode(decoder, chunk)
+        assert len(decoder._rest) < protocol.MAX_PACKET_BYTES
+        if fault:
+            return

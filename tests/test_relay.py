@@ -72,6 +72,17 @@ def test_after_the_first_close_nothing_goes_in_not_even_another_last_packet() ->
     assert box.take() == b"first"
 
 
+def test_an_outbox_that_leads_nowhere_takes_nothing_more_and_lets_go_of_those_who_wait() -> None:
+    box = outbox(4)
+    box.put(b"1234")
+    sender = gevent.spawn(box.put, b"5")
+    assert waiting(sender)
+    box.lead_nowhere()
+    assert sender.get(timeout=5) is False
+    assert box.put_each([b"6"]) == 0
+    assert not box.closed, "what its client sent before is still handled"
+
+
 def test_the_writer_is_told_of_each_put() -> None:
     puts: list[bool] = []
     box = Outbox(100, lambda: puts.append(True))
@@ -99,6 +110,15 @@ def test_a_member_whose_outbox_is_closed_is_no_longer_online() -> None:
     one.outbox.close()
     assert not relay.is_online(1)
     assert relay.everyone() == []
+    assert relay.deliver(1, [b"x"]) == 0
+
+
+def test_a_member_who_cannot_be_reached_is_no_longer_online() -> None:
+    relay = Relay()
+    one = member(1)
+    relay.join(one)
+    one.outbox.lead_nowhere()
+    assert not relay.is_online(1)
     assert relay.deliver(1, [b"x"]) == 0
 
 
