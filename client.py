@@ -17,6 +17,7 @@ from chatclient.dialogue import CLOSING, Call, ErrorReceived, Event, MessageRece
 from chatclient.errors import ChatError, ChatRefused, ConnectionClosed, ConnectionFailed, LoginRefused, ServerError
 from protocol import (
     DEFAULT_PORT,
+    USERNAME_RULE,
     LocalProtocolError,
     Reason,
     encode_chat_init,
@@ -76,7 +77,7 @@ class ChatClient:
     def login(self, username: str, password: str = "", timeout: Timeout = ...) -> int:
         """Log in and read who is online; our user id. Raises LoginRefused, after which one may try again."""
         if not is_valid_username(username):
-            raise LocalProtocolError("a name has 1 to 32 bytes, all printable, no space, no colon and no comma")
+            raise LocalProtocolError(USERNAME_RULE)
         with _utf8_only():
             config = encode_login(username, password)
         self._list(username, config, LoginRefused, self._deadline(timeout))

@@ -266,6 +266,9 @@ def rest_of_packet(stream: bytes, sent: int) -> bytes:
 # Names
 
 
+USERNAME_RULE = "a name has 1 to 32 bytes, all printable, no space, no colon and no comma"
+
+
 def is_valid_username(name: str) -> bool:
     """Section 6: 1 to 32 bytes of UTF-8, printable, NFC, no white space, no ":" and no ","."""
     return (

@@ -19,7 +19,7 @@ from chatterminal.lines import run_lines
 from chatterminal.login import Account, ask_twice, log_in
 from chatterminal.prompt import run_prompt
 from client import ChatError, LoginRefused, parse_address
-from protocol import LocalProtocolError, is_valid_username
+from protocol import USERNAME_RULE, LocalProtocolError, is_valid_username
 
 EPILOG = """\
 commands:
@@ -124,7 +124,7 @@ def checked(parse: Callable[[str], object]) -> Callable[[str], object]:
 
 def username(text: str) -> str:
     if not is_valid_username(text):
-        raise ValueError("a name has 1 to 32 bytes, all printable, no space, no colon and no comma")
+        raise ValueError(USERNAME_RULE)
     return text
 
 

@@ -173,3 +173,34 @@ class Wire:
             self._buffer += chunk
         taken, self._buffer = self._buffer[:count], self._buffer[count:]
         return taken
+
+
+class Flood:
+    """Sends one packet over and over, as far as the server reads, and can end on a whole one."""
+
+    def __init__(self, client: Wire, packet: bytes) -> None:
+        self._client = client
+        self._packet = packet
+        self._sent = 0
+
+    def push(self, timeout: float = 0.0) -> bool:
+        """Send some more; False when the server takes nothing for `timeout` seconds."""
+        self._client.socket.settimeout(timeout)
+        try:
+            self._sent += self._client.socket.send((self._packet * 500)[self._sent % len(self._packet) :])
+        except (TimeoutError, BlockingIOError):
+            return False
+        finally:
+            self._client.socket.settimeout(DEADLINE)
+        return True
+
+    def until_stuck(self, timeout: float) -> None:
+        """Send until the server takes nothing for `timeout` seconds."""
+        while self.push(timeout):
+            pass
+
+    def end(self, after: bytes = b"") -> int:
+        """Complete the last packet, send `after`; returns how many of its packets have been sent."""
+        rest = -self._sent % len(self._packet)
+        self._client.send(self._packet[len(self._packet) - rest :], after)
+        return (self._sent + rest) // len(self._packet)

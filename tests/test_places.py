@@ -17,7 +17,7 @@ from protocol import (
     encode_message,
 )
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, ServerProcess, Wire, wait_for
+from tests.processes import DEADLINE, Flood, ServerProcess, Wire, wait_for
 
 BIG = encode_message(b"x" * 100)
 RELAYED_BIG = Envelope("sender").wrap(b"x" * 100)
@@ -101,39 +101,12 @@ def test_a_list_larger_than_the_outbox_comes_whole_as_the_client_reads(start_ser
         assert sorted(clients[7].users) == names
 
 
-class Flood:
-    """Sends one packet over and over, as far as the server reads, and can end on a whole one."""
-
-    def __init__(self, client: Wire, packet: bytes) -> None:
-        self._client = client
-        self._packet = packet
-        self._sent = 0
-
-    def push(self, timeout: float = 0.0) -> bool:
-        """Send some more; False when the server takes nothing for `timeout` seconds."""
-        self._client.socket.settimeout(timeout)
-        try:
-            self._sent += self._client.socket.send((self._packet * 500)[self._sent % len(self._packet) :])
-        except (TimeoutError, BlockingIOError):
-            return False
-        finally:
-            self._client.socket.settimeout(DEADLINE)
-        return True
-
-    def end(self, after: bytes = b"") -> int:
-        """Complete the last packet, send `after`; returns how many of its packets have been sent."""
-        rest = -self._sent % len(self._packet)
-        self._client.send(self._packet[len(self._packet) - rest :], after)
-        return (self._sent + rest) // len(self._packet)
-
-
 def test_a_sender_whose_partner_does_not_read_is_slowed_down_and_nothing_is_lost(start_server: StartServer) -> None:
     server = start_server("--outbox-bytes", 4096, "--write-timeout", 60)
     reader, sender = server.log_in("reader"), server.log_in("sender")
     sender.chat_with(1)
     flood = Flood(sender, BIG)
-    while flood.push(timeout=1):
-        pass
+    flood.until_stuck(1)
     reader.expect(RELAYED_BIG)  # room again: the sender is read on
     for _ in range(flood.end() - 1):
         reader.expect(RELAYED_BIG)
@@ -170,8 +143,7 @@ def test_a_reader_that_is_slow_but_steady_is_not_too_slow(start_server: StartSer
     sender = server.log_in("sender")
     sender.chat_with(1)
     flood = Flood(sender, BIG)
-    while flood.push(timeout=0.2):
-        pass
+    flood.until_stuck(0.2)
     for _ in range(40):  # at 10 kB a second the kernel's buffer is not a third free within the write timeout
         take_a_little(reader)
         take_a_little(reader)
@@ -207,8 +179,7 @@ def test_the_too_slow_error_arrives_although_what_was_read_is_still_being_handed
     stuck.chat_with(1)
     sender.chat_with(2)
     for flood in (Flood(stuck, encode_message(b"x")), Flood(sender, BIG)):
-        while flood.push(timeout=0.2):
-            pass
+        flood.until_stuck(0.2)
 
     def is_dropped() -> bool:
         take_a_little(slow)

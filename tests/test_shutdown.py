@@ -9,8 +9,8 @@ import pytest
 
 from protocol import Reason, encode_error, encode_login
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, ServerProcess
-from tests.test_places import BIG, RELAYED_BIG, Flood
+from tests.processes import DEADLINE, Flood, ServerProcess
+from tests.test_places import BIG, RELAYED_BIG
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -36,8 +36,7 @@ def test_what_is_queued_is_delivered_before_the_goodbye(start_server: StartServe
     reader, sender = server.log_in("reader"), server.log_in("sender")
     sender.chat_with(1)
     flood = Flood(sender, BIG)
-    while flood.push(timeout=0.5):
-        pass
+    flood.until_stuck(0.5)
     server.process.send_signal(signal.SIGTERM)
     server.wait_for_log("shutting down")
     goodbye = encode_error(Reason.SERVER_SHUTTING_DOWN)
@@ -61,8 +60,7 @@ def test_a_client_that_does_not_read_delays_the_end_by_the_drain_time_at_most(st
     reader, sender = server.log_in("reader"), server.log_in("sender")
     sender.chat_with(1)
     flood = Flood(sender, BIG)
-    while flood.push(timeout=0.5):
-        pass
+    flood.until_stuck(0.5)
     started = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - started < DEADLINE / 2
@@ -95,8 +93,7 @@ def test_a_second_signal_ends_it_at_once(start_server: StartServer) -> None:
     reader, sender = server.log_in("reader"), server.log_in("sender")
     sender.chat_with(1)
     flood = Flood(sender, BIG)
-    while flood.push(timeout=0.5):
-        pass
+    flood.until_stuck(0.5)
     server.process.send_signal(signal.SIGTERM)
     server.wait_for_log("shutting down")
     assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
