@@ -18,8 +18,6 @@ MEANINGS: dict[str, str] = {
     Reason.USER_LIMIT_REACHED: "the server takes no new users",
     Reason.PASSWORD_REQUIRED: "give one with --password, --password-file or CHAT_PASSWORD",
     Reason.INVALID_PASSWORD: "it is too long",
-    "Mailbox Full": "your message was not delivered",
-    "Too Many Attempts": "try again later",
 }
 
 
