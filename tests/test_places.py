@@ -136,7 +136,7 @@ def test_a_reader_that_never_reads_is_too_slow_and_everybody_else_chats_on(start
 
 
 def test_a_reader_that_is_slow_but_steady_is_not_too_slow(start_server: StartServer) -> None:
-    server = start_server("--outbox-bytes", 4096, "--write-timeout", 1)
+    server = start_server("--outbox-bytes", 4096, "--write-timeout", 2)
     reader = Wire(server.host, server.port, receive_buffer=2304)
     reader.send(encode_login("reader"))
     reader.read_list("reader")
@@ -152,7 +152,7 @@ def test_a_reader_that_is_slow_but_steady_is_not_too_slow(start_server: StartSer
 
 
 def test_a_sender_that_waits_for_its_partner_is_not_idle(start_server: StartServer) -> None:
-    server = start_server("--idle-timeout", 1, "--outbox-bytes", 4096, "--write-timeout", 60)
+    server = start_server("--idle-timeout", 2, "--outbox-bytes", 4096, "--write-timeout", 60)
     reader, sender = server.log_in("reader"), server.log_in("sender")
     sender.chat_with(1)
     flood = Flood(sender, BIG)
