@@ -163,7 +163,7 @@ class Connection:
         except BlockingIOError:
             return False
         except OSError as error:
-            self._end(_explain(error))
+            self._end(f"the connection broke ({_explain(error)})")
             return False
         self._dialogue.receive(data)
         self._answer_pings()
@@ -175,7 +175,7 @@ class Connection:
         """Nothing can be sent any more; but the Error that says why may still wait to be read."""
         while self._read():
             continue
-        self._end(_explain(error))
+        self._end(f"the connection broke ({_explain(error)})")
 
     def _end(self, text: str) -> None:
         self._dialogue.end(text)
