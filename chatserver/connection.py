@@ -47,6 +47,7 @@ class Connection:
         self.outbox = Outbox(outbox_bytes, self._flush_soon)
         self.outcome = ""
         self.waiting_since: float | None = None  # for input, in seconds by the loop's clock; None while it is handled
+        self.at_rest = False  # its session has handled all that was read, and reads no more
         self.undelivered = 0  # bytes that were queued for this client and never sent
         self._sock = sock
         self._write_timeout = write_timeout

@@ -19,6 +19,7 @@ KEEPALIVE_IDLE_SECONDS = 30
 KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 3
 VANISHED_SECONDS = 60
+CHUNK_SECONDS = 0.5  # at shutdown: more than enough to handle what has been read, unless a partner is slow
 
 log = logging.getLogger("chat")
 
@@ -117,7 +118,8 @@ class ChatServer(StreamServer):
             log.exception("%s: a fault of the server's own ends this connection", peer)
         finally:
             patience.end()
-            if not self._draining:  # drain() lets go of all at once, when nobody hands anything over any more
+            connection.at_rest = True
+            if not self._draining:  # else drain() lets go of all, when nobody hands anything over any more
                 try:
                     self._end_session(connection)
                 finally:
@@ -130,6 +132,10 @@ class ChatServer(StreamServer):
         deadline = gevent.get_hub().loop.now() + seconds
         for connection in self._connections:
             connection.stop_reading()
+        self._slots.join(timeout=min(CHUNK_SECONDS, seconds / 4))
+        for connection in self._connections:  # some may wait for a slow partner: the others shall not wait for them
+            if connection.at_rest and not connection.outbox.awaited:
+                connection.close(Reason.SERVER_SHUTTING_DOWN)
         self._slots.join(timeout=seconds / 2)
         for connection in self._connections:
             connection.close(Reason.SERVER_SHUTTING_DOWN)

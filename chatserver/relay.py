@@ -60,6 +60,11 @@ class Outbox:
         """Whether nothing is queued; something may be in flight."""
         return self._channel.empty()
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for room here."""
+        return not self._room.is_set()
+
     def sent(self, count: int) -> None:
         """`count` bytes in flight are gone, or given up: whoever waits for room may look again."""
         self._size -= count

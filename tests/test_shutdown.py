@@ -68,6 +68,18 @@ def test_a_client_that_does_not_read_delays_the_end_by_the_drain_time_at_most(st
     reader.close()
 
 
+def test_a_client_that_does_not_read_does_not_keep_the_others_from_being_told(start_server: StartServer) -> None:
+    server = start_server("--drain", 200, "--write-timeout", 600)
+    reader, sender, idle = server.log_in("reader"), server.log_in("sender"), server.log_in("idle")
+    sender.chat_with(1)
+    flood = Flood(sender, BIG)
+    flood.until_stuck(0.5)
+    server.process.send_signal(signal.SIGTERM)
+    idle.expect_error(Reason.SERVER_SHUTTING_DOWN)
+    assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+    reader.close()
+
+
 def test_connections_that_wait_for_a_place_are_closed(start_server: StartServer) -> None:
     server = start_server("--pool-size", 1)
     served, waiting = server.log_in("served"), server.connect()
