@@ -3,6 +3,7 @@
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from configargparse import ArgParser
 
@@ -10,7 +11,6 @@ from chatserver import __version__
 from protocol import DEFAULT_PORT, ID_WIDTHS
 
 MIN_OUTBOX_BYTES = 1024
-DEFAULT = " (default: %(default)s)"
 
 DESCRIPTION = """
 A chat server for very small packets (at most 140 bytes each). It serves --pool-size clients at once; the next ones wait
@@ -47,104 +47,89 @@ def _build_parser() -> ArgParser:
         add_config_file_help=False,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--version", action="version", version=f"%(prog)s {__version__}")
-    add(
-        "-c",
-        "--config",
-        is_config_file=True,
-        env_var="CHAT_CONFIG",
-        metavar="FILE",
-        help="read options from this file too",
-    )
-
-    add = parser.add_argument_group("where").add_argument
-    add(
-        "--host",
-        type=_host,
-        default="127.0.0.1",
-        help="address to listen on; 0.0.0.0 or :: lets other machines in" + DEFAULT,
-    )
-    add(
-        "--port",
-        type=_whole_number(0, 65535),
-        default=DEFAULT_PORT,
-        metavar="N",
-        help="TCP port; 0 takes a free one, which the log names" + DEFAULT,
-    )
-    add(
-        "--data-dir",
-        type=Path,
-        default=Path("data"),
-        metavar="DIR",
-        help="folder of the database, made at the first start" + DEFAULT,
-    )
-
-    add = parser.add_argument_group("who may come in").add_argument
-    add("--max-users", type=_whole_number(1), default=128, metavar="N", help="users who can ever sign up" + DEFAULT)
-    add(
-        "--id-width",
-        type=int,
-        choices=ID_WIDTHS,
-        default=1,
-        help="bytes of a user id on the wire; 2 serves the two-byte C client" + DEFAULT,
-    )
-    add("--require-password", action="store_true", help="refuse logins without a password (default: off)")
-    add(
-        "--login-timeout",
-        type=_seconds,
-        default=10.0,
-        metavar="SECONDS",
-        help="from the start of a connection until a login has succeeded" + DEFAULT,
-    )
-    add(
-        "--idle-timeout",
-        type=_seconds_or_off,
-        default=None,
-        metavar="SECONDS",
-        help='end a connection whose client has sent nothing, not even a Ping, for so long; "off" never (default: off)',
-    )
-
-    add = parser.add_argument_group("how much at once").add_argument
-    add("--pool-size", type=_whole_number(1), default=20, metavar="N", help="clients served at once" + DEFAULT)
-    add(
-        "--backlog",
-        type=_whole_number(1, 65535),
-        default=128,
-        metavar="N",
-        help="connections that wait for a place; the kernel may cap this (net.core.somaxconn)" + DEFAULT,
-    )
-    add(
-        "--outbox-bytes",
-        type=_whole_number(MIN_OUTBOX_BYTES),
-        default=64 * 1024,
-        metavar="BYTES",
-        help="how much may wait to be sent to a client before those who write to it are made to wait" + DEFAULT,
-    )
-    add(
-        "--write-timeout",
-        type=_seconds,
-        default=10.0,
-        metavar="SECONDS",
-        help="a client that for so long takes nothing of what waits for it is disconnected as Too Slow" + DEFAULT,
-    )
-
-    add = parser.add_argument_group("running").add_argument
-    add(
-        "--drain",
-        type=_seconds,
-        default=5.0,
-        metavar="SECONDS",
-        help="on SIGTERM or Ctrl-C, how long queued messages may take to go out; a second signal ends it at once"
-        + DEFAULT,
-    )
-    add(
-        "--log-level",
-        choices=("debug", "info", "warning", "error"),
-        default="info",
-        help="the log, on standard error, holds this level and above" + DEFAULT,
-    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    config_help = "read options from this file too"
+    parser.add_argument("-c", "--config", is_config_file=True, env_var="CHAT_CONFIG", metavar="FILE", help=config_help)
+    for title, options in _options().items():
+        group = parser.add_argument_group(title)
+        for name, option in options.items():
+            shown = "" if "(default:" in option["help"] else " (default: %(default)s)"
+            group.add_argument(name, **option | {"help": option["help"] + shown})
     return parser
+
+
+def _options() -> dict[str, dict[str, dict[str, Any]]]:
+    """Every option, by group, as argparse takes it."""
+    return {
+        "where": {
+            "--host": {
+                "type": _host,
+                "default": "127.0.0.1",
+                "help": "address to listen on; 0.0.0.0 or :: lets other machines in",
+            },
+            "--port": _number(DEFAULT_PORT, "TCP port; 0 takes a free one, which the log names", 0, 65535),
+            "--data-dir": {
+                "type": Path,
+                "default": Path("data"),
+                "metavar": "DIR",
+                "help": "folder of the database, made at the first start",
+            },
+        },
+        "who may come in": {
+            "--max-users": _number(128, "users who can ever sign up", 1),
+            "--id-width": {
+                "type": int,
+                "choices": ID_WIDTHS,
+                "default": 1,
+                "help": "bytes of a user id on the wire; 2 serves the two-byte C client",
+            },
+            "--require-password": {
+                "action": "store_true",
+                "help": "refuse logins without a password (default: off)",
+            },
+            "--login-timeout": _duration(10.0, "from the start of a connection until a login has succeeded"),
+            "--idle-timeout": {
+                "type": _seconds_or_off,
+                "metavar": "SECONDS",
+                "help": "end a connection whose client has sent nothing, not even a Ping, for so long; "
+                '"off" never (default: off)',
+            },
+        },
+        "how much at once": {
+            "--pool-size": _number(20, "clients served at once", 1),
+            "--backlog": _number(
+                128, "connections that wait for a place; the kernel may cap this (net.core.somaxconn)", 1, 65535
+            ),
+            "--outbox-bytes": _number(
+                64 * 1024,
+                "how much may wait to be sent to a client before those who write to it are made to wait",
+                MIN_OUTBOX_BYTES,
+            )
+            | {"metavar": "BYTES"},
+            "--write-timeout": _duration(
+                10.0, "a client that for so long takes nothing of what waits for it is disconnected as Too Slow"
+            ),
+        },
+        "running": {
+            "--drain": _duration(
+                5.0,
+                "on SIGTERM or Ctrl-C, how long queued messages may take to go out; a second signal ends it at once",
+            ),
+            "--log-level": {
+                "choices": ("debug", "info", "warning", "error"),
+                "default": "info",
+                "help": "the log, on standard error, holds this level and above",
+            },
+        },
+    }
+
+
+def _number(default: int, explained: str, low: int, high: int | None = None) -> dict[str, Any]:
+    return {"type": _whole_number(low, high), "default": default, "metavar": "N", "help": explained}
+
+
+def _duration(default: float, explained: str) -> dict[str, Any]:
+    return {"type": _seconds, "default": default, "metavar": "SECONDS", "help": explained}
 
 
 def _whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
