@@ -10,7 +10,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from client import ChatClient
 from tests.processes import ServerProcess, run_server
+from tests.programs import Program, ScreenProgram
+from tests.scripted_server import SECONDS, ScriptedServer
 
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
@@ -18,6 +21,8 @@ for name in [name for name in os.environ if name.startswith("CHAT_")]:
     del os.environ[name]  # options of whoever runs the tests
 
 StartServer = Callable[..., ServerProcess]
+StartTerminal = Callable[..., ScreenProgram]
+StartLines = Callable[..., Program]
 
 
 @pytest.fixture
@@ -35,3 +40,50 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 def server(start_server: StartServer) -> ServerProcess:
     """A real server with the default options."""
     return start_server()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """The environment of a person with a home of their own."""
+    return {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state"), "CHAT_PASSWORD": ""}
+
+
+@pytest.fixture
+def terminal(home: dict[str, str]) -> Iterator[StartTerminal]:
+    """Starts the program at a terminal."""
+    with ExitStack() as programs:
+
+        def start(*arguments: object, **environment: str) -> ScreenProgram:
+            return programs.enter_context(ScreenProgram("terminal.py", *arguments, environment=home | environment))
+
+        yield start
+
+
+@pytest.fixture
+def lines(home: dict[str, str]) -> Iterator[StartLines]:
+    """Starts the program with pipes."""
+    with ExitStack() as programs:
+
+        def start(*arguments: object, typed: str | None = None, **environment: str) -> Program:
+            program = programs.enter_context(Program("terminal.py", *arguments, environment=home | environment))
+            if typed is not None:
+                program.type(typed)
+                program.end_input()
+            return program
+
+        yield start
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedServer]:
+    """A server that does what the test says."""
+    with ScriptedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def bob(server: ServerProcess) -> Iterator[ChatClient]:
+    """bob (1) is online."""
+    with ChatClient(server.host, server.port, SECONDS) as client:
+        client.login("bob")
+        yield client
