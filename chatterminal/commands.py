@@ -22,7 +22,7 @@ class Chat:
     client: ChatClient
     partner: str = ""  # by name; "" until one is chosen
     failed: bool = False  # something could not be done
-    lost: bool = False  # the server will not have us back
+    lost: str = ""  # why the server will not have us back
     hinted: bool = False  # how to answer has been told
     leaving: threading.Event = field(default_factory=threading.Event)
 

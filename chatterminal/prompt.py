@@ -49,13 +49,15 @@ def run_prompt(chat: Chat) -> int:
                     handle(chat, line)
                 except KeyboardInterrupt:
                     complain(chat, "interrupted: not everything was sent")
-    if not chat.lost:
+    if chat.lost:
+        complain(chat, chat.lost)  # not before: what is printed while the prompt ends can get lost with it
+    else:
         chat.leaving.set()
         with suppress(ChatError, TimeoutError):
             chat.client.ping(FAREWELL_SECONDS)  # so that what was typed last gets there
         chat.client.close()
         listener.join(FAREWELL_SECONDS)
-    return int(chat.lost)
+    return int(bool(chat.lost))
 
 
 def listen(chat: Chat, session: PromptSession[str]) -> None:
@@ -94,8 +96,7 @@ def reconnect(chat: Chat) -> None:
             refusals += 1
             if refusal.reason in TEMPORARY and refusals < RELOGIN_TRIES:
                 continue
-            complain(chat, f"cannot log in again: {explain(refusal.reason)}")
-            chat.lost = True
+            chat.lost = f"cannot log in again: {explain(refusal.reason)}"
             return
         break
     notice("connected again")
