@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from protocol import PacketType, Reason, encode, encode_chat_init, encode_error, encode_login, encode_message
+from protocol import Envelope, PacketType, Reason, encode, encode_chat_init, encode_error, encode_login, encode_message
 
 ROOT = Path(__file__).parent.parent
+BIG = encode_message(b"x" * 100)
+RELAYED_BIG = Envelope("sender").wrap(b"x" * 100)
 DEADLINE = 30.0  # seconds: generous, since machines are slow and shared
 
 
@@ -204,3 +206,12 @@ class Flood:
         rest = -self._sent % len(self._packet)
         self._client.send(self._packet[len(self._packet) - rest :], after)
         return (self._sent + rest) // len(self._packet)
+
+
+def stuck_pair(server: ServerProcess, timeout: float = 0.5) -> tuple[Wire, Wire, Flood]:
+    """The users reader (1), who does not read, and sender (2), who floods it with BIG: stuck by now."""
+    reader, sender = server.log_in("reader"), server.log_in("sender")
+    sender.chat_with(1)
+    flood = Flood(sender, BIG)
+    flood.until_stuck(timeout)
+    return reader, sender, flood

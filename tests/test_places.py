@@ -7,7 +7,6 @@ import gevent
 import pytest
 
 from protocol import (
-    Envelope,
     PacketType,
     Reason,
     encode,
@@ -17,10 +16,8 @@ from protocol import (
     encode_message,
 )
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, Flood, ServerProcess, Wire, wait_for
+from tests.processes import BIG, DEADLINE, RELAYED_BIG, Flood, ServerProcess, Wire, stuck_pair, wait_for
 
-BIG = encode_message(b"x" * 100)
-RELAYED_BIG = Envelope("sender").wrap(b"x" * 100)
 SMALL_BUFFERS = ("--outbox-bytes", 4096, "--write-timeout", 1)
 
 
@@ -103,10 +100,7 @@ def test_a_list_larger_than_the_outbox_comes_whole_as_the_client_reads(start_ser
 
 def test_a_sender_whose_partner_does_not_read_is_slowed_down_and_nothing_is_lost(start_server: StartServer) -> None:
     server = start_server("--outbox-bytes", 4096, "--write-timeout", 60)
-    reader, sender = server.log_in("reader"), server.log_in("sender")
-    sender.chat_with(1)
-    flood = Flood(sender, BIG)
-    flood.until_stuck(1)
+    reader, sender, flood = stuck_pair(server, timeout=1)
     reader.expect(RELAYED_BIG)  # room again: the sender is read on
     for _ in range(flood.end() - 1):
         reader.expect(RELAYED_BIG)

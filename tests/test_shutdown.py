@@ -9,8 +9,7 @@ import pytest
 
 from protocol import Reason, encode_error, encode_login
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, Flood, ServerProcess
-from tests.test_places import BIG, RELAYED_BIG
+from tests.processes import DEADLINE, RELAYED_BIG, ServerProcess, stuck_pair
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -33,10 +32,7 @@ def test_everyone_is_offline_in_the_database_afterwards(server: ServerProcess) -
 
 def test_what_is_queued_is_delivered_before_the_goodbye(start_server: StartServer) -> None:
     server = start_server("--outbox-bytes", 100_000, "--write-timeout", 60, "--drain", 20)
-    reader, sender = server.log_in("reader"), server.log_in("sender")
-    sender.chat_with(1)
-    flood = Flood(sender, BIG)
-    flood.until_stuck(0.5)
+    reader, sender, _ = stuck_pair(server)
     server.process.send_signal(signal.SIGTERM)
     server.wait_for_log("shutting down")
     goodbye = encode_error(Reason.SERVER_SHUTTING_DOWN)
@@ -57,27 +53,24 @@ def test_what_is_queued_is_delivered_before_the_goodbye(start_server: StartServe
 
 def test_a_client_that_does_not_read_delays_the_end_by_the_drain_time_at_most(start_server: StartServer) -> None:
     server = start_server("--drain", 1, "--write-timeout", 600)
-    reader, sender = server.log_in("reader"), server.log_in("sender")
-    sender.chat_with(1)
-    flood = Flood(sender, BIG)
-    flood.until_stuck(0.5)
+    reader, sender, _ = stuck_pair(server)
     started = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - started < DEADLINE / 2
     assert "were never sent" in server.log
     reader.close()
+    sender.close()
 
 
 def test_a_client_that_does_not_read_does_not_keep_the_others_from_being_told(start_server: StartServer) -> None:
     server = start_server("--drain", 200, "--write-timeout", 600)
-    reader, sender, idle = server.log_in("reader"), server.log_in("sender"), server.log_in("idle")
-    sender.chat_with(1)
-    flood = Flood(sender, BIG)
-    flood.until_stuck(0.5)
+    reader, sender, _ = stuck_pair(server)
+    idle = server.log_in("idle")
     server.process.send_signal(signal.SIGTERM)
     idle.expect_error(Reason.SERVER_SHUTTING_DOWN)
     assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
     reader.close()
+    sender.close()
 
 
 def test_connections_that_wait_for_a_place_are_closed(start_server: StartServer) -> None:
@@ -102,14 +95,12 @@ def test_nobody_is_accepted_while_it_drains(start_server: StartServer) -> None:
 
 def test_a_second_signal_ends_it_at_once(start_server: StartServer) -> None:
     server = start_server("--drain", 600, "--write-timeout", 600)
-    reader, sender = server.log_in("reader"), server.log_in("sender")
-    sender.chat_with(1)
-    flood = Flood(sender, BIG)
-    flood.until_stuck(0.5)
+    reader, sender, _ = stuck_pair(server)
     server.process.send_signal(signal.SIGTERM)
     server.wait_for_log("shutting down")
     assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
     reader.close()
+    sender.close()
 
 
 def test_a_database_that_cannot_be_written_does_not_change_the_status(server: ServerProcess) -> None:
