@@ -102,8 +102,9 @@ class ChatClient:
             if partner not in self.online:
                 raise ChatRefused(Reason.USER_NOT_ONLINE)
             partner = self.online[partner]
+        call = Call(encode_chat_init(partner))
         try:
-            self._ask(Call(encode_chat_init(partner)), ChatRefused, deadline)
+            self._ask(call, ChatRefused, deadline)
         except ChatRefused:
             raise
         except BaseException:  # nobody knows whom the server takes for our partner now

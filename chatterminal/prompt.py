@@ -26,7 +26,7 @@ from protocol import Reason, is_valid_username
 FAREWELL_SECONDS = 2.0
 RECONNECT_SECONDS = 5.0  # at most between two attempts: somebody is looking
 COMPLETION_SECONDS = 0.3  # the keyboard stands still meanwhile
-RELOGIN_TRIES = 8  # half a minute, about: the server may not have noticed yet that our old connection has ended
+RELOGIN_TRIES = 30  # over a minute: the server may not have noticed yet that our old connection has vanished
 TEMPORARY = frozenset({Reason.USER_ALREADY_ONLINE, Reason.STORAGE_UNAVAILABLE})
 
 

@@ -254,6 +254,14 @@ def test_there_is_no_partner_after_a_choice_that_was_not_answered_in_time(chatti
         client.send("for whom?")
 
 
+def test_an_id_that_is_none_leaves_the_old_partner(chatting: tuple[ChatClient, Peer]) -> None:
+    client, _ = chatting
+    before = client.partner_id
+    with pytest.raises(LocalProtocolError):
+        client.chat(2**32)
+    assert client.partner_id == before > 0
+
+
 def test_unknown_name_is_looked_up_once_more(alice: tuple[ChatClient, Peer], start: Start) -> None:
     client, peer = alice
     chat = start(client.chat, "carol")
