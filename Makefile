@@ -1,6 +1,7 @@
 # make run     set everything up, start the server on 127.0.0.1:9034 (ARGS="--port 9035" passes options on)
 # make test    set everything up, run the tests
 # make check   lint, types, and the tests with branch coverage: what a change must pass
+# make bench-tester   how many messages a second one Locust process drives (about two minutes)
 # make clean   remove what make has made; never the database in data/
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check lint types coverage clean
+.PHONY: run test check lint types coverage bench-tester clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
@@ -27,6 +28,9 @@ types: $(VENV)/installed-dev
 
 coverage: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+bench-tester: $(VENV)/installed
+	@$(BIN)/python benchmarks/tester.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov

@@ -1,115 +1,221 @@
-"""Load for the chat server: `locust -f locustfiles/chat.py`, then open http://localhost:8089.
-
-Each user logs in and writes to another one, or to itself when alone. Every text carries the time at which it was sent,
-so `deliver` is what the receiver saw: from one client's send to the other's receive, by the clock of one machine.
-"""
+"""Load for the chat server: `locust -f locustfiles/chat.py`, then open http://localhost:8089 (docs/LOADTEST.md)."""
 
 import random
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from itertools import count
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import ClassVar
+from time import monotonic
 
 import gevent
-from locust import User, constant_throughput, task
-from locust.exception import StopUser
+from locust import between, events, tag, task
+from locust.argument_parser import LocustArgumentParser
 
 sys.path.append(str(Path(__file__).parent.parent))  # locust puts this folder on the path, not the one above
 
-from client import ChatClient, ChatError, ConnectionClosed, ErrorReceived, MessageReceived, ServerError, parse_address
+from client import (
+    CLOSING,
+    ChatClient,
+    ChatError,
+    ConnectionClosed,
+    ErrorReceived,
+    Event,
+    MessageReceived,
+    ServerError,
+    backoff,
+    parse_address,
+    tls_context,
+)
+from locustload import LoadUser, PacedUser
+from locustload.options import Range, add_option, number
+from protocol import DEFAULT_PORT, text_room
 
-NAME_PREFIX = "load-"
-FAILURES = (ChatError, TimeoutError, ValueError)  # ValueError: a host that is none
-DRAIN_SECONDS = 0.5  # at the end: others may still be writing to us
+FAILURES = (ChatError, TimeoutError)
+PAUSE_SECONDS = 0.1  # after a refusal, before another try
+trusting = cache(tls_context)  # reading the authorities takes longer than connecting
 
 
-class Chatter(User):
-    """Logs in, chooses a partner, and writes ten messages a second."""
+def add_options(parser: LocustArgumentParser) -> None:
+    group = parser.add_argument_group("Chat", "How users reach the server, at tcp://HOST:PORT or tls://HOST:PORT")
+    add_option(
+        group,
+        "--timeout",
+        type=number(float, Range(0.1, 3600)),
+        default=10.0,
+        metavar="SECONDS",
+        help="how long a user waits for an answer (default: 10)",
+    )
+    ca_help = "PEM file of the authority to trust, instead of the system's"
+    add_option(group, "--tls-ca", metavar="FILE", help=ca_help)
 
-    host = "tcp://127.0.0.1:9034"
-    wait_time = constant_throughput(10)
-    names_taken: ClassVar[set[str]] = set()  # given back at the end, so that few users have to sign up
 
-    name = ""  # until connected
+events.init_command_line_parser.add_listener(add_options)
+
+
+class ChatUser(LoadUser):
+    """A user who is logged in while it runs, and comes back when the connection is lost."""
+
+    abstract = True
+    host = f"tcp://127.0.0.1:{DEFAULT_PORT}"
+    protocol = "chat"
+    max_message_bytes = text_room("load-99999")
+
+    client: ChatClient
+    partner = ""  # whom the server takes for ours
+
+    # Coming and going
 
     def come_in(self) -> None:
-        """Not in on_start: Locust logs a traceback for whatever leaves that, a StopUser too."""
-        try:
-            with self.measured("connect"):
-                self.client = ChatClient(*parse_address(self.host or ""))
-        except FAILURES:
-            raise StopUser from None
-        self.name = next(name for number in count() if (name := f"{NAME_PREFIX}{number}") not in self.names_taken)
-        self.names_taken.add(self.name)
-        self.receiver = gevent.spawn(self.receive)
-        self.or_stop("login", lambda: self.client.login(self.name))
+        """Connect and log in, again and again until it succeeds."""
+        for pause in chain([0.0], backoff()):
+            gevent.sleep(pause)
+            with suppress(*FAILURES):
+                self.client = self.connect()
+                try:
+                    self.log_in()
+                except BaseException:
+                    self.client.close()
+                    raise
+                return
 
-    def on_stop(self) -> None:
-        if not self.name:
-            return
+    def connect(self) -> ChatClient:
+        options = self.this_run.options
+        with self.connecting():
+            address = parse_address(self.host)
+            tls = trusting(options.tls_ca) if address.tls else None
+            return ChatClient(address.host, address.port, options.timeout, tls)
+
+    def log_in(self) -> None:
+        with self.measured("login"):
+            try:
+                self.client.login(self.name)
+            except TimeoutError:
+                raise TimeoutError("no answer to the login: are there more users than places in the server?") from None
+        self.go_online()
+        gevent.spawn(self.listen, self.client)
+
+    def leave(self) -> None:
+        """Log out, when nobody writes to us any more and all has arrived."""
+        self.this_run.pairing.go(self.number)
         with suppress(*FAILURES):
-            self.client.ping()  # what was sent has been handled, and its Errors have arrived
-            gevent.sleep(DRAIN_SECONDS)
+            self.client.ping(self.this_run.options.drain)  # every Error for what was sent is here
+        self.drain()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        self.go_offline()
         self.client.close()
-        self.receiver.join()
-        self.names_taken.discard(self.name)
 
-    @task
-    def write(self) -> None:
-        if not self.name:
+    def go_offline(self) -> None:
+        super().go_offline()
+        self.this_run.pairing.go(self.number)
+        self.partner = ""
+
+    def attempt(self, act: Callable[[], None]) -> None:
+        """Act, logged in. After a failure that is no refusal the connection is made anew."""
+        if not self.is_online:
             self.come_in()
-        if not self.client.partner_id:
-            self.or_stop("chat init", self.choose_partner)
         try:
-            self.client.send(str(time.time_ns()))
-        except FAILURES as error:
-            self.report("send", None, error)
-            raise StopUser from None
-        self.report("send", None)
-
-    def or_stop(self, what: str, call: Callable[[], object]) -> None:
-        """Measure a call; a user for whom it fails is of no more use."""
-        try:
-            with self.measured(what):
-                call()
+            act()
+        except ServerError:
+            gevent.sleep(PAUSE_SECONDS)
         except FAILURES:
-            raise StopUser from None
+            self.hang_up()
 
-    def choose_partner(self) -> None:
-        online = self.client.refresh()
-        others = [name for name in online if name.startswith(NAME_PREFIX) and name != self.name]
-        self.client.chat(random.choice(others or [self.name]))
+    # Speaking and listening
 
-    def receive(self) -> None:
-        """Until the connection ends: time what arrives, and count every Error."""
+    def write_to(self, partner: str) -> None:
+        """Make this user our partner."""
+        if partner != self.partner:
+            with self.measured("chat init"):
+                self.client.chat(partner)
+            self.handle_events()  # Errors that came before belong to the old partner
+            self.partner = partner
+
+    def say(self, due: float) -> None:
+        """Send our partner a message that was due at this moment of monotonic()."""
+        self.send_message(self.partner, due, self.client.send)
+
+    def listen(self, client: ChatClient) -> None:
+        """Take in what comes, until the connection ends."""
         try:
             while True:
-                match self.client.receive(timeout=None):
-                    case MessageReceived(_, text) if text.isdecimal():
-                        self.report("deliver", (time.time_ns() - int(text)) / 1e6)
-                    case MessageReceived(sender, _):
-                        self.report("deliver", None, ValueError(f"a text from {sender} is not as it was sent"))
-                    case ErrorReceived(reason):
-                        self.report("refused", None, ServerError(reason))
+                self.handle(client.receive(timeout=None))
         except ConnectionClosed as closing:
-            if closing.reason:
-                self.report("connection", None, closing)
+            if self.is_online and self.client is client:  # it was not us who closed it
+                self.report("connection", None, ServerError(closing.reason) if closing.reason else closing)
+                self.go_offline()
 
-    @contextmanager
-    def measured(self, what: str) -> Iterator[None]:
-        """Report how long the block took, in milliseconds, or why it failed."""
-        begin = time.perf_counter()
-        try:
-            yield
-        except FAILURES as error:
-            self.report(what, (time.perf_counter() - begin) * 1e3, error)
-            raise
-        self.report(what, (time.perf_counter() - begin) * 1e3)
+    def handle_events(self) -> None:
+        """Take in what has come already."""
+        with suppress(TimeoutError):
+            while True:
+                self.handle(self.client.receive(timeout=0))
 
-    def report(self, what: str, milliseconds: float | None, error: Exception | None = None) -> None:
-        self.environment.events.request.fire(
-            request_type="chat", name=what, response_time=milliseconds, response_length=0, exception=error, context={}
-        )
+    def handle(self, event: Event) -> None:
+        match event:
+            case MessageReceived(sender, text):
+                self.receive_message(sender, text)
+            case ErrorReceived(reason) if reason not in CLOSING:
+                self.this_run.ledger.refuse(self.name, self.partner)
+                self.report("deliver", None, ServerError(reason))
+
+
+class Chatter(PacedUser, ChatUser):
+    """Has a partner, and writes at the pace of the run."""
+
+    weight = 8
+    version = -1  # of the pairing that the partner is from
+
+    def come_in(self) -> None:
+        super().come_in()
+        self.version = -1
+        self.this_run.pairing.come(self.number)
+
+    @tag("chat")
+    @task
+    def chat(self) -> None:
+        self.attempt(self.write)
+
+    def write(self) -> None:
+        pairing = self.this_run.pairing
+        while self.version != pairing.version:
+            version = pairing.version
+            self.write_to(self.this_run.name(pairing.partner(self.number)))
+            self.version = version
+        if due := self.take_due():
+            self.say(due)
+
+
+class Reconnector(ChatUser):
+    """Says something to one of the others, leaves, and comes back after a while."""
+
+    wait_time = between(0.1, 1)
+
+    @tag("reconnect")
+    @task
+    def reconnect(self) -> None:
+        self.attempt(self.look_in)
+
+    def look_in(self) -> None:
+        here = self.this_run.pairing.here
+        self.write_to(self.this_run.name(random.choice(here)) if here else self.name)
+        self.say(monotonic())
+        self.leave()
+
+
+class Refresher(ChatUser):
+    """Asks who is online."""
+
+    wait_time = between(0.1, 1)
+
+    @tag("refresh")
+    @task
+    def refresh(self) -> None:
+        self.attempt(self.look)
+
+    def look(self) -> None:
+        with self.measured("refresh"):
+            self.client.refresh()

@@ -1,0 +1,66 @@
+"""A load test of your own protocol, as small as can be: lines over TCP, and a server that sends each one back.
+
+    python examples/echo.py &
+    locust -f examples/echo.py --headless -u 10 -r 10 -t 10s
+
+What is yours to replace is marked with (1) to (4); docs/LOADTEST.md explains. All else is the load tester as it is.
+"""
+
+import socket
+import sys
+from pathlib import Path
+
+import gevent
+from gevent.server import StreamServer
+from locust import task
+
+sys.path.append(str(Path(__file__).parent.parent))  # locust puts this folder on the path, not the project's
+
+from locustload import PacedUser
+
+PORT = 9036
+
+
+class EchoUser(PacedUser):
+    """Sends lines at the pace of the run, and enters what comes back in the ledger."""
+
+    host = f"127.0.0.1:{PORT}"
+    protocol = "echo"
+    max_message_bytes = 1000
+
+    connection: socket.socket
+
+    def come_in(self) -> None:
+        host, _, port = self.host.rpartition(":")
+        with self.connecting():  # (1) how a connection is made
+            self.connection = socket.create_connection((host, int(port)), timeout=10)
+        self.go_online()
+        gevent.spawn(self.listen)
+
+    @task
+    def write(self) -> None:
+        if due := self.take_due():
+            self.send_message(self.name, due, self.send)
+
+    def send(self, text: str) -> None:  # (2) how a text is sent; here everyone writes to itself
+        self.connection.sendall(f"{text}\n".encode())
+
+    def listen(self) -> None:  # (3) how texts come in, and from whom
+        self.connection.settimeout(None)
+        for line in self.connection.makefile():
+            self.receive_message(self.name, line.rstrip("\n"))
+        self.go_offline()
+
+    def leave(self) -> None:  # (4) how a connection ends
+        self.drain()
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+
+def echo(connection: socket.socket, _: object) -> None:
+    """What is to be tested: sends back whatever comes."""
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
+if __name__ == "__main__":
+    StreamServer(("127.0.0.1", PORT), echo).serve_forever()

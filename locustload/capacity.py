@@ -1,0 +1,160 @@
+"""The capacity test: a shape that keeps its users, and changes the rate at which each of them writes."""
+
+import logging
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+from time import monotonic
+from typing import Any, TypeAlias
+
+from locust import LoadTestShape, User, events
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+
+from loadtest import capacity
+from loadtest.capacity import Certificate, Trial
+from loadtest.generator import Load
+from loadtest.histogram import merged
+from loadtest.verdict import Limits, duration
+from locustload.node import Judge, judges
+from locustload.options import MILLISECONDS, Range, add_option, number
+from locustload.trial import RECOVERY_SECONDS, TrialReport
+from locustload.users import PacedUser
+
+USERS = 20
+SPAWN_RATE = 20.0
+ONLINE_SECONDS = 30.0  # for all users to come in
+ANSWER_SECONDS = RECOVERY_SECONDS + 30.0  # for the report of a trial, besides what it takes
+
+logger = logging.getLogger(__name__)
+
+
+def add_options(parser: LocustArgumentParser) -> None:
+    group = parser.add_argument_group("Capacity test", "What is promised, and how to look for the highest rate")
+    add_option(
+        group,
+        "--target-p99",
+        page=True,
+        type=number(float, MILLISECONDS),
+        default=20.0,
+        metavar="MS",
+        help="a rate counts if 99 %% of its messages are delivered so fast, and without a fault (default: 20)",
+    )
+    add_option(
+        group,
+        "--first-rate",
+        page=True,
+        type=number(float, Range(1, 1e6)),
+        default=500.0,
+        metavar="RATE",
+        help="messages a second, of all users together, to begin with (default: 500)",
+    )
+    add_option(
+        group,
+        "--trial-time",
+        page=True,
+        type=number(float, Range(1, 3600)),
+        default=5.0,
+        metavar="SECONDS",
+        help="how long each rate is tried (default: 5)",
+    )
+
+
+def set_defaults(environment: Environment, **_: object) -> None:
+    """Users write in trials only; and one alone, Locust's default, is no test."""
+    options: Any = environment.parsed_options
+    options.message_rate = 0.0
+    options.num_users = options.num_users or USERS
+    options.spawn_rate = options.spawn_rate or SPAWN_RATE
+
+
+events.init_command_line_parser.add_listener(add_options)
+events.init.add_listener(set_defaults)
+
+
+Crew: TypeAlias = tuple[int, float, list[type[User]] | None]
+
+
+class CapacityShape(LoadTestShape):
+    """Doubles the rate, then bisects, until the highest one is found that keeps the promise."""
+
+    abstract = True
+    use_common_options = True
+
+    def reset_time(self) -> None:
+        """Called before each run."""
+        super().reset_time()
+        self._numbers = count()
+        self._course = self._conduct()
+
+    def tick(self) -> Crew | None:
+        """Called about once a second: the users to have, None at the end."""
+        return next(self._course, None)
+
+    def _conduct(self) -> Iterator[Crew]:
+        """The course of a run; goes on each time a trial may have ended."""
+        runner: Any = self.runner
+        options = runner.environment.parsed_options
+        users = options.num_users
+        paced = [user for user in runner.user_classes if issubclass(user, PacedUser)]
+        crew = (users, options.spawn_rate, paced)
+        while runner.user_count < users:
+            yield crew
+        judge = judges[runner.environment]
+        judge.certificate = certificate = Certificate(
+            [],
+            options.target_p99 / 1000,
+            Limits(options.max_generator_cpu / 100, options.max_loop_lag / 1000),
+            users,
+            judge.processes,
+            runner.environment.host or paced[0].host,
+        )
+        yield from self._wait_until_online(judge, crew)
+        yield from self._search(judge, crew, certificate, options)
+
+    def _wait_until_online(self, judge: Judge, crew: Crew) -> Iterator[Crew]:
+        users = crew[0]
+        deadline = monotonic() + ONLINE_SECONDS
+        while (online := sum(report["users"] for report in (yield from self._trial(judge, crew, 0.0, 0.5)))) < users:
+            if monotonic() > deadline:
+                judge.give_up(f"only {online} of {users} users have come in: has the server fewer places?")
+                yield crew
+
+    def _search(self, judge: Judge, crew: Crew, certificate: Certificate, options: Any) -> Iterator[Crew]:
+        rates = capacity.search(options.first_rate)
+        passed = None
+        with suppress(StopIteration):  # the search is over
+            while True:
+                rate = rates.send(passed)
+                trial = _merge(rate, (yield from self._trial(judge, crew, rate / crew[0], options.trial_time)))
+                judge.certificate = certificate = replace(certificate, trials=[*certificate.trials, trial])
+                objection = trial.objection(certificate.target, certificate.limits)
+                logger.info("%.0f messages/s: p99 %s, %s", rate, duration(trial.p99), objection or "pass")
+                passed = not objection
+        judge.certificate = replace(certificate, complete=True)
+
+    def _trial(self, judge: Judge, crew: Crew, rate: float, seconds: float) -> Generator[Crew, None, list[TrialReport]]:
+        number = next(self._numbers)
+        judge.order({"number": number, "rate": rate, "seconds": seconds})
+        deadline = monotonic() + seconds + ANSWER_SECONDS
+        while not (reports := judge.tried(number)):
+            if monotonic() > deadline:
+                judge.give_up("a process with users does not answer any more")
+            yield crew
+        return reports
+
+
+def _merge(rate: float, reports: list[TrialReport]) -> Trial:
+    latencies = merged(report["latencies"] for report in reports)
+    return Trial(
+        rate,
+        sent=sum(report["sent"] for report in reports),
+        delivered=sum(report["delivered"] for report in reports),
+        late=sum(report["late"] for report in reports),
+        failures=sum(report["failures"] for report in reports),
+        faults=sum(report["faults"] for report in reports),
+        p50=latencies.percentile(50),
+        p99=latencies.percentile(99),
+        load=Load(max(report["cpu"] for report in reports), max(report["lag_p99"] for report in reports)),
+    )

@@ -1,0 +1,151 @@
+"""What the load tester adds to Locust's command line, environment variables, config file and web page."""
+
+import os
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from locust.argument_parser import LocustArgumentParser
+
+from loadtest.ledger import STAMP_BYTES
+from loadtest.pairing import PAIRINGS
+from loadtest.verdict import EXAMPLES, Limits, parse_condition
+
+
+class Range(NamedTuple):
+    """What a number may be."""
+
+    least: float
+    most: float
+
+    def check(self, number: float) -> None:
+        """Raises ValueError."""
+        if not self.least <= number <= self.most:
+            raise ValueError(f"{number:g} is not between {self.least:g} and {self.most:g}")
+
+
+MESSAGE_RATE = Range(0, 10_000)
+MESSAGE_SIZE = Range(STAMP_BYTES, 65_536)
+DRAIN = Range(0.1, 3600)
+DEFAULT_LIMITS = Limits()
+PERCENT = Range(1, 100_000)
+MILLISECONDS = Range(0.1, 3_600_000)
+
+
+def add_option(group: Any, name: str, *, page: bool = False, **settings: Any) -> None:
+    """Add an option with an environment variable, LOCUST_... as Locust's own, and perhaps a place in the web page."""
+    variable = f"LOCUST_{name.removeprefix('--').replace('-', '_').upper()}"
+    action = group.add_argument(name, env_var=variable, **settings)
+    action.include_in_web_ui = page
+    action.is_secret = action.is_required = action.is_multiple = False
+
+
+def add(parser: LocustArgumentParser) -> None:
+    """Add the options, in a group of their own."""
+    option = partial(add_option, parser.add_argument_group("Load test", "What is sent, and what fails the run"))
+    option(
+        "--message-rate",
+        page=True,
+        type=number(float, MESSAGE_RATE),
+        default=10.0,
+        metavar="RATE",
+        help="messages a second that each user is due to send, whatever the server does (default: 10)",
+    )
+    option(
+        "--message-size",
+        page=True,
+        type=number(int, MESSAGE_SIZE),
+        default=STAMP_BYTES,
+        metavar="BYTES",
+        help=f"bytes of text in a message, from {STAMP_BYTES}, which the ledger needs, to what one packet takes "
+        f"(default: {STAMP_BYTES})",
+    )
+    option(
+        "--pairing",
+        page=True,
+        choices=list(PAIRINGS),
+        default="pairs",
+        help="who writes to whom, in each worker process: pairs write to each other, in a ring each to the next "
+        "(default: pairs)",
+    )
+    option(
+        "--fail-if",
+        action="append",
+        default=[],
+        type=_condition,
+        metavar="CONDITION",
+        help=f"what must not be, {EXAMPLES}; may be given more than once. It takes the place of the default about the "
+        "same figure: a fault in the ledger, or a failure in any row, fails the run".replace("%", "%%"),
+    )
+    option(
+        "--histogram",
+        type=_writable,
+        metavar="FILE",
+        help="write the deliver latencies to FILE, in milliseconds, as HDR percentile text",
+    )
+    option("--ledger", type=_writable, metavar="FILE", help="write the ledger to FILE, as CSV, a line for each pair")
+    option(
+        "--drain",
+        type=number(float, DRAIN),
+        default=5.0,
+        metavar="SECONDS",
+        help="how long what is still under way may take when users stop; after that it is lost (default: 5)",
+    )
+    option(
+        "--max-generator-cpu",
+        type=number(float, PERCENT),
+        default=100 * DEFAULT_LIMITS.cpu,
+        metavar="PERCENT",
+        help="a run in which a Locust process used more of a core than this is invalid: exit status 3 "
+        f"(default: {100 * DEFAULT_LIMITS.cpu:g})",
+    )
+    option(
+        "--max-loop-lag",
+        type=number(float, MILLISECONDS),
+        default=1000 * DEFAULT_LIMITS.lag,
+        metavar="MS",
+        help="the same for a Locust process whose loop wakes up later than this at p99 "
+        f"(default: {1000 * DEFAULT_LIMITS.lag:g})",
+    )
+
+
+def check(options: Namespace, most_bytes: int) -> None:
+    """Check what the web page may have set, and what a user class cannot send. Raises ValueError."""
+    for name, allowed in (("message_rate", MESSAGE_RATE), ("message_size", Range(STAMP_BYTES, most_bytes))):
+        try:
+            allowed.check(getattr(options, name))
+        except ValueError as error:
+            raise ValueError(f"--{name.replace('_', '-')}: {error}") from None
+
+
+def number(kind: Callable[[str], float], allowed: Range) -> Callable[[str], float]:
+    """What argparse calls for a number in this range."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+            allowed.check(value)
+        except ValueError as error:
+            raise ArgumentTypeError(str(error)) from None
+        return value
+
+    return parse
+
+
+def _writable(text: str) -> str:
+    """Found out before the run, not after it."""
+    file = Path(text)
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ArgumentTypeError(f"{text} cannot be written")
+    return text
+
+
+def _condition(text: str) -> str:
+    """Stays a string: options travel to the workers."""
+    try:
+        parse_condition(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text

@@ -1,0 +1,67 @@
+"""What a run comes to: the reports of all processes made one, judged, printed and written."""
+
+import logging
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from loadtest.balance import Balance
+from loadtest.capacity import Certificate
+from loadtest.generator import Load
+from loadtest.histogram import Histogram
+from loadtest.summary import latency_table, ledger_table
+from loadtest.verdict import Limits, Measured, Row, judge, parse_condition
+from locustload.run import Report
+
+logger = logging.getLogger(__name__)
+
+
+class Outcome:
+    """The merged reports and their verdict; as a string, what is printed at the end."""
+
+    def __init__(
+        self,
+        reports: Iterable[Report],
+        exceptions: int,
+        missing: int,
+        options: Namespace,
+        certificate: Certificate | None = None,
+    ) -> None:
+        self.certificate = certificate
+        self.balance = Balance([])
+        self.rows: defaultdict[str, Row] = defaultdict(lambda: Row(Histogram()))
+        load, seconds = Load(), 0.0
+        for report in reports:
+            self.balance += Balance.decode(report["ledger"])
+            load = load.worst(Load(report["cpu"], report["lag_p99"]))
+            seconds = max(seconds, report["seconds"])
+            for name, row in report["rows"].items():
+                self.rows[name].count += row["count"]
+                self.rows[name].failures += row["failures"]
+                self.rows[name].histogram.add(row["histogram"])
+        counts = self.balance.totals() | {"exceptions": exceptions, "missing_reports": missing}
+        if certificate:  # which counts only what its generator could keep up with
+            counts["capacity"] = round(certificate.best.rate) if certificate.best else 0
+            load = certificate.best.load if certificate.best else Load()
+        self.verdict = judge(
+            map(parse_condition, options.fail_if),
+            Measured(self.rows, counts, load, seconds),
+            Limits(options.max_generator_cpu / 100, options.max_loop_lag / 1000),
+        )
+
+    def __str__(self) -> str:
+        parts = [latency_table(self.rows), ledger_table(self.balance), self.verdict.table()]
+        if self.certificate:
+            parts.insert(0, str(self.certificate))
+        return "\n\n".join(parts)
+
+    def write(self, options: Namespace) -> None:
+        """Write the files that were asked for; one that cannot be written is told, and loses nothing else."""
+        try:
+            if options.histogram:
+                self.rows["deliver"].histogram.write(Path(options.histogram))
+            if options.ledger:
+                self.balance.write(Path(options.ledger))
+        except OSError as error:
+            logger.error("cannot write %s: %s", error.filename, error.strerror)

@@ -1,0 +1,168 @@
+"""What Locust users of any protocol share: a name, rows in the statistics, and a schedule."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic, perf_counter
+from typing import ClassVar
+
+import gevent
+from gevent import GreenletExit
+from locust import User
+
+from loadtest.ledger import FaultFound
+from loadtest.schedule import Schedule
+from locustload.alarm import Alarm
+from locustload.run import DELIVER, Pace, Run
+
+LOOK_SECONDS = 0.5  # how soon a user notices that the pace has changed
+DRAIN_LOOK_SECONDS = 0.01  # between two looks whether all has arrived
+
+
+class LoadUser(User):
+    """A user with a name of its own in this run, and a number in this process. What comes in and leaves is up to it."""
+
+    abstract = True
+    protocol: ClassVar[str]  # what the statistics show as the type of a request
+    max_message_bytes: ClassVar[int]  # of text that one message takes
+    this_run: ClassVar[Run]  # shared by the users of a process
+
+    number = -1  # until the user starts
+    name = ""
+    is_online = False
+
+    def come_in(self) -> None:
+        """Connect, and all else until go_online()."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Disconnect in order, when nothing is under way any more; called when the user is online."""
+        raise NotImplementedError
+
+    def on_start(self) -> None:
+        """Take part in the run under a name, unless the run has been given up."""
+        if self.this_run.given_up:
+            raise GreenletExit
+        self.number = self.this_run.take_number()
+        self.name = self.this_run.name(self.number)
+        self.come_in()
+
+    def on_stop(self) -> None:
+        """Also called where on_start() has not come to its end."""
+        if self.is_online:
+            self.leave()
+        if self.name:
+            self.this_run.give_back(self.number)
+            self.name = ""
+
+    def go_online(self) -> None:
+        """From now on others can reach us."""
+        self.is_online = True
+        self.this_run.ledger.come(self.name)
+
+    def go_offline(self) -> None:
+        """What is still under way may arrive, or not."""
+        self.is_online = False
+        self.this_run.ledger.end(self.name)
+
+    def report(self, row: str, seconds: float | None, error: Exception | None = None) -> None:
+        """Count a request in this row; without seconds it was not timed."""
+        self.environment.events.request.fire(
+            request_type=self.protocol,
+            name=row,
+            response_time=None if seconds is None else seconds * 1000,
+            response_length=0,
+            exception=error,
+            context={},
+        )
+
+    @contextmanager
+    def measured(self, row: str) -> Iterator[None]:
+        """Report how long the block took, or the Exception that left it, which goes on."""
+        begin = perf_counter()
+        try:
+            yield
+        except Exception as error:
+            self.report(row, perf_counter() - begin, error)
+            raise
+        self.report(row, perf_counter() - begin)
+
+    @contextmanager
+    def connecting(self) -> Iterator[None]:
+        """The same for connecting; but a failure ends the run as long as nobody has ever been connected."""
+        begin = perf_counter()
+        try:
+            yield
+        except Exception as error:
+            if not self.this_run.reached:
+                self.this_run.fail(self.protocol, "connect", error)
+                raise GreenletExit from None
+            self.report("connect", perf_counter() - begin, error)
+            raise
+        self.report("connect", perf_counter() - begin)
+        self.this_run.reached = True
+
+    # Messages, by the ledger
+
+    def send_message(self, receiver: str, due: float, send: Callable[[str], object]) -> None:
+        """Send `receiver` the message that was due at this moment of monotonic(), by send(text)."""
+        text = self.this_run.ledger.send(self.name, receiver, due, self.this_run.options.message_size)
+        try:
+            send(text)
+        except BaseException as error:  # whatever it is, a GreenletExit too: who knows whether the text went out
+            self.this_run.ledger.doubt(self.name, receiver)
+            if isinstance(error, Exception):
+                self.report("send", None, error)
+            raise
+        self.report("send", None)
+
+    def receive_message(self, sender: str, text: str) -> None:
+        """A text has come, by all that is known from this user."""
+        try:
+            self.report(DELIVER, self.this_run.ledger.receive(sender, self.name, text))
+        except FaultFound as fault:
+            self.report(DELIVER, None, fault)
+
+    def drain(self) -> None:
+        """Wait until all that is under way to us or from us has arrived, or should have."""
+        deadline = monotonic() + self.this_run.options.drain
+        while self.this_run.ledger.open(self.name) and monotonic() < deadline:
+            gevent.sleep(DRAIN_LOOK_SECONDS)
+        self.this_run.ledger.settle(self.name)
+
+
+class PacedUser(LoadUser):
+    """A user whose task sends one message each time take_due() gives a moment, at the pace of the run."""
+
+    abstract = True
+    _pace: Pace | None = None
+    _schedule: Schedule
+
+    def on_start(self) -> None:
+        self._alarm = Alarm()
+        self.this_run.paced.add(self)
+        super().on_start()
+
+    def on_stop(self) -> None:
+        super().on_stop()
+        self.this_run.paced.discard(self)
+        self._alarm.close()
+
+    def wait_time(self) -> float:
+        """Wait here until the next message is due, or it is time to look at the pace again: Locust would come late."""
+        self._alarm.wait_until(min(self._follow().due, monotonic() + LOOK_SECONDS))
+        return 0.0
+
+    def take_due(self) -> float | None:
+        """The moment of monotonic() at which a message was due that has not been sent; None if there is none."""
+        schedule = self._follow()
+        return schedule.take() if schedule.is_due(monotonic()) else None
+
+    def is_behind(self) -> bool:
+        """Whether messages are due that have not been sent."""
+        return self._follow().is_due(monotonic())
+
+    def _follow(self) -> Schedule:
+        if self._pace is not self.this_run.pace:
+            self._pace = self.this_run.pace
+            self._schedule = Schedule(self._pace.rate, max(self._pace.start, monotonic()), self._pace.end)
+        return self._schedule
