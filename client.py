@@ -5,16 +5,18 @@ may sit in receive() while others call.
 """
 
 import random
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 from types import EllipsisType
 from typing import Self, TypeAlias
 
-from chatclient.address import format_address, parse_address
+from chatclient.address import Address, format_address, parse_address
 from chatclient.connection import Connection
 from chatclient.dialogue import CLOSING, Call, ErrorReceived, Event, MessageReceived
 from chatclient.errors import ChatError, ChatRefused, ConnectionClosed, ConnectionFailed, LoginRefused, ServerError
+from chatclient.tls import tls_context
 from protocol import (
     DEFAULT_PORT,
     USERNAME_RULE,
@@ -29,6 +31,7 @@ from protocol import (
 
 __all__ = [
     "CLOSING",
+    "Address",
     "ChatClient",
     "ChatError",
     "ChatRefused",
@@ -43,6 +46,7 @@ __all__ = [
     "backoff",
     "format_address",
     "parse_address",
+    "tls_context",
 ]
 
 Timeout: TypeAlias = float | EllipsisType | None
@@ -58,15 +62,17 @@ class ChatClient:
     to id, in ascending id order, with our own entry.
     """
 
-    def __init__(self, host: str, port: int = DEFAULT_PORT, timeout: float | None = 10.0) -> None:
-        """Connect. Raises ConnectionFailed. `timeout` also is what calls use that give none."""
-        self.address = format_address(host, port)
+    def __init__(
+        self, host: str, port: int = DEFAULT_PORT, timeout: float | None = 10.0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """Connect, with `tls` encrypted. Raises ConnectionFailed. `timeout` also is what calls use that give none."""
+        self.address = ("tls://" if tls else "") + format_address(host, port)
         self.username = ""
         self.user_id = 0
         self.partner_id = 0
         self.online: dict[str, int] = {}
         self._timeout = timeout
-        self._connection = Connection(host, port, timeout)
+        self._connection = Connection(host, port, timeout, tls)
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ input or output redirected it works line by line, for scripts, and ends with the
 
 import argparse
 import os
+import ssl
 import sys
 import threading
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from chatterminal.display import drop_output, explain, notice, visible
 from chatterminal.lines import run_lines
 from chatterminal.login import Account, ask_twice, log_in
 from chatterminal.prompt import run_prompt
-from client import ChatError, LoginRefused, parse_address
+from client import ChatError, LoginRefused, parse_address, tls_context
 from protocol import USERNAME_RULE, LocalProtocolError, is_valid_username
 
 EPILOG = """\
@@ -43,11 +44,15 @@ def main() -> int:
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if options.password and not interactive:
         parser.error("--password asks at a terminal; use --password-file or CHAT_PASSWORD")
+    try:
+        tls = encryption(options)
+    except ValueError as error:
+        parser.error(str(error))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
-        return run(options, interactive)
+        return run(options, tls, interactive)
     except LoginRefused as refusal:
         print(f"! cannot log in: {visible(explain(refusal.reason))}", file=sys.stderr)
     except (ChatError, LocalProtocolError) as error:
@@ -62,17 +67,25 @@ def main() -> int:
     return 1
 
 
-def run(options: argparse.Namespace, interactive: bool) -> int:
+def run(options: argparse.Namespace, tls: ssl.SSLContext | None, interactive: bool) -> int:
     password = options.password_file or os.environ.get("CHAT_PASSWORD", "")
     if options.password:
         password = ask_twice(options.name)
-    host, port = options.address
-    account = Account(options.name, host, port, password)
+    account = Account(options.name, options.address.host, options.address.port, password, tls)
     client = log_in(account, ask=interactive)
     chat = Chat(account, interactive, client)
     notice(f"logged in at {client.address} as {account.name} ({client.user_id}); /help lists the commands")
     show_online(client)
     return run_prompt(chat) if interactive else run_lines(chat, options.linger)
+
+
+def encryption(options: argparse.Namespace) -> ssl.SSLContext | None:
+    """What the address asks for. Raises ValueError."""
+    if options.address.tls:
+        return tls_context(options.tls_ca or os.environ.get("CHAT_TLS_CA"))
+    if options.tls_ca:  # who gives it must not believe that this is encrypted
+        raise ValueError("--tls-ca is for an address that begins with tls://")
+    return None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -89,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         type=checked(parse_address),
         default=parse_address("localhost"),
-        help="where the server is (default: localhost:9034)",
+        help="where the server is (default: localhost:9034); tls://HOST[:PORT] for one that speaks TLS",
     )
     passwords = parser.add_mutually_exclusive_group()
     passwords.add_argument("--password", action="store_true", help="ask for a password now, to secure a new name")
@@ -98,6 +111,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         type=checked(first_line),
         help="the password is the first line of FILE (default: the environment variable CHAT_PASSWORD)",
+    )
+    parser.add_argument(
+        "--tls-ca",
+        metavar="FILE",
+        help="with tls://, trust the authority in FILE (PEM), not the system's (default: the environment variable "
+        "CHAT_TLS_CA)",
     )
     parser.add_argument(
         "--linger",

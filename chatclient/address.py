@@ -1,6 +1,16 @@
 """A server's address, as people write it."""
 
+from typing import NamedTuple
+
 from protocol import DEFAULT_PORT
+
+
+class Address(NamedTuple):
+    """Where a server is, and whether TLS is spoken there."""
+
+    host: str
+    port: int
+    tls: bool
 
 
 def format_address(host: str, port: int) -> str:
@@ -8,12 +18,11 @@ def format_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """(host, port) of `host`, `host:port`, `[::1]:port`, each with or without `tcp://`. Raises ValueError."""
+def parse_address(text: str) -> Address:
+    """Read `host`, `host:port` or `[::1]:port`, bare or after `tcp://` or `tls://`. Raises ValueError."""
     scheme, separator, address = text.rpartition("://")
-    if separator and scheme != "tcp":
-        known = "tls:// is not supported yet" if scheme == "tls" else f"{scheme}:// is unknown"
-        raise ValueError(f"{known}; an address is HOST, HOST:PORT or tcp://HOST:PORT")
+    if separator and scheme not in ("tcp", "tls"):
+        raise ValueError(f"{scheme}:// is unknown; an address is HOST, HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT")
     address = address.removesuffix("/")
     if address.startswith("["):
         host, bracket, port = address[1:].partition("]")
@@ -26,7 +35,7 @@ def parse_address(text: str) -> tuple[str, int]:
         raise ValueError(f"{text!r} is no address: write an IPv6 one in brackets, like [::1]:{DEFAULT_PORT}")
     if not host:
         raise ValueError(f"{text!r} is no address: the host is missing")
-    return host, _parse_port(port[1:]) if port else DEFAULT_PORT
+    return Address(host, _parse_port(port[1:]) if port else DEFAULT_PORT, scheme == "tls")
 
 
 def _parse_port(number: str) -> int:

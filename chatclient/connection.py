@@ -6,6 +6,7 @@ no thread of our own. Threads and greenlets will do, patched or not.
 
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,8 @@ from time import monotonic
 
 from chatclient.address import format_address
 from chatclient.dialogue import Call, Dialogue, Event
-from chatclient.errors import ConnectionClosed, ConnectionFailed
+from chatclient.errors import ConnectionClosed, ConnectionFailed, explain
+from chatclient.tls import RECORD_BYTES, TlsSocket, start_tls
 from protocol import rest_of_packet
 
 RECEIVE_BYTES = 65536
@@ -29,16 +31,17 @@ class Connection:
     ConnectionClosed once the connection has ended.
     """
 
-    def __init__(self, host: str, port: int, timeout: float | None) -> None:
+    def __init__(self, host: str, port: int, timeout: float | None, tls: ssl.SSLContext | None) -> None:
         """Connect, in `timeout` seconds. Raises ConnectionFailed."""
-        self._socket = _connect(host, port, timeout)
-        self._changed = threading.Condition(threading.Lock())  # guards what follows, and every use of the socket
+        self._socket = _connect(host, port, timeout, tls)
+        self._record = RECORD_BYTES if tls else 0  # what a send may have taken although it found no room
+        self._changed = threading.Condition()  # guards what follows, and every use of the socket
         self._dialogue = Dialogue()
         self._reading = False
         self._polling = 0
         self._calling = threading.Lock()  # one call at a time
         self._writing = threading.Lock()  # keeps packets whole; guards what follows
-        self._rest = b""  # of a packet that a deadline cut in two: goes before anything else
+        self._rest = b""  # of a packet or record that a deadline cut in two: goes before anything else
 
     def ask(self, call: Call, deadline: float | None) -> None:
         """Wait until this call is done."""
@@ -84,7 +87,8 @@ class Connection:
                 while sent < len(packets):
                     sent += self._send_some(memoryview(packets)[sent:], deadline)
             finally:
-                self._rest = rest_of_packet(packets, sent)
+                taken = min(sent + self._record, len(packets))
+                self._rest = packets[sent:taken] + rest_of_packet(packets, taken)
         with self._changed:
             self._answer_pings()
 
@@ -113,7 +117,7 @@ class Connection:
 
     def _answer_pings(self) -> None:
         """Send the Pongs that are due, if no packet is under way; the writer does it otherwise."""
-        if not self._dialogue.pongs or not self._writing.acquire(blocking=False):
+        if self._dialogue.ending or not self._dialogue.pongs or not self._writing.acquire(blocking=False):
             return
         self._rest += self._dialogue.take_pongs()
         with suppress(OSError):  # no room: they go with the next packet; a broken connection shows at the next read
@@ -151,23 +155,25 @@ class Connection:
             self._polling -= 1
             if reads:
                 self._reading = False
-                self._read()
+                taken = self._read()
+                while self._record and 0 < taken < RECEIVE_BYTES and (more := self._read()):
+                    taken += more  # a read gives one record, however short, of all that have come
             self._changed.notify_all()
 
-    def _read(self) -> bool:
-        """Take in what has come; False if nothing has."""
+    def _read(self) -> int:
+        """Take in what has come; the number of bytes."""
         if self._dialogue.ending:
-            return False
+            return 0
         try:
             data = self._socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
-            return False
+            return 0
         except OSError as error:
-            self._end(f"the connection broke ({_explain(error)})")
-            return False
+            self._end(f"the connection broke ({explain(error)})")
+            return 0
         self._dialogue.receive(data)
         self._answer_pings()
-        return True
+        return len(data)
 
     # Ending; the caller holds the lock
 
@@ -175,7 +181,7 @@ class Connection:
         """Nothing can be sent any more; but the Error that says why may still wait to be read."""
         while self._read():
             continue
-        self._end(f"the connection broke ({_explain(error)})")
+        self._end(f"the connection broke ({explain(error)})")
 
     def _end(self, text: str) -> None:
         self._dialogue.end(text)
@@ -186,13 +192,14 @@ class Connection:
             raise ConnectionClosed(*self._dialogue.ending)
 
 
-def _connect(host: str, port: int, timeout: float | None) -> socket.socket:
+def _connect(host: str, port: int, timeout: float | None, tls: ssl.SSLContext | None) -> socket.socket | TlsSocket:
+    deadline = None if timeout is None else monotonic() + timeout
     try:
         connection = socket.create_connection((host, port), timeout)
         _set_options(connection)
     except (OSError, UnicodeError) as error:  # UnicodeError: a host name with an empty or overlong label
-        raise ConnectionFailed(f"nobody answers at {format_address(host, port)} ({_explain(error)})") from error
-    return connection
+        raise ConnectionFailed(f"nobody answers at {format_address(host, port)} ({explain(error)})") from error
+    return start_tls(connection, tls, host, port, deadline) if tls else connection
 
 
 def _set_options(connection: socket.socket) -> None:
@@ -202,10 +209,6 @@ def _set_options(connection: socket.socket) -> None:
         if hasattr(socket, option):  # not every system has them
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     connection.setblocking(False)
-
-
-def _explain(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _left(deadline: float | None) -> float | None:

@@ -1,5 +1,7 @@
 """What a call of ChatClient raises, besides TimeoutError and LocalProtocolError."""
 
+import ssl
+
 
 class ChatError(Exception):
     """The base of what can go wrong between a client and its server."""
@@ -31,3 +33,10 @@ class LoginRefused(ServerError):
 
 class ChatRefused(ServerError):
     """The answer to chat(); the old partner stays."""
+
+
+def explain(error: Exception) -> str:
+    """What the system says has gone wrong, in words alone."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    return getattr(error, "strerror", None) or str(error)

@@ -1,5 +1,6 @@
 """Getting in: connect, wait for a place, answer for the password."""
 
+import ssl
 from dataclasses import dataclass
 from getpass import getpass
 
@@ -19,11 +20,12 @@ class Account:
     host: str
     port: int
     password: str
+    tls: ssl.SSLContext | None = None
 
 
 def connect(account: Account) -> ChatClient:
     """Connect, and wait for as long as a full server takes to serve us. Raises ChatError."""
-    client = ChatClient(account.host, account.port)
+    client = ChatClient(account.host, account.port, tls=account.tls)
     try:
         try:
             client.ping(PATIENCE_SECONDS)

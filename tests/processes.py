@@ -17,6 +17,7 @@ from protocol import Envelope, PacketType, Reason, encode, encode_chat_init, enc
 ROOT = Path(__file__).parent.parent
 BIG = encode_message(b"x" * 100)
 RELAYED_BIG = Envelope("sender").wrap(b"x" * 100)
+UNPATCHED = "CHAT_TEST_UNPATCHED"  # set in the process of run_unpatched
 DEADLINE = 30.0  # seconds: generous, since machines are slow and shared
 
 
@@ -97,6 +98,15 @@ def run_to_end(*options: object, **environment: str) -> subprocess.CompletedProc
     return subprocess.run(
         command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=DEADLINE, check=False
     )
+
+
+def run_unpatched(test_file: str) -> None:
+    """Run these tests once more, in a process without gevent, whose threads are threads."""
+    command = [sys.executable, "-m", "pytest", "--noconftest", "-q", "-p", "no:cacheprovider", test_file]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # brings gevent
+    environment[UNPATCHED] = "1"
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 class Wire:

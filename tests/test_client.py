@@ -5,18 +5,17 @@ The same tests run twice: as greenlets, and in a process without gevent, as thre
 
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
 from client import (
+    Address,
     ChatClient,
     ChatRefused,
     ConnectionClosed,
@@ -42,10 +41,9 @@ from protocol import (
     parse_text,
     text_room,
 )
-from tests.processes import ServerProcess
+from tests.processes import UNPATCHED, ServerProcess, run_unpatched
 from tests.scripted_server import SECONDS, Peer, ScriptedServer, message
 
-UNPATCHED = "CHAT_TEST_UNPATCHED"  # set in the process without gevent
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -568,18 +566,21 @@ def test_nobody_answers() -> None:
 @pytest.mark.parametrize(
     ("text", "address"),
     [
-        ("chat.example", ("chat.example", DEFAULT_PORT)),
-        ("chat.example:1", ("chat.example", 1)),
-        ("tcp://chat.example:65535", ("chat.example", 65535)),
-        ("tcp://chat.example", ("chat.example", DEFAULT_PORT)),
-        ("tcp://chat.example:1/", ("chat.example", 1)),
-        ("[::1]:9034", ("::1", 9034)),
-        ("tcp://[::1]", ("::1", DEFAULT_PORT)),
+        ("chat.example", Address("chat.example", DEFAULT_PORT, tls=False)),
+        ("chat.example:1", Address("chat.example", 1, tls=False)),
+        ("tcp://chat.example:65535", Address("chat.example", 65535, tls=False)),
+        ("tcp://chat.example", Address("chat.example", DEFAULT_PORT, tls=False)),
+        ("tcp://chat.example:1/", Address("chat.example", 1, tls=False)),
+        ("[::1]:9034", Address("::1", 9034, tls=False)),
+        ("tcp://[::1]", Address("::1", DEFAULT_PORT, tls=False)),
+        ("tls://chat.example", Address("chat.example", DEFAULT_PORT, tls=True)),
+        ("tls://chat.example:1", Address("chat.example", 1, tls=True)),
+        ("tls://[::1]:9034", Address("::1", 9034, tls=True)),
     ],
 )
-def test_addresses(text: str, address: tuple[str, int]) -> None:
+def test_addresses(text: str, address: Address) -> None:
     assert parse_address(text) == address
-    assert parse_address(format_address(*address)) == address
+    assert parse_address(format_address(address.host, address.port)) == address._replace(tls=False)
 
 
 @pytest.mark.parametrize(
@@ -596,7 +597,8 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
         ("::1", "brackets"),
         ("[::1", "no address"),
         ("[::1]9034", "no address"),
-        ("tls://host:9034", "not supported yet"),
+        ("tls://host:0", "no port"),
+        ("tls://", "host is missing"),
         ("http://host", "unknown"),
     ],
 )
@@ -622,9 +624,4 @@ def test_is_what_it_says() -> None:
 
 @pytest.mark.skipif(UNPATCHED in os.environ, reason="this is that process")
 def test_the_same_with_threads() -> None:
-    root = Path(__file__).parent.parent
-    command = [sys.executable, "-m", "pytest", "--noconftest", "-q", "-p", "no:cacheprovider", __file__]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # brings gevent
-    environment[UNPATCHED] = "1"
-    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=100, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_unpatched(__file__)

@@ -119,11 +119,13 @@ def test_name_in_use(server: ServerProcess, bob: ChatClient, lines: StartLines) 
     [
         ([], "required: NAME"),
         (["a b"], "a name has"),
-        (["alice", "tls://host"], "not supported yet"),
+        (["alice", "ssh://host"], "ssh:// is unknown"),
         (["alice", "host:0"], "no port"),
         (["--password", "alice"], "asks at a terminal"),
         (["--password-file", "/nonexistent", "alice"], "no password in /nonexistent"),
         (["--linger", "nan", "alice"], "no number of seconds"),
+        (["--tls-ca", "/nonexistent", "alice", "tls://host"], "no certificates in /nonexistent"),
+        (["--tls-ca", "/nonexistent", "alice", "host"], "begins with tls://"),
     ],
 )
 def test_bad_usage(lines: StartLines, arguments: list[str], complaint: str) -> None:
@@ -138,7 +140,15 @@ def test_help_and_version(lines: StartLines) -> None:
     assert version.text == f"terminal.py {__version__}\n"
     explained = lines("--help", typed="")
     assert explained.wait() == 0
-    for word in ("/chat NAME", "--password-file FILE", "CHAT_PASSWORD", "exit status", "//TEXT"):
+    for word in (
+        "/chat NAME",
+        "--password-file FILE",
+        "CHAT_PASSWORD",
+        "tls://",
+        "--tls-ca FILE",
+        "exit status",
+        "//TEXT",
+    ):
         assert word in explained.text
 
 
