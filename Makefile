@@ -2,6 +2,7 @@
 # make test    set everything up, run the tests
 # make check   lint, types, and the tests with branch coverage: what a change must pass
 # make bench-tester   how many messages a second one Locust process drives (about two minutes)
+# make pictures       take the docs' pictures of the load tester anew (needs Chromium)
 # make clean   remove what make has made; never the database in data/
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check lint types coverage bench-tester clean
+.PHONY: run test check lint types coverage bench-tester pictures clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
@@ -31,6 +32,9 @@ coverage: $(VENV)/installed-dev
 
 bench-tester: $(VENV)/installed
 	@$(BIN)/python benchmarks/tester.py $(ARGS)
+
+pictures: $(VENV)/installed-dev
+	$(BIN)/python -m tests.screenshots docs/pictures
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov

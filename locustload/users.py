@@ -64,13 +64,13 @@ class LoadUser(User):
         self.is_online = False
         self.this_run.ledger.end(self.name)
 
-    def report(self, row: str, seconds: float | None, error: Exception | None = None) -> None:
-        """Count a request in this row; without seconds it was not timed."""
+    def report(self, row: str, seconds: float | None, error: Exception | None = None, size: int = 0) -> None:
+        """Count a request in this row, of `size` bytes; without seconds it was not timed."""
         self.environment.events.request.fire(
             request_type=self.protocol,
             name=row,
             response_time=None if seconds is None else seconds * 1000,
-            response_length=0,
+            response_length=size,
             exception=error,
             context={},
         )
@@ -113,12 +113,12 @@ class LoadUser(User):
             if isinstance(error, Exception):
                 self.report("send", None, error)
             raise
-        self.report("send", None)
+        self.report("send", None, size=len(text))
 
     def receive_message(self, sender: str, text: str) -> None:
         """A text has come, by all that is known from this user."""
         try:
-            self.report(DELIVER, self.this_run.ledger.receive(sender, self.name, text))
+            self.report(DELIVER, self.this_run.ledger.receive(sender, self.name, text), size=len(text))
         except FaultFound as fault:
             self.report(DELIVER, None, fault)
 
