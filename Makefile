@@ -1,9 +1,9 @@
-# make run     set everything up, start the server on 127.0.0.1:9034 (ARGS="--port 9035" passes options on)
-# make test    set everything up, run the tests
-# make check   lint, types, and the tests with branch coverage: what a change must pass
+# make run             set everything up, start the server on 127.0.0.1:9034 (ARGS="--port 9035" passes options on)
+# make test            set everything up, run the tests
+# make check           lint, types, and the tests with branch coverage: what a change must pass
 # make bench-tester   how many messages a second one Locust process drives (about two minutes)
 # make pictures       take the docs' pictures of the load tester anew (needs Chromium)
-# make clean   remove what make has made; never the database in data/
+# make clean           remove what make has made; never the database in data/
 
 PYTHON ?= python3
 VENV = .venv

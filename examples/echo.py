@@ -8,6 +8,7 @@ What is yours to replace is marked with (1) to (4); docs/LOADTEST.md explains. A
 
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import gevent
@@ -47,8 +48,9 @@ class EchoUser(PacedUser):
 
     def listen(self) -> None:  # (3) how texts come in, and from whom
         self.connection.settimeout(None)
-        for line in self.connection.makefile():
-            self.receive_message(self.name, line.rstrip("\n"))
+        with suppress(OSError):  # the connection has ended, perhaps by ourselves
+            for line in self.connection.makefile():
+                self.receive_message(self.name, line.rstrip("\n"))
         self.go_offline()
 
     def leave(self) -> None:  # (4) how a connection ends
@@ -63,4 +65,5 @@ def echo(connection: socket.socket, _: object) -> None:
 
 
 if __name__ == "__main__":
-    StreamServer(("127.0.0.1", PORT), echo).serve_forever()
+    port = int(sys.argv[1]) if sys.argv[1:] else PORT
+    StreamServer(("127.0.0.1", port), echo).serve_forever()

@@ -24,6 +24,8 @@ DELIVER = "deliver"  # the row of messages that have arrived, and of how long th
 class Paced(Protocol):
     """A user who follows the pace of the run."""
 
+    is_online: bool
+
     def is_behind(self) -> bool: ...
 
 

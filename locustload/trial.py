@@ -43,16 +43,17 @@ def attempt(run: Run, order: TrialOrder) -> TrialReport:
     _wait_until_quiet(run, RECOVERY_SECONDS)
     before = _counts(run)
     run.trial_latencies = Histogram()
-    run.meter = LoadMeter(monotonic, process_time)
     start = monotonic() + LOOK_SECONDS  # by then every user has noticed
     run.pace = Pace(order["rate"], start, start + order["seconds"])
+    gevent.sleep(LOOK_SECONDS)
+    run.meter = LoadMeter(monotonic, process_time)
     gevent.sleep(start + order["seconds"] - monotonic())
     load = run.meter.read()
     late = _wait_until_quiet(run, run.options.drain)
     after = _counts(run)
     return {
         "number": order["number"],
-        "users": len(run.pairing.here),
+        "users": sum(user.is_online for user in run.paced),
         "sent": after["sent"] - before["sent"],
         "delivered": after["delivered"] - before["delivered"],
         "late": late,
