@@ -42,7 +42,7 @@ class Line:
     @property
     def unbalanced(self) -> int:
         """How many were refused and delivered all the same: what is known of is more than what was sent."""
-        corrupted = sum(last - first + 1 for first, last in self.faults.get(Fault.CORRUPTED, ()) if first > 0)
+        corrupted = sum(last - max(first, 1) + 1 for first, last in self.faults.get(Fault.CORRUPTED, ()))  # 0 is extra
         known = self.delivered + self.refused + self.in_flight + self.count(Fault.LOST) + corrupted
         return known - self.sent
 

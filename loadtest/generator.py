@@ -33,7 +33,7 @@ class LoadMeter:
         self._lag = Histogram()
         self._expected = clock() + TICK
         self._window = (clock(), cpu())
-        self._busiest: float | None = None  # until a first window is full
+        self._busiest = 0.0
 
     def tick(self) -> None:
         """Called when the loop wakes up after TICK seconds."""
@@ -41,13 +41,12 @@ class LoadMeter:
         self._lag.record(now - self._expected)
         self._expected = now + TICK
         if now - self._window[0] >= WINDOW:
-            self._busiest = max(self._busiest or 0.0, self._share())
+            self._busiest = max(self._busiest, self._share())
             self._window = (now, self._cpu())
 
     def read(self) -> Load:
         """How busy it was since it was made."""
-        busiest = self._share() if self._busiest is None else self._busiest
-        return Load(busiest, self._lag.percentile(99))
+        return Load(max(self._busiest, self._share()), self._lag.percentile(99))
 
     def _share(self) -> float:
         begin, used = self._window

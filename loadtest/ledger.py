@@ -8,9 +8,10 @@ and names what is missing (lost) or wrong (duplicated, reordered, corrupted, mis
 what it tests: that messages of one pair arrive in order.
 """
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple, NoReturn
 from zlib import crc32
 
@@ -29,55 +30,54 @@ class FaultFound(Exception):
 
 
 class Stamp(NamedTuple):
-    """What a message says about itself."""
+    """What a message says about itself; a name has no space."""
 
     sender: str
     number: int  # of the sender's messages to this receiver, from 1
     due: int  # microseconds of the ledger's clock
 
 
-def encode_stamp(stamp: Stamp, size: int) -> str:
-    """A text of `size` bytes that carries the stamp, and a checksum over all of it. Raises ValueError if it cannot."""
+def encode_stamp(stamp: Stamp, receiver: str, size: int) -> str:
+    """A text of `size` bytes that carries the stamp, and a checksum over all of it and the receiver's name.
+
+    Raises ValueError if it cannot.
+    """
     head = f"{stamp.sender} {stamp.number} {stamp.due:x} "
     padding = PADDING * (size - len(head.encode()) - 8)
-    text = f"{head}{_checksum(head + padding)}{padding}"
-    if len(text.encode()) > size:
-        raise ValueError(f"{head!r} and a checksum do not fit {size} bytes")
+    text = f"{head}{_checksum(receiver, head + padding)}{padding}"
+    if len(text.encode()) > size or head.count(" ") != 3:
+        raise ValueError(f"{head!r} and a checksum do not fit {size} bytes, or the name has a space")
     return text
 
 
-def decode_stamp(text: str) -> Stamp:
-    """The stamp of a text that is as it was sent. Raises ValueError for any other."""
+def decode_stamp(text: str, receiver: str) -> Stamp:
+    """The stamp of a text that is as it was sent to this receiver. Raises ValueError for any other."""
     try:
         sender, number, due, rest = text.split(" ")
         stamp = Stamp(sender, int(number), int(due, 16))
     except ValueError:
         raise ValueError(f"{text!r} has no stamp") from None
-    if rest[:8] != _checksum(text.removesuffix(rest) + rest[8:]):
-        raise ValueError(f"{text!r} is not as it was sent")
+    if rest[:8] != _checksum(receiver, text.removesuffix(rest) + rest[8:]):
+        raise ValueError(f"{text!r} is not as it was sent to {receiver!r}")
     return stamp
 
 
-def _checksum(text: str) -> str:
-    return f"{crc32(text.encode()):08x}"
-
-
-class Change(NamedTuple):
-    """From message `after` + 1 on, both ends were online (steady), or one was not."""
-
-    after: int
-    steady: bool
+def _checksum(receiver: str, text: str) -> str:
+    return f"{crc32(f'{receiver} {text}'.encode()):08x}"
 
 
 @dataclass(slots=True)
 class Account:
     """One pair's messages. They are numbered from 1; from `head` on to `sent` nothing has been heard of them."""
 
-    changes: deque[Change]
+    names: frozenset[str]  # of both ends
+    steady: bool  # both ends are online
+    since: int = 0  # how many had been sent when that changed the last time
     sent: int = 0
     delivered: int = 0
     refused: int = 0
     head: int = 1
+    latest: int = 0  # the highest number that has arrived
     passed: set[int] = field(default_factory=set)  # a later one arrived first, while both ends were online
     cut: set[int] = field(default_factory=set)  # the same, but a connection ended or began in between
     doubtful: set[int] = field(default_factory=set)  # perhaps never sent
@@ -86,25 +86,33 @@ class Account:
     @property
     def open(self) -> int:
         """How many are to be waited for."""
-        after, steady = self.changes[-1]
-        unheard = self.sent - max(self.head - 1, after) if steady else 0
-        return min(unheard, max(0, unheard + len(self.passed) + len(self.cut) - self.refused))
+        unheard = self.sent - self.head + 1
+        before = max(self.head - 1, self.since)
+        expected = self.sent - before - sum(number > before for number in self.doubtful) if self.steady else 0
+        return min(expected, max(0, unheard + len(self.passed) + len(self.cut) - self.refused))
 
     def change(self, steady: bool) -> None:
-        self.changes.append(Change(self.sent, steady))
+        self.steady, self.since = steady, self.sent
+
+    def is_excused(self, number: int) -> bool:
+        """Whether it may be missing: a connection has ended or begun since it was sent, or it never went out."""
+        return not self.steady or number <= self.since or number in self.doubtful
 
     def deliver(self, number: int) -> None:
         """This message has arrived as it was sent. Raises FaultFound if it should not have."""
         if number > self.sent:
-            self._fault(Fault.MISDELIVERED, number)
+            self.misdeliver(number)
         elif number >= self.head:
             self._pass(number)
             self.head = number + 1
+            self.latest = number
             self.delivered += 1
         elif number in self.passed or number in self.cut:
             self.passed.discard(number)
             self.cut.discard(number)
-            self.faults[Fault.REORDERED].append(number)
+            if number < self.latest:  # otherwise nothing has overtaken it: it comes after settle()
+                self.faults[Fault.REORDERED].append(number)
+            self.latest = max(self.latest, number)
             self.delivered += 1
         else:
             self._fault(Fault.DUPLICATED, number)
@@ -122,20 +130,17 @@ class Account:
         self._pass(self.sent + 1)
         self.head = self.sent + 1
 
+    def misdeliver(self, number: int) -> NoReturn:
+        self._fault(Fault.MISDELIVERED, number)
+
     def _fault(self, fault: Fault, number: int) -> NoReturn:
         self.faults[fault].append(number)
         raise FaultFound(fault)
 
     def _pass(self, number: int) -> None:
-        """Sort those that are open before `number`: missing, or excused by a change since they were sent."""
-        if number == self.head:
-            return
-        while len(self.changes) > 1 and self.changes[1].after < number:
-            self.changes.popleft()
-        after, steady = self.changes[0]
+        """Sort those that are open before `number`: missing, or excused."""
         for earlier in range(self.head, number):
-            missing = steady and earlier > after and earlier not in self.doubtful
-            (self.passed if missing else self.cut).add(earlier)
+            (self.cut if self.is_excused(earlier) else self.passed).add(earlier)
 
 
 class Ledger:
@@ -155,7 +160,7 @@ class Ledger:
         """The text of the next message, `size` bytes long, which counts as sent from now on. Raises ValueError."""
         account = self._account(sender, receiver)
         stamp = Stamp(sender, account.sent + 1, max(0, round((due - self._epoch) * 1e6)))
-        text = encode_stamp(stamp, size)
+        text = encode_stamp(stamp, receiver, size)
         account.sent += 1
         return text
 
@@ -169,17 +174,20 @@ class Ledger:
         self._account(sender, receiver).refused += 1
 
     def receive(self, sender: str, receiver: str, text: str) -> float:
-        """A text has arrived, by all that is known from `sender`; the seconds since it was due.
+        """A text has arrived, by all that is known from `sender`, at `receiver`; the seconds since it was due.
 
         Raises FaultFound for one that should not have arrived like this.
         """
         now = self._clock()
+        account = self._account(sender, receiver)
         try:
-            stamp = decode_stamp(text)
+            stamp, addressee = self._read(sender, receiver, text)
         except ValueError:
-            self._account(sender, receiver).corrupt()
+            account.corrupt()
             raise FaultFound(Fault.CORRUPTED) from None
-        self._account(stamp.sender, receiver).deliver(stamp.number)
+        if addressee != receiver:
+            account.misdeliver(stamp.number)
+        account.deliver(stamp.number)
         return now - self._epoch - stamp.due / 1e6
 
     def come(self, name: str) -> None:
@@ -204,27 +212,36 @@ class Ledger:
         """What became of all that was sent up to now."""
         return Balance([_line(*names, account) for names, account in self._accounts.items()])
 
+    def _read(self, sender: str, receiver: str, text: str) -> tuple[Stamp, str]:
+        """The stamp, and for whom the text was, which is nearly always the one who has got it. Raises ValueError."""
+        for addressee in chain((receiver,), (other for name, other in self._accounts if name == sender)):
+            try:
+                stamp = decode_stamp(text, addressee)
+            except ValueError:
+                continue
+            if stamp.sender == sender:
+                return stamp, addressee
+        raise ValueError(f"{text!r} is not as {sender!r} has sent it to anybody")
+
     def _account(self, sender: str, receiver: str) -> Account:
         account = self._accounts.get((sender, receiver))
         if account is None:
-            steady = {sender, receiver} <= self._online
-            account = self._accounts[sender, receiver] = Account(deque([Change(0, steady)]))
-            for name in {sender, receiver}:
+            names = frozenset((sender, receiver))
+            account = self._accounts[sender, receiver] = Account(names, names <= self._online)
+            for name in names:
                 self._of[name].append(account)
         return account
 
     def _change(self, name: str, change: Callable[[str], None]) -> None:
         change(name)
-        for (sender, receiver), account in self._accounts.items():
-            if name in (sender, receiver):
-                account.change({sender, receiver} <= self._online)
+        for account in self._of[name]:
+            account.change(account.names <= self._online)
 
 
 def _line(sender: str, receiver: str, account: Account) -> Line:
     """Settle a copy of the account: refusals explain what is missing, first of all what connections cut off."""
-    after, steady = account.changes[-1]
     unheard = range(account.head, account.sent + 1)
-    missing = {number for number in unheard if steady and number > after and number not in account.doubtful}
+    missing = {number for number in unheard if not account.is_excused(number)}
     cut = len(account.cut) + len(unheard) - len(missing)
     lost = sorted(account.passed | missing)
     in_flight = max(0, cut - account.refused)

@@ -2,8 +2,9 @@
 
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import IntEnum
 
 from loadtest.balance import COLUMNS, Fault
@@ -14,7 +15,12 @@ SYNTAX = re.compile(
     r"\s*(?:(?P<row>\S.*?)\.)?(?P<figure>p\d+(?:\.\d+)?|[a-z_ ]*[a-z])\s*(?P<sign>>=|<=|>|<)"
     r"\s*(?P<limit>\d+(?:\.\d+)?)\s*(?P<unit>us|ms|s|%)?\s*"
 )
-SIGNS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+SIGNS: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+}
 SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 ROW_FIGURES = ("max", "failures", "count", "rate")
 DEFAULT_COUNTS = (*(str(fault) for fault in Fault), "unbalanced", "exceptions", "missing_reports")
@@ -60,7 +66,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What must not be. `row` is "" where the figure is a count of the whole run; `limit` is in seconds for times."""
+    """What must not be. `row` is "" where the figure is a count of the whole run; `limit` is in `unit`."""
 
     row: str
     figure: str
@@ -69,8 +75,8 @@ class Condition:
     unit: str
 
     def __str__(self) -> str:
-        limit = self.limit / SECONDS[self.unit] if self.unit in SECONDS else self.limit
-        return f"{self.subject} {self.sign} {limit:g}{' ' * (self.unit in SECONDS)}{self.unit}"
+        limit = f"{Decimal(repr(self.limit)):f}".removesuffix(".0")  # never 1e+06, which could not be parsed
+        return f"{self.subject} {self.sign} {limit}{' ' * (self.unit in SECONDS)}{self.unit}"
 
     @property
     def subject(self) -> str:
@@ -79,6 +85,10 @@ class Condition:
     @property
     def is_latency(self) -> bool:
         return self.figure == "max" or self.figure[1:2].isdecimal()
+
+    def is_met(self, figure: float) -> bool:
+        """Whether this figure is what must not be; a time is in seconds."""
+        return SIGNS[self.sign](figure, self.limit * SECONDS.get(self.unit, 1.0))
 
     def figure_of(self, measured: Measured) -> float | None:
         """What was measured; None where nothing was."""
@@ -100,7 +110,9 @@ class Condition:
             return "not measured"
         if self.is_latency:
             return duration(figure)
-        return f"{figure:.3g} %" if self.unit == "%" else f"{figure:.6g}"
+        if self.unit == "%":
+            return f"{figure:.3g} %"
+        return str(figure) if isinstance(figure, int) else f"{figure:.6g}"
 
 
 def parse_condition(text: str) -> Condition:
@@ -114,7 +126,7 @@ def parse_condition(text: str) -> Condition:
         figure = figure.replace(" ", "_")
         if figure not in COUNTS:
             raise ValueError(f"{text!r}: {figure!r} is no count; there are {', '.join(COUNTS)}; {EXAMPLES}")
-    condition = Condition(row, figure, sign, limit * SECONDS.get(unit, 1.0), unit)
+    condition = Condition(row, figure, sign, limit, unit)
     if row and not condition.is_latency and figure not in ROW_FIGURES:
         raise ValueError(f"{text!r}: a row has p50, p99.9 (any percentile), {', '.join(ROW_FIGURES)}; {EXAMPLES}")
     if condition.is_latency and figure != "max" and float(figure[1:]) > 100:
@@ -191,9 +203,11 @@ def _defaults(measured: Measured) -> list[Condition]:
 
 def _find(condition: Condition, measured: Measured, overloaded: bool) -> Finding:
     figure = condition.figure_of(measured)
-    failed = figure is None or SIGNS[condition.sign](figure, condition.limit)
-    result = "invalid" if condition.is_latency and overloaded else _result(failed)
-    return Finding(str(condition), condition.shown(figure), result)
+    if figure is not None and condition.is_latency and overloaded:
+        return Finding(str(condition), condition.shown(figure), "invalid")
+    nowhere = "no such row: " if condition.row and condition.row not in measured.rows else ""
+    failed = figure is None or condition.is_met(figure)
+    return Finding(str(condition), nowhere + condition.shown(figure), _result(failed))
 
 
 def _result(failed: bool) -> str:
@@ -205,4 +219,4 @@ def duration(seconds: float) -> str:
     for unit, factor in (("us", 1e-6), ("ms", 1e-3)):
         if seconds < 1000 * factor - factor / 2:
             return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds:.3g} s"
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"

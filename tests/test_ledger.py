@@ -1,0 +1,458 @@
+"""The delivery ledger: what it finds, what it excuses, and what it cannot know."""
+
+import pytest
+
+from loadtest.balance import Fault, Line
+from loadtest.ledger import STAMP_BYTES, FaultFound, Ledger, Stamp, decode_stamp, encode_stamp
+
+
+class Clock:
+    """Stands still until it is set."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def ledger_of(*online: str) -> Ledger:
+    ledger = Ledger(Clock())
+    for name in online:
+        ledger.come(name)
+    return ledger
+
+
+def send(ledger: Ledger, count: int = 1, sender: str = "ann", receiver: str = "bob") -> list[str]:
+    return [ledger.send(sender, receiver, 0.0) for _ in range(count)]
+
+
+def receive(ledger: Ledger, *texts: str, sender: str = "ann", receiver: str = "bob") -> list[str]:
+    """What was found to be wrong with each of those that should not have arrived."""
+    found = []
+    for text in texts:
+        try:
+            ledger.receive(sender, receiver, text)
+        except FaultFound as fault:
+            found.append(str(fault))
+    return found
+
+
+def line(ledger: Ledger, sender: str = "ann", receiver: str = "bob") -> Line:
+    return next(line for line in ledger.balance().lines if (line.sender, line.receiver) == (sender, receiver))
+
+
+def findings(ledger: Ledger) -> list[str]:
+    return ledger.balance().findings()
+
+
+# Stamps
+
+
+def test_a_message_is_as_long_as_it_was_ordered() -> None:
+    ledger = ledger_of("ann", "bob")
+    for size in (STAMP_BYTES, 100, 65_536):
+        text = ledger.send("ann", "bob", 1.5, size)
+        assert len(text.encode()) == size
+        assert receive(ledger, text) == []
+
+
+def test_a_stamp_of_forty_bytes_is_enough_for_long_names_and_long_runs() -> None:
+    stamp = Stamp("load-99999", 999_999_999, 7 * 24 * 3600 * 10**6)
+    assert decode_stamp(encode_stamp(stamp, "load-99998", STAMP_BYTES), "load-99998") == stamp
+
+
+def test_a_message_that_is_too_short_for_its_stamp_is_not_counted_as_sent() -> None:
+    ledger = ledger_of("ann", "bob")
+    with pytest.raises(ValueError, match="'ann 1 0 ' and a checksum do not fit 15 bytes"):
+        ledger.send("ann", "bob", 0.0, 15)
+    assert line(ledger).sent == 0
+
+
+def test_a_name_with_a_space_is_refused_before_anything_is_sent() -> None:
+    ledger = ledger_of("ann", "bob")
+    with pytest.raises(ValueError, match="the name has a space"):
+        ledger.send("ann lee", "bob", 0.0)
+
+
+@pytest.mark.parametrize("text", ["", "hello", "a b c", "bob 1 0 ", "bob one 0 12345678", "bob 1 0 12345678", "\ud800"])
+def test_a_text_that_is_no_stamped_message_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"has no stamp|is not as it was sent to 'bob'"):
+        decode_stamp(text, "bob")
+
+
+def test_every_flipped_bit_of_a_message_is_noticed() -> None:
+    text = encode_stamp(Stamp("ann", 12, 345), "bob", STAMP_BYTES)
+    for place, character in enumerate(text):
+        for bit in range(7):
+            damaged = text[:place] + chr(ord(character) ^ 1 << bit) + text[place + 1 :]
+            with pytest.raises(ValueError, match=r"has no stamp|is not as it was sent to 'bob'"):
+                decode_stamp(damaged, "bob")
+
+
+def test_latency_counts_from_when_the_message_was_due() -> None:
+    clock = Clock()
+    clock.seconds = 1000.0
+    ledger = Ledger(clock)
+    text = ledger.send("ann", "bob", due=1000.25)
+    clock.seconds = 1002.0
+    assert ledger.receive("ann", "bob", text) == pytest.approx(1.75)
+
+
+# Both ends stay online
+
+
+def test_messages_that_arrive_in_order_balance() -> None:
+    ledger = ledger_of("ann", "bob")
+    assert receive(ledger, *send(ledger, 3)) == []
+    assert line(ledger) == Line("ann", "bob", sent=3, delivered=3, refused=0, in_flight=0, faults={})
+
+
+def test_who_writes_to_itself_is_a_pair_like_any_other() -> None:
+    ledger = ledger_of("ann")
+    texts = send(ledger, 3, receiver="ann")
+    assert ledger.open("ann") == 3
+    receive(ledger, texts[0], texts[2], receiver="ann")
+    assert ledger.open("ann") == 0
+    assert findings(ledger) == ["lost: ann -> ann: 2"]
+
+
+def test_a_message_that_was_lost_is_named_with_its_pair_and_number() -> None:
+    ledger = ledger_of("ann", "bob")
+    first, _, third = send(ledger, 3)
+    receive(ledger, first, third)
+    assert findings(ledger) == ["lost: ann -> bob: 2"]
+    assert line(ledger).delivered == 2
+
+
+def test_the_last_message_is_lost_if_it_never_arrives() -> None:
+    ledger = ledger_of("ann", "bob")
+    receive(ledger, send(ledger, 2)[0])
+    assert findings(ledger) == ["lost: ann -> bob: 2"]
+
+
+def test_a_message_that_comes_twice_is_duplicated_and_delivered_once() -> None:
+    ledger = ledger_of("ann", "bob")
+    first, second = send(ledger, 2)
+    assert receive(ledger, first, second, first, second, first) == ["duplicated"] * 3
+    assert line(ledger).count(Fault.DUPLICATED) == 3
+    assert line(ledger).delivered == 2
+    assert set(line(ledger).faults) == {"duplicated"}
+
+
+def test_a_message_that_others_have_overtaken_is_reordered_and_no_longer_lost() -> None:
+    ledger = ledger_of("ann", "bob")
+    first, second, third, fourth = send(ledger, 4)
+    assert receive(ledger, first, fourth, third, second) == []
+    assert findings(ledger) == ["reordered: ann -> bob: 2-3"]
+    assert line(ledger).delivered == 4
+
+
+def test_a_reordered_message_that_comes_again_is_duplicated() -> None:
+    ledger = ledger_of("ann", "bob")
+    first, second = send(ledger, 2)
+    assert receive(ledger, second, first, first) == ["duplicated"]
+    assert findings(ledger) == ["duplicated: ann -> bob: 1", "reordered: ann -> bob: 1"]
+
+
+def test_a_corrupted_message_is_named_with_the_number_that_was_expected() -> None:
+    ledger = ledger_of("ann", "bob")
+    first, second, third = send(ledger, 3)
+    assert receive(ledger, first, second.replace(".", ","), third) == ["corrupted"]
+    assert findings(ledger) == ["corrupted: ann -> bob: 2"]
+    assert line(ledger).unbalanced == 0
+
+
+def test_which_message_was_corrupted_is_a_guess_where_others_before_it_are_missing() -> None:
+    ledger = ledger_of("ann", "bob")
+    first, _, third, fourth = send(ledger, 4)
+    receive(ledger, first, third[:-1], fourth)
+    assert findings(ledger) == ["lost: ann -> bob: 3", "corrupted: ann -> bob: 2"]
+    assert line(ledger).unbalanced == 0
+
+
+def test_what_arrives_corrupted_when_nothing_was_expected_has_number_0() -> None:
+    ledger = ledger_of("ann", "bob")
+    assert receive(ledger, "hello") == ["corrupted"]
+    receive(ledger, send(ledger)[0][:-1])
+    assert findings(ledger) == ["corrupted: ann -> bob: 0-1"]
+    assert line(ledger).unbalanced == 0
+
+
+def test_a_message_at_somebody_else_is_misdelivered_there_and_lost_here() -> None:
+    ledger = ledger_of("ann", "bob", "cat")
+    assert receive(ledger, *send(ledger), receiver="cat") == ["misdelivered"]
+    assert findings(ledger) == ["lost: ann -> bob: 1", "misdelivered: ann -> cat: 1"]
+
+
+def test_messages_that_change_places_between_receivers_are_misdelivered_even_with_the_same_number() -> None:
+    ledger = ledger_of("ann", "bob", "cat")
+    for_bob, for_cat = send(ledger) + send(ledger, receiver="cat")
+    assert receive(ledger, for_cat) + receive(ledger, for_bob, receiver="cat") == ["misdelivered", "misdelivered"]
+    assert line(ledger).faults == line(ledger, "ann", "cat").faults == {"lost": [[1, 1]], "misdelivered": [[1, 1]]}
+
+
+def test_a_message_under_a_wrong_name_is_corrupted() -> None:
+    ledger = ledger_of("ann", "bob", "cat")
+    assert receive(ledger, *send(ledger), sender="cat") == ["corrupted"]
+    assert findings(ledger) == ["lost: ann -> bob: 1", "corrupted: cat -> bob: 0"]
+
+
+def test_a_message_of_an_earlier_ledger_is_misdelivered() -> None:
+    assert receive(ledger_of("ann", "bob"), *send(ledger_of("ann", "bob"))) == ["misdelivered"]
+
+
+# Connections end and begin
+
+
+def test_what_is_missing_when_the_receiver_ends_is_in_flight() -> None:
+    ledger = ledger_of("ann", "bob")
+    receive(ledger, send(ledger, 3)[0])
+    ledger.end("bob")
+    assert line(ledger) == Line("ann", "bob", sent=3, delivered=1, refused=0, in_flight=2, faults={})
+
+
+def test_what_is_sent_while_somebody_is_not_online_may_be_missing() -> None:
+    ledger = ledger_of("ann", "bob")
+    ledger.end("bob")
+    receive(ledger, send(ledger, 3)[1])  # the server has not noticed yet
+    ledger.settle("ann")
+    assert line(ledger) == Line("ann", "bob", sent=3, delivered=1, refused=0, in_flight=2, faults={})
+
+
+def test_what_is_sent_to_somebody_who_never_came_may_be_missing() -> None:
+    ledger = ledger_of("ann")
+    send(ledger)
+    assert ledger.open() == 0
+    assert line(ledger).in_flight == 1
+
+
+def test_both_ends_must_be_online_for_a_message_to_be_lost() -> None:
+    ledger = ledger_of("ann", "bob")
+    receive(ledger, *send(ledger))
+    ledger.end("bob")
+    ledger.end("ann")
+    ledger.come("ann")
+    send(ledger)
+    assert line(ledger).in_flight == 1
+
+
+@pytest.mark.parametrize("who", ["ann", "bob"])
+def test_a_gap_across_a_new_connection_of_either_end_is_in_flight(who: str) -> None:
+    ledger = ledger_of("ann", "bob")
+    send(ledger, 2)
+    ledger.end(who)
+    send(ledger)
+    ledger.come(who)
+    assert receive(ledger, *send(ledger)) == []
+    assert line(ledger) == Line("ann", "bob", sent=4, delivered=1, refused=0, in_flight=3, faults={})
+
+
+def test_a_gap_is_in_flight_even_if_what_jumps_over_it_was_sent_before_the_connection_ended() -> None:
+    ledger = ledger_of("ann", "bob")
+    _, second = send(ledger, 2)  # the first is written to a connection that ends, the second to the one that follows
+    ledger.end("bob")
+    ledger.come("bob")
+    receive(ledger, second)
+    assert findings(ledger) == []
+    assert line(ledger).in_flight == 1
+
+
+def test_what_was_lost_before_a_connection_ended_stays_lost() -> None:
+    ledger = ledger_of("ann", "bob")
+    receive(ledger, send(ledger, 2)[1])
+    ledger.end("bob")
+    ledger.come("bob")
+    receive(ledger, *send(ledger))
+    assert findings(ledger) == ["lost: ann -> bob: 1"]
+
+
+def test_a_new_connection_excuses_nothing_that_was_sent_after_it_began() -> None:
+    ledger = ledger_of("ann", "bob")
+    send(ledger)
+    ledger.end("bob")
+    ledger.come("bob")
+    receive(ledger, send(ledger, 2)[1])
+    assert findings(ledger) == ["lost: ann -> bob: 2"]
+    assert line(ledger).in_flight == 1
+
+
+def test_what_arrives_late_after_an_end_is_delivered() -> None:
+    ledger = ledger_of("ann", "bob")
+    texts = send(ledger, 2)
+    ledger.end("ann")
+    assert receive(ledger, *texts) == []
+    assert line(ledger) == Line("ann", "bob", sent=2, delivered=2, refused=0, in_flight=0, faults={})
+
+
+def test_an_end_elsewhere_excuses_nothing() -> None:
+    ledger = ledger_of("ann", "bob", "cat")
+    texts = send(ledger, 2)
+    ledger.end("cat")
+    receive(ledger, texts[1])
+    assert findings(ledger) == ["lost: ann -> bob: 1"]
+
+
+def test_nobody_knows_whether_a_doubtful_message_was_sent_so_it_is_not_lost() -> None:
+    ledger = ledger_of("ann", "bob")
+    send(ledger)
+    ledger.doubt("ann", "bob")
+    assert line(ledger).in_flight == 1
+    receive(ledger, *send(ledger))
+    assert line(ledger) == Line("ann", "bob", sent=2, delivered=1, refused=0, in_flight=1, faults={})
+
+
+def test_a_doubtful_message_that_arrives_is_delivered() -> None:
+    ledger = ledger_of("ann", "bob")
+    texts = send(ledger)
+    ledger.doubt("ann", "bob")
+    receive(ledger, *texts)
+    assert line(ledger) == Line("ann", "bob", sent=1, delivered=1, refused=0, in_flight=0, faults={})
+
+
+# Refusals
+
+
+def test_refused_messages_to_somebody_offline_balance() -> None:
+    ledger = ledger_of("ann")
+    send(ledger, 2)
+    ledger.refuse("ann", "bob")
+    ledger.refuse("ann", "bob")
+    assert line(ledger) == Line("ann", "bob", sent=2, delivered=0, refused=2, in_flight=0, faults={})
+
+
+def test_a_refusal_explains_what_a_connection_cut_off_before_it_explains_what_is_lost() -> None:
+    ledger = ledger_of("ann", "bob")
+    send(ledger)
+    ledger.end("bob")
+    ledger.come("bob")
+    receive(ledger, send(ledger, 2)[1])
+    ledger.refuse("ann", "bob")
+    assert line(ledger) == Line("ann", "bob", sent=3, delivered=1, refused=1, in_flight=0, faults={"lost": [[2, 2]]})
+
+
+def test_which_message_was_refused_is_not_known_so_the_first_that_is_missing_counts_as_refused() -> None:
+    ledger = ledger_of("ann", "bob")
+    receive(ledger, send(ledger, 4)[2])
+    ledger.refuse("ann", "bob")
+    assert line(ledger) == Line(
+        "ann", "bob", sent=4, delivered=1, refused=1, in_flight=0, faults={"lost": [[2, 2], [4, 4]]}
+    )
+
+
+def test_more_refusals_than_missing_messages_are_unbalanced() -> None:
+    ledger = ledger_of("ann", "bob")
+    receive(ledger, *send(ledger, 2))
+    ledger.refuse("ann", "bob")
+    assert line(ledger).unbalanced == 1
+    assert findings(ledger) == ["unbalanced: ann -> bob: 1 refused, and delivered all the same"]
+
+
+# Waiting
+
+
+def test_a_message_is_open_until_it_arrives() -> None:
+    ledger = ledger_of("ann", "bob", "cat")
+    first, second = send(ledger, 2)
+    send(ledger, receiver="cat")
+    assert [ledger.open(name) for name in ("ann", "bob", "cat", "dan", None)] == [3, 2, 1, 0, 3]
+    receive(ledger, first)
+    assert ledger.open("bob") == 1
+    receive(ledger, second)
+    assert ledger.open("bob") == 0
+
+
+def test_a_message_that_was_refused_is_not_open() -> None:
+    ledger = ledger_of("ann", "bob")
+    send(ledger, 2)
+    ledger.refuse("ann", "bob")
+    assert ledger.open("ann") == 1
+    ledger.refuse("ann", "bob")
+    assert ledger.open("ann") == 0
+
+
+def test_refusals_from_before_a_connection_began_do_not_hide_what_is_open_now() -> None:
+    ledger = ledger_of("ann")
+    send(ledger, 3)
+    for _ in range(3):
+        ledger.refuse("ann", "bob")
+    ledger.come("bob")
+    texts = send(ledger)
+    assert ledger.open("ann") == 1
+    receive(ledger, *texts)
+    assert ledger.open("ann") == 0
+
+
+def test_refusals_of_what_is_missing_do_not_hide_what_is_open_now() -> None:
+    ledger = ledger_of("ann", "bob")
+    receive(ledger, send(ledger, 2)[1])
+    ledger.refuse("ann", "bob")
+    send(ledger)
+    assert ledger.open("ann") == 1
+    ledger.end("bob")
+    ledger.come("bob")
+    receive(ledger, *send(ledger))
+    ledger.refuse("ann", "bob")
+    send(ledger)
+    assert ledger.open("ann") == 1
+
+
+def test_nothing_is_open_that_was_cut_off_or_lost_or_is_doubtful() -> None:
+    ledger = ledger_of("ann", "bob")
+    send(ledger)
+    ledger.end("bob")
+    assert ledger.open() == 0
+    ledger.come("bob")
+    assert ledger.open() == 0
+    receive(ledger, send(ledger, 2)[1])
+    assert ledger.open() == 0
+    send(ledger)
+    ledger.doubt("ann", "bob")
+    assert ledger.open() == 0
+
+
+def test_what_is_open_when_it_is_settled_is_lost_whatever_ends_then() -> None:
+    ledger = ledger_of("ann", "bob", "cat")
+    receive(ledger, send(ledger, 3)[0])
+    send(ledger, sender="cat")
+    ledger.settle("ann")
+    assert ledger.open("ann") == 0
+    ledger.end("ann")
+    ledger.end("bob")
+    assert findings(ledger) == ["lost: ann -> bob: 2-3"]
+    assert line(ledger, "cat", "bob").in_flight == 1
+
+
+def test_what_cannot_be_expected_is_not_lost_when_it_is_settled() -> None:
+    ledger = ledger_of("ann")
+    send(ledger)
+    ledger.come("bob")
+    send(ledger)
+    ledger.doubt("ann", "bob")
+    ledger.settle("ann")
+    assert line(ledger) == Line("ann", "bob", sent=2, delivered=0, refused=0, in_flight=2, faults={})
+
+
+def test_what_arrives_after_it_was_settled_is_late_but_neither_lost_nor_reordered() -> None:
+    ledger = ledger_of("ann")
+    texts = send(ledger)
+    ledger.come("bob")
+    texts += send(ledger, 2)
+    ledger.settle("ann")
+    assert receive(ledger, *texts) == []
+    assert line(ledger) == Line("ann", "bob", sent=3, delivered=3, refused=0, in_flight=0, faults={})
+
+
+def test_order_still_counts_among_those_that_arrive_after_they_were_settled() -> None:
+    ledger = ledger_of("ann", "bob")
+    first, second, third = send(ledger, 3)
+    ledger.settle("bob")
+    receive(ledger, second, first, third)
+    assert findings(ledger) == ["reordered: ann -> bob: 1"]
+
+
+def test_a_balance_in_between_changes_nothing() -> None:
+    ledger = ledger_of("ann", "bob")
+    texts = send(ledger, 2)
+    assert line(ledger).faults == {"lost": [[1, 2]]}
+    receive(ledger, *texts)
+    assert findings(ledger) == []

@@ -1,0 +1,63 @@
+"""Who writes to whom, while users come and go."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtest.pairing import PAIRINGS, Pairing
+
+USERS = st.lists(st.integers(0, 50), min_size=1, unique=True)
+
+
+def pairing_of(kind: str, *users: int) -> Pairing:
+    pairing = Pairing(kind)
+    for user in users:
+        pairing.come(user)
+    return pairing
+
+
+def test_pairs_write_to_each_other_and_who_is_alone_to_itself() -> None:
+    pairing = pairing_of("pairs", 3, 0, 2, 1, 4)
+    assert [pairing.partner(user) for user in range(5)] == [1, 0, 3, 2, 4]
+
+
+def test_in_a_ring_each_writes_to_the_next_who_is_here_and_the_last_to_the_first() -> None:
+    pairing = pairing_of("ring", 7, 1, 4)
+    assert [pairing.partner(user) for user in (1, 4, 7)] == [4, 7, 1]
+    assert pairing_of("ring", 3).partner(3) == 3
+
+
+@given(USERS)
+def test_pairs_are_mutual(users: list[int]) -> None:
+    pairing = pairing_of("pairs", *users)
+    assert all(pairing.partner(pairing.partner(user)) == user for user in users)
+
+
+@given(USERS)
+def test_a_ring_goes_round_all_who_are_here(users: list[int]) -> None:
+    pairing = pairing_of("ring", *users)
+    user, seen = users[0], set()
+    for _ in users:
+        seen.add(user)
+        user = pairing.partner(user)
+    assert (user, seen) == (users[0], set(users))
+
+
+@pytest.mark.parametrize("kind", PAIRINGS)
+def test_who_is_not_here_is_written_to_by_nobody_but_itself(kind: str) -> None:
+    pairing = pairing_of(kind, 0, 1, 2, 3)
+    pairing.go(1)
+    assert pairing.here == [0, 2, 3]
+    assert 1 not in [pairing.partner(user) for user in pairing.here]
+    assert Pairing(kind).partner(5) == 5
+
+
+def test_the_version_changes_whenever_somebody_comes_or_goes() -> None:
+    pairing = Pairing("pairs")
+    versions = [pairing.version]
+    for change, user in ((pairing.come, 1), (pairing.come, 2), (pairing.go, 1)):
+        change(user)
+        versions.append(pairing.version)
+    assert len(set(versions)) == 4
+    pairing.go(1)
+    assert pairing.version == versions[-1], "going twice changes nothing"
