@@ -14,6 +14,7 @@ from pathlib import Path
 import gevent
 from gevent.server import StreamServer
 from locust import task
+from locust.exception import StopUser
 
 sys.path.append(str(Path(__file__).parent.parent))  # locust puts this folder on the path, not the project's
 
@@ -40,6 +41,8 @@ class EchoUser(PacedUser):
 
     @task
     def write(self) -> None:
+        if not self.is_online:  # the server has closed the connection, and this example does not come back
+            raise StopUser
         if due := self.take_due():
             self.send_message(self.name, due, self.send)
 

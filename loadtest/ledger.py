@@ -52,14 +52,18 @@ def encode_stamp(stamp: Stamp, receiver: str, size: int) -> str:
 
 def decode_stamp(text: str, receiver: str) -> Stamp:
     """The stamp of a text that is as it was sent to this receiver. Raises ValueError for any other."""
-    try:
-        sender, number, due, rest = text.split(" ")
-        stamp = Stamp(sender, int(number), int(due, 16))
-    except ValueError:
-        raise ValueError(f"{text!r} has no stamp") from None
+    stamp, rest = _parse(text)
     if rest[:8] != _checksum(receiver, text.removesuffix(rest) + rest[8:]):
         raise ValueError(f"{text!r} is not as it was sent to {receiver!r}")
     return stamp
+
+
+def _parse(text: str) -> tuple[Stamp, str]:
+    try:
+        sender, number, due, rest = text.split(" ")
+        return Stamp(sender, int(number), int(due, 16)), rest
+    except ValueError:
+        raise ValueError(f"{text!r} has no stamp") from None
 
 
 def _checksum(receiver: str, text: str) -> str:
@@ -179,12 +183,12 @@ class Ledger:
         Raises FaultFound for one that should not have arrived like this.
         """
         now = self._clock()
-        account = self._account(sender, receiver)
         try:
             stamp, addressee = self._read(sender, receiver, text)
         except ValueError:
-            account.corrupt()
+            self._account(sender, receiver).corrupt()
             raise FaultFound(Fault.CORRUPTED) from None
+        account = self._account(sender, receiver)
         if addressee != receiver:
             account.misdeliver(stamp.number)
         account.deliver(stamp.number)
@@ -198,22 +202,26 @@ class Ledger:
         """This name's connection has ended. What is still under way from it or to it may arrive, or not."""
         self._change(name, self._online.discard)
 
-    def settle(self, name: str) -> None:
-        """This name has waited long enough: what is still missing is lost."""
-        for account in self._of[name]:
+    def settle(self, name: str | None = None) -> None:
+        """This name, or everybody, has waited long enough: what is still missing is lost."""
+        for account in self._accounts_of(name):
             account.settle()
 
     def open(self, name: str | None = None) -> int:
-        """How many messages (from or to this name) nothing has been heard of."""
-        accounts: Iterable[Account] = self._accounts.values() if name is None else self._of[name]
-        return sum(account.open for account in accounts)
+        """How many messages, of all or from and to this name, nothing has been heard of."""
+        return sum(account.open for account in self._accounts_of(name))
 
     def balance(self) -> "Balance":
         """What became of all that was sent up to now."""
         return Balance([_line(*names, account) for names, account in self._accounts.items()])
 
     def _read(self, sender: str, receiver: str, text: str) -> tuple[Stamp, str]:
-        """The stamp, and for whom the text was, which is nearly always the one who has got it. Raises ValueError."""
+        """The stamp, and for whom the text was, which is nearly always the one who has got it. Raises ValueError.
+
+        Who is not of this process does not write to anybody here: then all that is known is that it was for another.
+        """
+        if sender not in self._of and sender not in self._online:
+            return _parse(text)[0], ""
         for addressee in chain((receiver,), (other for name, other in self._accounts if name == sender)):
             try:
                 stamp = decode_stamp(text, addressee)
@@ -222,6 +230,9 @@ class Ledger:
             if stamp.sender == sender:
                 return stamp, addressee
         raise ValueError(f"{text!r} is not as {sender!r} has sent it to anybody")
+
+    def _accounts_of(self, name: str | None) -> Iterable[Account]:
+        return self._accounts.values() if name is None else self._of[name]
 
     def _account(self, sender: str, receiver: str) -> Account:
         account = self._accounts.get((sender, receiver))

@@ -5,14 +5,17 @@ still under way. So the master asks them to stop, and waits for a report of its 
 """
 
 import logging
+import signal
+import sys
 from time import monotonic
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import gevent
 from locust.env import Environment
 from locust.event import Events
 from locust.rpc import Message
-from locust.runners import MasterRunner, Runner, WorkerRunner
+from locust.runners import STATE_MISSING, MasterRunner, Runner, WorkerRunner
 
 from loadtest.capacity import Certificate
 from locustload.options import check
@@ -35,11 +38,36 @@ def listen(events: Events) -> None:
 
 
 def _begin(environment: Environment, runner: Runner, **_: object) -> None:
+    _interrupt_main()
     if isinstance(runner, WorkerRunner):
         Worker(environment, runner).listen()
     else:
+        _drop_users_without_tasks(environment)
         judges[environment] = Judge(environment, runner)
         judges[environment].listen()
+
+
+def _interrupt_main() -> None:
+    """Have Ctrl-C interrupt the main greenlet, and not whichever runs just then: a user would end without leaving.
+
+    The second Ctrl-C ends the process at once.
+    """
+    main = gevent.getcurrent()
+
+    def interrupt() -> None:
+        watcher.cancel()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        gevent.kill(main, KeyboardInterrupt)
+
+    watcher = gevent.signal_handler(signal.SIGINT, interrupt)
+
+
+def _drop_users_without_tasks(environment: Environment) -> None:
+    """--tags leaves some users nothing to do; Locust would start them, and log a traceback for each."""
+    environment._filter_tasks_by_tags()
+    environment.user_classes = [user for user in environment.user_classes if user.tasks]
+    if not environment.user_classes:
+        sys.exit("no user has a task with these tags")
 
 
 class Node:
@@ -47,7 +75,7 @@ class Node:
 
     def __init__(self, environment: Environment, runner: Runner) -> None:
         self.environment = environment
-        self.runner = runner
+        self.runner: Any = runner  # of one of three classes, which share little
         self.run: Run | None = None
         self.place: Place | None = Place(0, 1)
 
@@ -120,7 +148,7 @@ class Judge(Node):
         self._headless = bool(options and options.headless)
         self._given_up = False
         self._workers: list[str] = []
-        self._reports: list[Report] = []
+        self._reports: dict[str, Report] = {}  # by worker
         self._tried: list[TrialReport] = []
         self._outcome: Outcome | None = None
         self.certificate: Certificate | None = None  # of a search for the capacity
@@ -128,7 +156,7 @@ class Judge(Node):
     def listen(self) -> None:
         super().listen()
         self.runner.register_message(TRIED, lambda msg, **_: self._tried.append(msg.data))
-        self.runner.register_message(REPORT, lambda msg, **_: self._reports.append(msg.data))
+        self.runner.register_message(REPORT, self._on_report)
         self.runner.register_message(GIVE_UP, lambda msg, **_: self.give_up(msg.data))
         self.environment.events.quitting.add_listener(self._on_quitting)
         self.environment.events.quit.add_listener(self._on_quit)
@@ -143,11 +171,14 @@ class Judge(Node):
         self._gather(run.options.drain + REPORT_SECONDS)
         exceptions = sum(exception["count"] for exception in self.runner.exceptions.values())
         missing = len(self._workers) - len(self._reports)
-        self._outcome = Outcome([*self._reports, run.end()], exceptions, missing, run.options, self.certificate)
+        reports = [*self._reports.values(), run.end()]
+        self._outcome = Outcome(reports, exceptions, missing, run.options, self.certificate)
         for finding in self._outcome.balance.findings():
             self.runner.stats.log_error("", "ledger", finding)
         self._outcome.write(run.options)
-        if not self._headless:  # the page goes on, and shows the log
+        if self._headless:  # whatever has ended the run
+            gevent.spawn(self.runner.quit)
+        else:  # the page goes on, and shows the log
             logger.info("the run has ended\n%s", self._outcome)
 
     def _on_start(self, **_: object) -> None:
@@ -176,13 +207,20 @@ class Judge(Node):
         reports = [report for report in self._tried if report["number"] == number]
         return reports if len(reports) == self.processes else []
 
+    def _on_report(self, msg: Message, **_: object) -> None:
+        self._reports[msg.node_id] = msg.data
+
     def _gather(self, seconds: float) -> None:
         """Ask the workers to stop, and wait for the reports of those that are still there."""
         deadline = monotonic() + seconds
         if self._workers:
             self.runner.send_message(STOP)
-        while len(self._reports) < len(self._workers) and monotonic() < deadline:
+        while any(map(self._is_awaited, self._workers)) and monotonic() < deadline:
             gevent.sleep(0.05)
+
+    def _is_awaited(self, worker: str) -> bool:
+        client = self.runner.clients.get(worker)
+        return worker not in self._reports and client is not None and client.state != STATE_MISSING
 
     def _on_quitting(self, **_: object) -> None:
         if self.run:

@@ -11,7 +11,7 @@ from loadtest.histogram import Histogram
 from locustload.run import Pace, Run
 from locustload.users import LOOK_SECONDS
 
-RECOVERY_SECONDS = 30.0  # for what the last trial has left
+STILL_SECONDS = 2.0  # after which nothing more is expected, if nothing has come meanwhile
 LOOK_AGAIN_SECONDS = 0.02
 
 
@@ -40,7 +40,6 @@ class TrialReport(TypedDict):
 
 def attempt(run: Run, order: TrialOrder) -> TrialReport:
     """Carry out a trial, which takes as long as it says, and the time to drain."""
-    _wait_until_quiet(run, RECOVERY_SECONDS)
     before = _counts(run)
     run.trial_latencies = Histogram()
     start = monotonic() + LOOK_SECONDS  # by then every user has noticed
@@ -49,16 +48,18 @@ def attempt(run: Run, order: TrialOrder) -> TrialReport:
     run.meter = LoadMeter(monotonic, process_time)
     gevent.sleep(start + order["seconds"] - monotonic())
     load = run.meter.read()
-    late = _wait_until_quiet(run, run.options.drain)
+    _wait_until_quiet(run)
+    unsent, missing = _behind(run), run.ledger.open()
     after = _counts(run)
+    run.ledger.settle()  # what still comes is not of the next trial
     return {
         "number": order["number"],
         "users": sum(user.is_online for user in run.paced),
         "sent": after["sent"] - before["sent"],
         "delivered": after["delivered"] - before["delivered"],
-        "late": late,
+        "late": unsent + missing,
         "failures": after["failures"] - before["failures"],
-        "faults": max(0, after["faults"] - before["faults"] - late),  # what is late only seems to be lost
+        "faults": after["faults"] - before["faults"] - missing,  # the balance takes these for lost
         "latencies": run.trial_latencies.encode(),
         "cpu": load.cpu,
         "lag_p99": load.lag_p99,
@@ -73,11 +74,15 @@ def _counts(run: Run) -> dict[str, int]:
     }
 
 
-def _wait_until_quiet(run: Run, seconds: float) -> int:
-    """Wait until all that is due is sent and has arrived; how many are not there after so many seconds."""
-    deadline = monotonic() + seconds
-    while late := run.ledger.open() + sum(user.is_behind() for user in run.paced):
-        if monotonic() >= deadline:
-            break
+def _behind(run: Run) -> int:
+    """How many users have not sent all that is due."""
+    return sum(user.is_behind() for user in run.paced)
+
+
+def _wait_until_quiet(run: Run) -> None:
+    """Wait until all that is due is sent and has arrived, for as long as there is progress."""
+    last, since = -1, monotonic()
+    while (left := _behind(run) + run.ledger.open()) and monotonic() - since < STILL_SECONDS:
+        if left != last:
+            last, since = left, monotonic()
         gevent.sleep(LOOK_AGAIN_SECONDS)
-    return late

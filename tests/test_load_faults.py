@@ -1,0 +1,206 @@
+"""The load tester against servers that do damage, stand still or die: what it tells of it."""
+
+import signal
+import time
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from loadtest.ledger import decode_stamp
+from tests.conftest import StartServer
+from tests.faulty_proxy import (
+    Fault,
+    FaultyProxy,
+    delay,
+    duplicate,
+    flip,
+    lose_every,
+    misdeliver,
+    stall,
+    swallow_after,
+    swap,
+)
+from tests.loadtests import LoadRun, Pair, load, read_ledger, read_numbers, run_locust, start_locust
+from tests.processes import ServerProcess
+
+USERS = 4
+TOLERANT = [
+    part
+    for row in ("connection", "connect", "login", "chat init", "send", "deliver")
+    for part in ("--fail-if", f"{row}.failures>1000")
+]
+
+
+def run_damaged(
+    server: ServerProcess, fault: Fault, folder: Path, *options: object
+) -> tuple[LoadRun, dict[Pair, list[int]]]:
+    """Two pairs behind a proxy: what Locust has found, and the numbers of the messages that the proxy has damaged."""
+    with FaultyProxy(server.host, server.port, fault) as proxy:
+        run = run_locust(folder, *load(proxy.address, USERS, 2), "--drain", 1, *options, "Chatter")
+    damaged: defaultdict[Pair, list[int]] = defaultdict(list)
+    for message in proxy.damaged:
+        sender, _, text = message.decode().partition(":")
+        receiver, number = read_message(text)
+        damaged[sender, receiver].append(number)
+    assert "Traceback" not in run.log, run.explain()
+    return run, dict(damaged)
+
+
+def read_message(text: str) -> tuple[str, int]:
+    """To whom it was sent, which only its checksum knows, and its number."""
+    for name in (f"load-{number}" for number in range(USERS)):
+        with suppress(ValueError):
+            return name, decode_stamp(text, name).number
+    raise AssertionError(f"{text!r} is to nobody")
+
+
+def expect_failure(run: LoadRun, **faults: int) -> None:
+    """The run has failed because of these faults and no others."""
+    assert run.status == 1, run.explain()
+    assert run.faults == faults
+    assert run.failed - {"deliver.failures > 0"} == {f"{fault} > 0" for fault in faults}
+    named = {fault: sum(map(len, pairs.values())) for fault, pairs in run.findings.items()}
+    assert named == faults
+
+
+def test_lost_messages_are_named_by_pair_and_number(server: ServerProcess, tmp_path: Path) -> None:
+    run, damaged = run_damaged(server, lose_every(80), tmp_path, "--ledger", "ledger.csv")
+    lost = sum(map(len, damaged.values()))
+    assert lost > 1
+    expect_failure(run, lost=lost)
+    assert run.findings["lost"] == damaged
+    assert run.difference == f" + {lost}: it does not balance"
+    assert run.ledger["delivered"] == run.ledger["sent"] - lost
+    in_file = {pair: read_numbers(line["lost"]) for pair, line in read_ledger(tmp_path / "ledger.csv").items()}
+    assert {pair: numbers for pair, numbers in in_file.items() if numbers} == damaged
+    named = [error for error in run.errors if error.startswith("ledger: ")]
+    assert len(named) == len(damaged)
+
+
+def test_a_message_that_arrives_twice_is_named(server: ServerProcess, tmp_path: Path) -> None:
+    run, damaged = run_damaged(server, duplicate(60), tmp_path)
+    expect_failure(run, duplicated=1)
+    assert run.findings["duplicated"] == damaged
+    assert run.is_balanced
+    assert run.rows["deliver"].failures == 1
+    assert run.errors["chat deliver: FaultFound('duplicated')"] == 1
+
+
+def test_a_message_that_another_one_overtakes_is_named(server: ServerProcess, tmp_path: Path) -> None:
+    run, damaged = run_damaged(server, swap(60), tmp_path)
+    expect_failure(run, reordered=1)
+    assert run.findings["reordered"] == {pair: numbers[:1] for pair, numbers in damaged.items()}
+    assert run.is_balanced
+
+
+def test_a_message_with_one_wrong_bit_is_named(server: ServerProcess, tmp_path: Path) -> None:
+    run, damaged = run_damaged(server, flip(60), tmp_path)
+    expect_failure(run, corrupted=1)
+    assert run.findings["corrupted"] == damaged
+    assert run.rows["deliver"].failures == 1
+
+
+def test_a_message_that_goes_to_somebody_else_is_named(server: ServerProcess, tmp_path: Path) -> None:
+    run, damaged = run_damaged(server, misdeliver(60), tmp_path)
+    expect_failure(run, misdelivered=1, lost=1)
+    assert run.findings["lost"] == damaged
+    ((sender, receiver), numbers) = next(iter(damaged.items()))
+    ((known_sender, other), known_numbers) = next(iter(run.findings["misdelivered"].items()))
+    assert (known_sender, known_numbers) == (sender, numbers)
+    assert other != receiver
+
+
+def test_messages_that_nothing_follows_are_lost_as_well(server: ServerProcess, tmp_path: Path) -> None:
+    run, damaged = run_damaged(server, swallow_after(100), tmp_path)
+    lost = sum(map(len, damaged.values()))
+    assert lost > 20
+    expect_failure(run, lost=lost)
+    assert run.findings["lost"] == damaged
+    assert run.ledger["delivered"] == 99
+
+
+def test_what_comes_late_is_measured_and_passes(server: ServerProcess, tmp_path: Path) -> None:
+    run, _ = run_damaged(server, delay(0.1), tmp_path)
+    assert run.status == 0, run.explain()
+    assert run.is_balanced
+    assert run.ledger["delivered"] == run.ledger["sent"] > 50
+    assert 0.1 <= run.rows["deliver"].times["p50"] < 1
+
+
+def test_what_comes_too_late_fails_by_the_condition(server: ServerProcess, tmp_path: Path) -> None:
+    run, _ = run_damaged(server, delay(0.1), tmp_path, "--fail-if", "deliver.p50>80ms")
+    assert run.status == 1, run.explain()
+    assert run.failed == {"deliver.p50 > 80 ms"}
+    assert run.verdict["deliver.p50 > 80 ms"].figure.endswith("ms")
+    assert run.is_balanced
+
+
+def test_a_pause_shows_in_the_highest_latencies(server: ServerProcess, tmp_path: Path) -> None:
+    run, _ = run_damaged(server, stall(50, 0.5), tmp_path)
+    assert run.status == 0, run.explain()
+    assert run.is_balanced
+    assert run.rows["deliver"].times["p99"] >= 0.4
+    assert run.rows["deliver"].times["max"] >= 0.45
+
+
+def test_what_has_not_come_when_the_time_to_drain_is_over_is_lost(server: ServerProcess, tmp_path: Path) -> None:
+    run, _ = run_damaged(server, stall(50, 60), tmp_path)
+    expect_failure(run, lost=run.ledger["sent"] - 50)
+    assert run.ledger["delivered"] == 50
+    assert run.ledger["lost"] > 20
+
+
+def test_what_comes_before_the_time_to_drain_is_over_is_delivered(server: ServerProcess, tmp_path: Path) -> None:
+    run, _ = run_damaged(server, stall(50, 3.5), tmp_path, "--drain", 20)
+    assert run.status == 0, run.explain()
+    assert run.is_balanced
+    assert run.ledger["delivered"] == run.ledger["sent"] > 50
+
+
+# A server that stands still, or dies
+
+
+def test_a_server_that_stands_still_cannot_slow_down_what_measures_it(server: ServerProcess, tmp_path: Path) -> None:
+    users, rate = 10, 20
+    with start_locust(tmp_path, *load(server.address, users, 4, rate=rate), "Chatter") as locust:
+        locust.wait_for_users()
+        time.sleep(1)
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        server.process.send_signal(signal.SIGCONT)
+        run = locust.end()
+    assert run.status == 0, run.explain()
+    assert run.is_balanced
+    due = users * rate * run.seconds
+    assert 0.9 * due <= run.ledger["sent"] <= 1.1 * due
+    assert run.rows["deliver"].times["p99"] >= 0.5
+    assert run.rows["deliver"].times["max"] >= 0.9
+    assert run.rows["deliver"].times["p50"] < 0.5
+
+
+@pytest.mark.parametrize("tolerant", [False, True])
+def test_users_come_back_when_the_server_does(start_server: StartServer, tmp_path: Path, tolerant: bool) -> None:
+    server = start_server()
+    rate = 20
+    began = time.monotonic()
+    options = [*load(server.address, USERS, 6, rate=rate), *TOLERANT * tolerant]
+    with start_locust(tmp_path, *options, "Chatter") as locust:
+        locust.wait_for_users()
+        time.sleep(1)
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.2)  # what is sent meanwhile is under way
+        server.stop(signal.SIGKILL)
+        before = USERS * rate * (time.monotonic() - began)
+        start_server("--port", server.port)
+        run = locust.end()
+    assert run.status == (not tolerant), run.explain()
+    assert run.is_balanced
+    assert run.faults == {}
+    assert run.ledger["in flight"] > 0
+    assert run.ledger["delivered"] > 2 * before
+    assert run.rows["connection"].failures == USERS
+    assert run.rows["connect"].count >= 2 * USERS
+    assert ("connection.failures > 0" in run.failed) is not tolerant
+    assert "Traceback" not in run.log

@@ -1,0 +1,68 @@
+"""What docs/LOADTEST.md promises to whoever tests another protocol, and how fast the load tester itself is."""
+
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.loadtests import CAPACITY, free_port, load, run_locust
+from tests.processes import DEADLINE, ROOT, wait_for
+
+ECHO = ROOT / "examples" / "echo.py"
+
+
+def answers(port: int) -> bool:
+    with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), DEADLINE):
+        return True
+    return False
+
+
+@pytest.fixture
+def echo_server() -> Iterator[str]:
+    """The example's server; its address."""
+    port = free_port()
+    with subprocess.Popen([sys.executable, str(ECHO), str(port)]) as server:
+        wait_for("the example's server", lambda: answers(port))
+        yield f"127.0.0.1:{port}"
+        server.terminate()
+
+
+def at(address: str) -> list[object]:
+    """For 4 users of a server whose addresses have no scheme."""
+    return ["--host", address, *load(address, users=4)[2:]]
+
+
+def test_the_example_tests_a_protocol_of_its_own(echo_server: str, tmp_path: Path) -> None:
+    run = run_locust(tmp_path, *at(echo_server), "--run-time", "2s", files=(ECHO,))
+    assert run.status == 0, run.explain()
+    assert run.ledger["delivered"] == run.ledger["sent"] > 100
+    assert run.rows["deliver"].count == run.ledger["sent"]
+    assert "Traceback" not in run.log
+
+
+def test_the_capacity_test_serves_another_protocol_too(echo_server: str, tmp_path: Path) -> None:
+    options = ["--first-rate", "1", "--trial-time", "1", "--target-p99", "0.1"]  # ms, which nobody can promise
+    run = run_locust(tmp_path, *at(echo_server), *options, files=(ECHO, CAPACITY))
+    assert run.status == 1, run.explain()
+    assert run.certificate["capacity"].startswith("none found")
+    assert run.certificate["users"] == "4, in 1 process"
+    assert "p99 over 100 us" in run.out
+
+
+def test_an_example_server_that_is_not_there_fails_the_run_at_once(tmp_path: Path) -> None:
+    run = run_locust(tmp_path, *at(f"127.0.0.1:{free_port()}"), "--run-time", "60s", files=(ECHO,))
+    assert run.status == 1, run.explain()
+    assert run.rows["connect"].failures == 1
+
+
+def test_the_bench_of_the_tester_prints_both_rates_and_the_share_of_locust() -> None:
+    command = [sys.executable, "benchmarks/tester.py", "--rounds", "1", "--seconds", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=4 * DEADLINE, check=True)
+    assert re.search(r"with Locust +\d+ +\d+ +\d+\n", done.stdout), done.stdout
+    assert re.search(r"without +\d+ +\d+ +\d+\n", done.stdout), done.stdout
+    assert re.search(r"share that is Locust itself +-?\d+% +-?\d+% +-?\d+%", done.stdout), done.stdout
