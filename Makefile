@@ -1,8 +1,8 @@
 # make run             set everything up, start the server on 127.0.0.1:9034 (ARGS="--port 9035" passes options on)
-# make test            set everything up, run the tests
-# make check           lint, types, and the tests with branch coverage: what a change must pass
-# make bench-tester   how many messages a second one Locust process drives (about two minutes)
-# make pictures       take the docs' pictures of the load tester anew (needs Chromium)
+# make test            set everything up, run the tests but for the slowest (some four minutes)
+# make check           lint, types, and all tests with branch coverage: what a change must pass
+# make bench-tester    how many messages a second one Locust process drives (about two minutes)
+# make pictures        take the docs' pictures of the load tester anew (needs Chromium)
 # make clean           remove what make has made; never the database in data/
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 check: lint types coverage
 

@@ -517,6 +517,7 @@ def test_is_what_it_says() -> None:
     assert ("gevent" in sys.modules) != (UNPATCHED in os.environ)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(UNPATCHED in os.environ, reason="this is that process")
 def test_the_same_with_threads() -> None:
     run_unpatched(__file__)

@@ -180,6 +180,7 @@ def test_a_server_that_stands_still_cannot_slow_down_what_measures_it(server: Se
     assert run.rows["deliver"].times["p50"] < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerant", [False, True])
 def test_users_come_back_when_the_server_does(start_server: StartServer, tmp_path: Path, tolerant: bool) -> None:
     server = start_server()

@@ -10,6 +10,7 @@ import pytest
 from tests.loadtests import LoadRun, LocustProcess, free_port, load, read_ledger, run_locust, signed_up, start_locust
 from tests.processes import ServerProcess, wait_for
 
+pytestmark = pytest.mark.slow
 USERS = 20
 
 

@@ -45,6 +45,7 @@ def test_the_example_tests_a_protocol_of_its_own(echo_server: str, tmp_path: Pat
     assert "Traceback" not in run.log
 
 
+@pytest.mark.slow
 def test_the_capacity_test_serves_another_protocol_too(echo_server: str, tmp_path: Path) -> None:
     options = ["--first-rate", "1", "--trial-time", "1", "--target-p99", "0.1"]  # ms, which nobody can promise
     run = run_locust(tmp_path, *at(echo_server), *options, files=(ECHO, CAPACITY))
@@ -60,6 +61,7 @@ def test_an_example_server_that_is_not_there_fails_the_run_at_once(tmp_path: Pat
     assert run.rows["connect"].failures == 1
 
 
+@pytest.mark.slow
 def test_the_bench_of_the_tester_prints_both_rates_and_the_share_of_locust() -> None:
     command = [sys.executable, "benchmarks/tester.py", "--rounds", "1", "--seconds", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=4 * DEADLINE, check=True)
