@@ -36,7 +36,7 @@ DUE = 2000  # messages a second and user, more than can be sent
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench-tester", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--rounds", type=int, choices=range(1, 101), metavar="N", default=5, help="default: 5")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement (default: 10)")
     parser.add_argument("--plain", metavar="PORT", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

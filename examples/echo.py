@@ -11,7 +11,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import gevent
 from gevent.server import StreamServer
 from locust import task
 from locust.exception import StopUser
@@ -37,7 +36,7 @@ class EchoUser(PacedUser):
         with self.connecting():  # (1) how a connection is made
             self.connection = socket.create_connection((host, int(port)), timeout=10)
         self.go_online()
-        gevent.spawn(self.listen)
+        self.spawn(self.listen)
 
     @task
     def write(self) -> None:

@@ -7,7 +7,7 @@ from loadtest.histogram import Histogram
 
 TICK = 0.01  # seconds between two looks at the loop
 WINDOW = 5.0  # seconds over which the CPU share is taken; the busiest counts
-SHORTEST = 1.0  # seconds of which a share says something
+SHORTEST = 0.5  # seconds of which a share says something
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from loadtest.histogram import Histogram
 
 SYNTAX = re.compile(
     r"\s*(?:(?P<row>\S.*?)\.)?(?P<figure>p\d+(?:\.\d+)?|[a-z_ ]*[a-z])\s*(?P<sign>>=|<=|>|<)"
-    r"\s*(?P<limit>\d+(?:\.\d+)?)\s*(?P<unit>us|ms|s|%)?\s*"
+    r"\s*(?P<limit>\d+(?:\.\d+)?)\s*(?P<unit>us|µs|ms|s|%)?\s*"
 )
 SIGNS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -24,7 +24,7 @@ SIGNS: dict[str, Callable[[float, float], bool]] = {
 SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 ROW_FIGURES = ("max", "failures", "count", "rate")
 DEFAULT_COUNTS = (*(str(fault) for fault in Fault), "unbalanced", "exceptions", "missing_reports")
-COUNTS = (*COLUMNS[:-1], *DEFAULT_COUNTS, "capacity")
+COUNTS = (*COLUMNS[:-1], *DEFAULT_COUNTS, "requests", "capacity")
 FAIL = "FAIL"
 EXAMPLES = "for example deliver.p99>50ms, login.failures>1%, lost>0"
 
@@ -51,7 +51,9 @@ class Measured:
     """All that a verdict can be about."""
 
     rows: Mapping[str, Row]
-    counts: Mapping[str, int]  # the ledger's totals, `exceptions`, `missing_reports`, and `capacity` if it was searched
+    counts: Mapping[
+        str, int
+    ]  # the ledger's totals, `exceptions`, `missing_reports`, `requests`, and `capacity` if it was searched
     load: Load
     seconds: float  # that the run took
 
@@ -112,7 +114,7 @@ class Condition:
             return duration(figure)
         if self.unit == "%":
             return f"{figure:.3g} %"
-        return str(figure) if isinstance(figure, int) else f"{figure:.6g}"
+        return str(figure) if isinstance(figure, int) else f"{figure:.1f}"
 
 
 def parse_condition(text: str) -> Condition:
@@ -120,7 +122,12 @@ def parse_condition(text: str) -> Condition:
     match = SYNTAX.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is no condition; {EXAMPLES}")
-    row, figure, sign, unit = match["row"] or "", match["figure"], match["sign"], match["unit"] or ""
+    row, figure, sign, unit = (
+        match["row"] or "",
+        match["figure"],
+        match["sign"],
+        (match["unit"] or "").replace("µ", "u"),
+    )
     limit = float(match["limit"])
     if not row:
         figure = figure.replace(" ", "_")
@@ -196,6 +203,7 @@ def _judge_generator(load: Load, limits: Limits) -> list[Finding]:
 
 def _defaults(measured: Measured) -> list[Condition]:
     counts = [Condition("", str(count), ">", 0, "") for count in DEFAULT_COUNTS]
+    counts.append(Condition("", "requests", "<", 1, ""))  # who has measured nothing has not passed
     if "capacity" in measured.counts:
         return [*counts, Condition("", "capacity", "<", 1, "")]
     return counts + [Condition(row, "failures", ">", 0, "") for row in sorted(measured.rows)]

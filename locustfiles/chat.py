@@ -94,7 +94,7 @@ class ChatUser(LoadUser):
             except TimeoutError:
                 raise TimeoutError("no answer to the login: are there more users than places in the server?") from None
         self.go_online()
-        gevent.spawn(self.listen, self.client)
+        self.spawn(self.listen, self.client)
 
     def leave(self) -> None:
         """Log out, when nobody writes to us any more and all has arrived."""

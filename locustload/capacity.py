@@ -39,7 +39,7 @@ def add_options(parser: LocustArgumentParser) -> None:
         type=number(float, MILLISECONDS),
         default=20.0,
         metavar="MS",
-        help="a rate counts if 99 %% of its messages are delivered so fast, and without a fault (default: 20)",
+        help="a rate counts if 99 of 100 messages are delivered so fast, and none with a fault (default: 20)",
     )
     add_option(
         group,
@@ -89,8 +89,10 @@ class CapacityShape(LoadTestShape):
         self._course = self._conduct()
 
     def tick(self) -> Crew | None:
-        """Called about once a second: the users to have, None at the end."""
-        return next(self._course, None)
+        """Called about once a second: the users to have; None when the search is over, or --run-time."""
+        runner: Any = self.runner
+        limit = runner.environment.parsed_options.run_time
+        return None if limit and self.get_run_time() > limit else next(self._course, None)
 
     def _conduct(self) -> Iterator[Crew]:
         """The course of a run; goes on each time a trial may have ended."""

@@ -7,17 +7,20 @@ still under way. So the master asks them to stop, and waits for a report of its 
 import logging
 import signal
 import sys
+from math import inf
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import gevent
+from gevent.event import Event
 from locust.env import Environment
 from locust.event import Events
 from locust.rpc import Message
 from locust.runners import STATE_MISSING, MasterRunner, Runner, WorkerRunner
 
 from loadtest.capacity import Certificate
+from loadtest.verdict import Status
 from locustload.options import check
 from locustload.outcome import Outcome
 from locustload.run import Place, Report, Run
@@ -38,7 +41,9 @@ def listen(events: Events) -> None:
 
 
 def _begin(environment: Environment, runner: Runner, **_: object) -> None:
-    _interrupt_main()
+    _interrupt_main(signal.SIGINT)
+    if environment.shape_class:  # while it lasts, Locust does not listen to SIGTERM
+        _interrupt_main(signal.SIGTERM)
     if isinstance(runner, WorkerRunner):
         Worker(environment, runner).listen()
     else:
@@ -47,19 +52,19 @@ def _begin(environment: Environment, runner: Runner, **_: object) -> None:
         judges[environment].listen()
 
 
-def _interrupt_main() -> None:
-    """Have Ctrl-C interrupt the main greenlet, and not whichever runs just then: a user would end without leaving.
+def _interrupt_main(signum: int) -> None:
+    """Have this signal interrupt the main greenlet, and not whichever runs just then: a user would end without leaving.
 
-    The second Ctrl-C ends the process at once.
+    The second time it ends the process at once.
     """
     main = gevent.getcurrent()
 
     def interrupt() -> None:
         watcher.cancel()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signum, signal.SIG_DFL)
         gevent.kill(main, KeyboardInterrupt)
 
-    watcher = gevent.signal_handler(signal.SIGINT, interrupt)
+    watcher = gevent.signal_handler(signum, interrupt)
 
 
 def _drop_users_without_tasks(environment: Environment) -> None:
@@ -95,14 +100,13 @@ class Node:
         raise NotImplementedError
 
     def _on_start(self, **_: object) -> None:
-        self.run = LoadUser.this_run = Run(self.environment, self.place or Place(0, 1), self.give_up)
         users = [user for user in self.environment.user_classes if issubclass(user, LoadUser)]
+        error = check(self.environment.parsed_options, min((user.max_message_bytes for user in users), default=inf))
         if self.place is None:
-            self.run.fail("", "options", ValueError("a worker came after the run had begun: begin it anew"))
-        try:
-            check(self.run.options, min((user.max_message_bytes for user in users), default=2**16))
-        except ValueError as error:
-            self.run.fail("", "options", error)
+            error = "a worker came after the run had begun: begin it anew"
+        self.run = LoadUser.this_run = Run(self.environment, self.place or Place(0, 1), self.give_up)
+        if error:
+            self.run.fail("", "options", ValueError(error))
 
     def _try(self, order: TrialOrder) -> None:
         if self.run:
@@ -150,6 +154,10 @@ class Judge(Node):
         self._workers: list[str] = []
         self._reports: dict[str, Report] = {}  # by worker
         self._tried: list[TrialReport] = []
+        self._judged = Event()
+        self._judged.set()
+        self._is_printed = False
+        self._is_written = True
         self._outcome: Outcome | None = None
         self.certificate: Certificate | None = None  # of a search for the capacity
 
@@ -168,6 +176,7 @@ class Judge(Node):
             gevent.spawn(self.runner.quit if self._headless else self.runner.stop)
 
     def end(self, run: Run) -> None:
+        self._judged.clear()
         self._gather(run.options.drain + REPORT_SECONDS)
         exceptions = sum(exception["count"] for exception in self.runner.exceptions.values())
         missing = len(self._workers) - len(self._reports)
@@ -175,7 +184,8 @@ class Judge(Node):
         self._outcome = Outcome(reports, exceptions, missing, run.options, self.certificate)
         for finding in self._outcome.balance.findings():
             self.runner.stats.log_error("", "ledger", finding)
-        self._outcome.write(run.options)
+        self._is_written = self._outcome.write(run.options)
+        self._judged.set()
         if self._headless:  # whatever has ended the run
             gevent.spawn(self.runner.quit)
         else:  # the page goes on, and shows the log
@@ -225,9 +235,13 @@ class Judge(Node):
     def _on_quitting(self, **_: object) -> None:
         if self.run:
             self.runner.quit()
+        self._judged.wait()  # a signal and the end of a shape may both be on their way out
         if self._outcome:
-            self.environment.process_exit_code = self._outcome.verdict.status.value
+            status = self._outcome.verdict.status
+            self.environment.process_exit_code = (status if self._is_written else status or Status.FAILED).value
 
     def _on_quit(self, **_: object) -> None:
-        if self._outcome and self._headless:
-            print(f"\n{self._outcome}", flush=True)
+        options = self.environment.parsed_options
+        if self._outcome and self._headless and not self._is_printed:
+            self._is_printed = True
+            print(f"\n{self._outcome}", file=sys.stderr if options and options.json else sys.stdout, flush=True)

@@ -1,9 +1,10 @@
 """What the load tester adds to Locust's command line, environment variables, config file and web page."""
 
 import os
-from argparse import ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +24,15 @@ class Range(NamedTuple):
     def check(self, number: float) -> None:
         """Raises ValueError."""
         if not self.least <= number <= self.most:
-            raise ValueError(f"{number:g} is not between {self.least:g} and {self.most:g}")
+            allowed = (
+                f"between {self.least:.12g} and {self.most:.12g}" if self.most < inf else f"{self.least:.12g} or more"
+            )
+            raise ValueError(f"{number:.12g} is not {allowed}")
 
 
 MESSAGE_RATE = Range(0, 10_000)
-MESSAGE_SIZE = Range(STAMP_BYTES, 65_536)
+MESSAGE_SIZE = Range(STAMP_BYTES, inf)
+DEFAULTS = {"message_rate": 10.0, "message_size": STAMP_BYTES, "pairing": "pairs"}  # what the web page can set
 DRAIN = Range(0.1, 3600)
 DEFAULT_LIMITS = Limits()
 PERCENT = Range(1, 100_000)
@@ -45,11 +50,12 @@ def add_option(group: Any, name: str, *, page: bool = False, **settings: Any) ->
 def add(parser: LocustArgumentParser) -> None:
     """Add the options, in a group of their own."""
     option = partial(add_option, parser.add_argument_group("Load test", "What is sent, and what fails the run"))
+    option("--help-all", action="help", help="show the options of Locust and of these files, and exit")
     option(
         "--message-rate",
         page=True,
         type=number(float, MESSAGE_RATE),
-        default=10.0,
+        default=DEFAULTS["message_rate"],
         metavar="RATE",
         help="messages a second that each user is due to send, whatever the server does (default: 10)",
     )
@@ -57,7 +63,7 @@ def add(parser: LocustArgumentParser) -> None:
         "--message-size",
         page=True,
         type=number(int, MESSAGE_SIZE),
-        default=STAMP_BYTES,
+        default=DEFAULTS["message_size"],
         metavar="BYTES",
         help=f"bytes of text in a message, from {STAMP_BYTES}, which the ledger needs, to what one packet takes "
         f"(default: {STAMP_BYTES})",
@@ -66,7 +72,7 @@ def add(parser: LocustArgumentParser) -> None:
         "--pairing",
         page=True,
         choices=list(PAIRINGS),
-        default="pairs",
+        default=DEFAULTS["pairing"],
         help="who writes to whom, in each worker process: pairs write to each other, in a ring each to the next "
         "(default: pairs)",
     )
@@ -111,13 +117,21 @@ def add(parser: LocustArgumentParser) -> None:
     )
 
 
-def check(options: Namespace, most_bytes: int) -> None:
-    """Check what the web page may have set, and what a user class cannot send. Raises ValueError."""
+def check(options: Any, most_bytes: float) -> str:
+    """What is wrong with what the web page has set, or with what these users cannot send; "" if nothing is.
+
+    What is wrong goes back to its default: the page would send it again with the next run.
+    """
     for name, allowed in (("message_rate", MESSAGE_RATE), ("message_size", Range(STAMP_BYTES, most_bytes))):
         try:
             allowed.check(getattr(options, name))
         except ValueError as error:
-            raise ValueError(f"--{name.replace('_', '-')}: {error}") from None
+            setattr(options, name, DEFAULTS[name])
+            return f"--{name.replace('_', '-')}: {error}"
+    if options.pairing not in PAIRINGS:
+        wrong, options.pairing = options.pairing, DEFAULTS["pairing"]
+        return f"--pairing: {wrong!r} is none of {', '.join(PAIRINGS)}"
+    return ""
 
 
 def number(kind: Callable[[str], float], allowed: Range) -> Callable[[str], float]:

@@ -41,6 +41,7 @@ class Outcome:
                 self.rows[name].failures += row["failures"]
                 self.rows[name].histogram.add(row["histogram"])
         counts = self.balance.totals() | {"exceptions": exceptions, "missing_reports": missing}
+        counts["requests"] = sum(row.count for row in self.rows.values())
         if certificate:  # which counts only what its generator could keep up with
             counts["capacity"] = round(certificate.best.rate) if certificate.best else 0
             load = certificate.best.load if certificate.best else Load()
@@ -56,8 +57,8 @@ class Outcome:
             parts.insert(0, str(self.certificate))
         return "\n\n".join(parts)
 
-    def write(self, options: Namespace) -> None:
-        """Write the files that were asked for; one that cannot be written is told, and loses nothing else."""
+    def write(self, options: Namespace) -> bool:
+        """Write the files that were asked for. False for one that cannot be written, which is told."""
         try:
             if options.histogram:
                 self.rows["deliver"].histogram.write(Path(options.histogram))
@@ -65,3 +66,5 @@ class Outcome:
                 self.balance.write(Path(options.ledger))
         except OSError as error:
             logger.error("cannot write %s: %s", error.filename, error.strerror)
+            return False
+        return True

@@ -132,9 +132,8 @@ class Run:
     ) -> None:
         row = self.rows[name]
         row.count += 1
-        if exception:
-            row.failures += 1
-        elif response_time is not None:
+        row.failures += exception is not None
+        if response_time is not None:
             row.histogram.record(response_time / 1000)
             if name == DELIVER:
                 self.trial_latencies.record(response_time / 1000)

@@ -15,6 +15,7 @@ from locustload.alarm import Alarm
 from locustload.run import DELIVER, Pace, Run
 
 LOOK_SECONDS = 0.5  # how soon a user notices that the pace has changed
+NOTABLE_SECONDS = 1.0  # of waiting in vain when a run ends
 DRAIN_LOOK_SECONDS = 0.01  # between two looks whether all has arrived
 
 
@@ -29,6 +30,7 @@ class LoadUser(User):
     number = -1  # until the user starts
     name = ""
     is_online = False
+    _was_online = False
 
     def come_in(self) -> None:
         """Connect, and all else until go_online()."""
@@ -45,6 +47,8 @@ class LoadUser(User):
         self.number = self.this_run.take_number()
         self.name = self.this_run.name(self.number)
         self.come_in()
+        if not self._was_online:
+            raise RuntimeError("come_in() has to call go_online(): the ledger excuses who is not online")
 
     def on_stop(self) -> None:
         """Also called where on_start() has not come to its end."""
@@ -56,7 +60,7 @@ class LoadUser(User):
 
     def go_online(self) -> None:
         """From now on others can reach us."""
-        self.is_online = True
+        self.is_online = self._was_online = True
         self.this_run.ledger.come(self.name)
 
     def go_offline(self) -> None:
@@ -77,10 +81,17 @@ class LoadUser(User):
 
     @contextmanager
     def measured(self, row: str) -> Iterator[None]:
-        """Report how long the block took, or the Exception that left it, which goes on."""
+        """Report how long the block took, or the Exception that left it, which goes on.
+
+        A block that has waited for long when the run ends has failed, too: it would be seen nowhere else.
+        """
         begin = perf_counter()
         try:
             yield
+        except GreenletExit:
+            if perf_counter() - begin > NOTABLE_SECONDS:
+                self.report(row, perf_counter() - begin, TimeoutError("no answer before the run ended"))
+            raise
         except Exception as error:
             self.report(row, perf_counter() - begin, error)
             raise
@@ -100,6 +111,14 @@ class LoadUser(User):
             raise
         self.report("connect", perf_counter() - begin)
         self.this_run.reached = True
+
+    def spawn(self, function: Callable[..., object], *arguments: object) -> None:
+        """Run this beside the tasks; an exception in it counts as one in a task."""
+        gevent.spawn(function, *arguments).link_exception(self._on_exception)
+
+    def _on_exception(self, greenlet: "gevent.Greenlet[..., object]") -> None:
+        error = greenlet.exception
+        self.environment.events.user_error.fire(user_instance=self, exception=error, tb=error and error.__traceback__)
 
     # Messages, by the ledger
 

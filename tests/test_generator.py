@@ -43,7 +43,7 @@ def test_a_run_shorter_than_a_window_is_taken_as_one() -> None:
 
 def test_too_short_a_run_says_nothing() -> None:
     machine = Machine()
-    machine.run(0.9, 1.0)
+    machine.run(0.4, 1.0)
     assert machine.meter.read().cpu == 0.0
     assert Machine().meter.read() == Load(0.0, 0.0)
 
@@ -51,7 +51,7 @@ def test_too_short_a_run_says_nothing() -> None:
 def test_the_last_seconds_count_too_but_not_the_last_moment() -> None:
     machine = Machine()
     machine.run(5.01, 0.5)
-    machine.run(0.9, 1.0)
+    machine.run(0.4, 1.0)
     assert machine.meter.read().cpu == pytest.approx(0.5, abs=0.01)
     machine.run(1, 1.0)
     assert machine.meter.read().cpu == pytest.approx(1.0, abs=0.01)

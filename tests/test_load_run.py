@@ -10,6 +10,7 @@ import trustme
 from tests.conftest import StartServer
 from tests.faulty_proxy import FaultyProxy, Link
 from tests.loadtests import (
+    CHAT,
     LoadRun,
     free_port,
     load,
@@ -19,7 +20,7 @@ from tests.loadtests import (
     signed_up,
     start_locust,
 )
-from tests.processes import ServerProcess
+from tests.processes import ROOT, ServerProcess
 from tests.tls_proxy import run_proxy
 
 USERS = 20
@@ -230,6 +231,14 @@ def test_users_without_a_place_in_the_server_fail_to_log_in(start_server: StartS
     assert run.ledger["delivered"] > 50
 
 
+def test_who_still_waits_for_a_place_when_the_run_ends_has_failed(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server("--pool-size", 4)
+    run = run_locust(tmp_path, *load(server.address, 6, 3), "Chatter")
+    assert run.status == 1, run.explain()
+    assert run.errors == {"chat login: TimeoutError('no answer before the run ended')": 2}
+    assert run.rows["login"].times["max"] > 1.5
+
+
 def test_users_whom_the_server_refuses_fail_with_its_reason(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--max-users", 2)
     run = run_locust(tmp_path, *load(server.address, 4, 2), "Chatter")
@@ -252,6 +261,29 @@ def test_ctrl_c_ends_a_run_in_order(server: ServerProcess, tmp_path: Path) -> No
         run = locust.end()
     expect_clean(run)
     assert run.ledger["delivered"] > 50
+
+
+def test_sigterm_ends_a_run_with_a_shape_in_order(server: ServerProcess, tmp_path: Path) -> None:
+    files = (CHAT, ROOT / "locustfiles" / "shapes" / "steps.py")
+    with start_locust(tmp_path, *load(server.address, 8, rate=200), files=files) as locust:
+        locust.wait_for_users()
+        time.sleep(1)
+        locust.process.terminate()
+        run = locust.end()
+    expect_clean(run)
+
+
+def test_nothing_measured_is_nothing_passed(server: ServerProcess, tmp_path: Path) -> None:
+    run = run_locust(tmp_path, *load(server.address, 0, 1)[:4], "--run-time", "1s")
+    assert run.status == 1, run.explain()
+    assert run.failed == {"requests < 1"}
+
+
+def test_all_options_can_be_seen(tmp_path: Path) -> None:
+    run = run_locust(tmp_path, "--help-all")
+    assert run.status == 0, run.explain()
+    for option in ("--message-rate", "--fail-if", "--tls-ca", "--headless"):
+        assert option in run.out
 
 
 def test_a_server_that_does_not_answer_does_not_keep_ctrl_c_from_ending_the_run(tmp_path: Path) -> None:

@@ -61,6 +61,28 @@ def test_an_example_server_that_is_not_there_fails_the_run_at_once(tmp_path: Pat
     assert run.rows["connect"].failures == 1
 
 
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ("self.go_online()", "come_in() has to call go_online()"),
+        ('self.receive_message(self.name, line.rstrip("\\n"))', "a mistake in the listener"),
+    ],
+)
+def test_a_mistake_in_a_user_is_an_exception_and_not_the_servers_fault(
+    echo_server: str, tmp_path: Path, mistake: str, told: str
+) -> None:
+    users = ECHO.read_text().replace("Path(__file__).parent.parent", f"Path({str(ROOT)!r})")
+    assert mistake in users
+    file = tmp_path / "mistaken.py"
+    file.write_text(
+        users.replace(mistake, 'print(1 / 0, "a mistake in the listener")' if "receive" in mistake else "pass")
+    )
+    run = run_locust(tmp_path, *at(echo_server), "--run-time", "1s", "--drain", "0.1", files=(file,))
+    assert run.status == 1, run.explain()
+    assert "exceptions > 0" in run.failed
+    assert told in run.log
+
+
 @pytest.mark.slow
 def test_the_bench_of_the_tester_prints_both_rates_and_the_share_of_locust() -> None:
     command = [sys.executable, "benchmarks/tester.py", "--rounds", "1", "--seconds", "2"]

@@ -8,7 +8,7 @@ from loadtest.generator import Load
 from loadtest.histogram import Histogram
 from loadtest.verdict import COUNTS, Condition, Limits, Measured, Row, Status, Verdict, duration, judge, parse_condition
 
-NOTHING = {count: 0 for count in COUNTS if count != "capacity"}
+COUNTED = {count: 0 for count in COUNTS if count != "capacity"} | {"requests": 100}
 IDLE = Load(0.12, 0.0008)
 BUSY = Load(0.97, 0.0008)
 LATE = Load(0.12, 0.025)
@@ -23,7 +23,7 @@ def row(*seconds: float, count: int = 0, failures: int = 0) -> Row:
 
 def verdict(*conditions: str, load: Load = IDLE, counts: dict[str, int] | None = None, **rows: Row) -> Verdict:
     named = {name.replace("_", " "): measured for name, measured in rows.items()}
-    measured = Measured(named, NOTHING | (counts or {}), load, seconds=10.0)
+    measured = Measured(named, COUNTED | (counts or {}), load, seconds=10.0)
     return judge(map(parse_condition, conditions), measured, Limits())
 
 
@@ -224,6 +224,12 @@ def test_an_overloaded_generator_makes_latencies_invalid_and_nothing_else(load: 
     assert "invalid" not in shown.values()
 
 
+def test_a_run_that_has_measured_nothing_fails() -> None:
+    judged = verdict(counts={"requests": 0})
+    assert judged.status is Status.FAILED
+    assert results(judged)["requests < 1"] == "FAIL"
+
+
 def test_what_was_never_measured_fails_even_then() -> None:
     judged = verdict("deliver.p99>1ms", load=Load(cpu=0.95, lag_p99=0.001), deliver=row())
     assert results(judged)["deliver.p99 > 1 ms"] == "FAIL"
@@ -254,6 +260,7 @@ def test_the_table_is_for_people() -> None:
         "  unbalanced > 0                  0  pass\n"
         "  exceptions > 0                  0  pass\n"
         "  missing_reports > 0             0  pass\n"
+        "  requests < 1                  100  pass\n"
         "  deliver.failures > 0            0  pass\n"
         "  generator.cpu > 90%           97%  FAIL\n"
         "  generator.lag.p99 > 10 ms  800 us  pass\n"
