@@ -8,6 +8,7 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import gevent
 from locust import between, events, tag, task
@@ -29,7 +30,7 @@ from client import (
     tls_context,
 )
 from locustload import LoadUser, PacedUser
-from locustload.options import Range, add_option, number
+from locustload.options import Range, add_group, number
 from protocol import DEFAULT_PORT, text_room
 
 FAILURES = (ChatError, TimeoutError)
@@ -38,17 +39,16 @@ trusting = cache(tls_context)  # reading the authorities takes longer than conne
 
 
 def add_options(parser: LocustArgumentParser) -> None:
-    group = parser.add_argument_group("Chat", "How users reach the server, at tcp://HOST:PORT or tls://HOST:PORT")
-    add_option(
-        group,
-        "--timeout",
-        type=number(float, Range(0.1, 3600)),
-        default=10.0,
-        metavar="SECONDS",
-        help="how long a user waits for an answer (default: 10)",
-    )
-    ca_help = "PEM file of the authority to trust, instead of the system's"
-    add_option(group, "--tls-ca", metavar="FILE", help=ca_help)
+    options: dict[str, dict[str, Any]] = {
+        "--timeout": {
+            "type": number(float, Range(0.1, 3600)),
+            "default": 10.0,
+            "metavar": "SECONDS",
+            "help": "how long a user waits for an answer (default: 10)",
+        },
+        "--tls-ca": {"metavar": "FILE", "help": "PEM file of the authority to trust, instead of the system's"},
+    }
+    add_group(parser, "Chat", "How users reach the server, at tcp://HOST:PORT or tls://HOST:PORT", options)
 
 
 events.init_command_line_parser.add_listener(add_options)

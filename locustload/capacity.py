@@ -18,7 +18,7 @@ from loadtest.generator import Load
 from loadtest.histogram import merged
 from loadtest.verdict import Limits, duration
 from locustload.node import Judge, judges
-from locustload.options import MILLISECONDS, Range, add_option, number
+from locustload.options import MILLISECONDS, Range, add_group, number
 from locustload.trial import TrialReport
 from locustload.users import PacedUser
 
@@ -31,34 +31,28 @@ logger = logging.getLogger(__name__)
 
 
 def add_options(parser: LocustArgumentParser) -> None:
-    group = parser.add_argument_group("Capacity test", "What is promised, and how to look for the highest rate")
-    add_option(
-        group,
-        "--target-p99",
-        page=True,
-        type=number(float, MILLISECONDS),
-        default=20.0,
-        metavar="MS",
-        help="a rate counts if 99 of 100 messages are delivered so fast, and none with a fault (default: 20)",
-    )
-    add_option(
-        group,
-        "--first-rate",
-        page=True,
-        type=number(float, Range(1, 1e6)),
-        default=500.0,
-        metavar="RATE",
-        help="messages a second, of all users together, to begin with (default: 500)",
-    )
-    add_option(
-        group,
-        "--trial-time",
-        page=True,
-        type=number(float, Range(1, 3600)),
-        default=5.0,
-        metavar="SECONDS",
-        help="how long each rate is tried (default: 5)",
-    )
+    options = {
+        "--target-p99": {
+            "type": number(float, MILLISECONDS),
+            "default": 20.0,
+            "metavar": "MS",
+            "help": "a rate counts if 99 of 100 messages are delivered so fast, and none with a fault (default: 20)",
+        },
+        "--first-rate": {
+            "type": number(float, Range(1, 1e6)),
+            "default": 500.0,
+            "metavar": "RATE",
+            "help": "messages a second, of all users together, to begin with (default: 500)",
+        },
+        "--trial-time": {
+            "type": number(float, Range(1, 3600)),
+            "default": 5.0,
+            "metavar": "SECONDS",
+            "help": "how long each rate is tried (default: 5)",
+        },
+    }
+    on_the_page = {name: {"page": True, **settings} for name, settings in options.items()}
+    add_group(parser, "Capacity test", "What is promised, and how to look for the highest rate", on_the_page)
 
 
 def set_defaults(environment: Environment, **_: object) -> None:

@@ -2,8 +2,7 @@
 
 import os
 from argparse import ArgumentTypeError
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,87 +33,91 @@ MESSAGE_RATE = Range(0, 10_000)
 MESSAGE_SIZE = Range(STAMP_BYTES, inf)
 DEFAULTS = {"message_rate": 10.0, "message_size": STAMP_BYTES, "pairing": "pairs"}  # what the web page can set
 DRAIN = Range(0.1, 3600)
-DEFAULT_LIMITS = Limits()
+LIMITS = Limits()
 PERCENT = Range(1, 100_000)
 MILLISECONDS = Range(0.1, 3_600_000)
 
 
-def add_option(group: Any, name: str, *, page: bool = False, **settings: Any) -> None:
-    """Add an option with an environment variable, LOCUST_... as Locust's own, and perhaps a place in the web page."""
-    variable = f"LOCUST_{name.removeprefix('--').replace('-', '_').upper()}"
-    action = group.add_argument(name, env_var=variable, **settings)
-    action.include_in_web_ui = page
-    action.is_secret = action.is_required = action.is_multiple = False
+def add_group(parser: LocustArgumentParser, title: str, about: str, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add options as argparse takes them; with an environment variable, LOCUST_... as Locust's own, for each.
+
+    Those with `page` have a place in the web page.
+    """
+    group: Any = parser.add_argument_group(title, about)
+    for name, settings in options.items():
+        keywords = {key: value for key, value in settings.items() if key != "page"}
+        action = group.add_argument(name, env_var=f"LOCUST_{name[2:].replace('-', '_').upper()}", **keywords)
+        action.include_in_web_ui = settings.get("page", False)
+        action.is_secret = action.is_required = action.is_multiple = False
 
 
 def add(parser: LocustArgumentParser) -> None:
-    """Add the options, in a group of their own."""
-    option = partial(add_option, parser.add_argument_group("Load test", "What is sent, and what fails the run"))
-    option("--help-all", action="help", help="show the options of Locust and of these files, and exit")
-    option(
-        "--message-rate",
-        page=True,
-        type=number(float, MESSAGE_RATE),
-        default=DEFAULTS["message_rate"],
-        metavar="RATE",
-        help="messages a second that each user is due to send, whatever the server does (default: 10)",
-    )
-    option(
-        "--message-size",
-        page=True,
-        type=number(int, MESSAGE_SIZE),
-        default=DEFAULTS["message_size"],
-        metavar="BYTES",
-        help=f"bytes of text in a message, from {STAMP_BYTES}, which the ledger needs, to what one packet takes "
-        f"(default: {STAMP_BYTES})",
-    )
-    option(
-        "--pairing",
-        page=True,
-        choices=list(PAIRINGS),
-        default=DEFAULTS["pairing"],
-        help="who writes to whom, in each worker process: pairs write to each other, in a ring each to the next "
-        "(default: pairs)",
-    )
-    option(
-        "--fail-if",
-        action="append",
-        default=[],
-        type=_condition,
-        metavar="CONDITION",
-        help=f"what must not be, {EXAMPLES}; may be given more than once. It takes the place of the default about the "
-        "same figure: a fault in the ledger, or a failure in any row, fails the run".replace("%", "%%"),
-    )
-    option(
-        "--histogram",
-        type=_writable,
-        metavar="FILE",
-        help="write the deliver latencies to FILE, in milliseconds, as HDR percentile text",
-    )
-    option("--ledger", type=_writable, metavar="FILE", help="write the ledger to FILE, as CSV, a line for each pair")
-    option(
-        "--drain",
-        type=number(float, DRAIN),
-        default=5.0,
-        metavar="SECONDS",
-        help="how long what is still under way may take when users stop; after that it is lost (default: 5)",
-    )
-    option(
-        "--max-generator-cpu",
-        type=number(float, PERCENT),
-        default=100 * DEFAULT_LIMITS.cpu,
-        metavar="PERCENT",
-        help="a run in which a Locust process used more of a core than this is invalid: exit status 3 "
-        f"(default: {100 * DEFAULT_LIMITS.cpu:g})",
-    )
-    option(
-        "--max-loop-lag",
-        type=number(float, MILLISECONDS),
-        default=1000 * DEFAULT_LIMITS.lag,
-        metavar="MS",
-        help="the same for a Locust process whose loop wakes up later than this at p99 "
-        f"(default: {1000 * DEFAULT_LIMITS.lag:g})",
-    )
+    """Add what runs of any protocol share."""
+    add_group(parser, "Load test", "What is sent, and what fails the run", _options())
+
+
+def _options() -> dict[str, dict[str, Any]]:
+    return {
+        "--help-all": {"action": "help", "help": "show the options of Locust and of these files, and exit"},
+        "--message-rate": {
+            "page": True,
+            "type": number(float, MESSAGE_RATE),
+            "default": DEFAULTS["message_rate"],
+            "metavar": "RATE",
+            "help": "messages a second that each user is due to send, whatever the server does (default: 10)",
+        },
+        "--message-size": {
+            "page": True,
+            "type": number(int, MESSAGE_SIZE),
+            "default": DEFAULTS["message_size"],
+            "metavar": "BYTES",
+            "help": "bytes of text in a message, from 40, which the ledger needs, to what a packet takes (default: 40)",
+        },
+        "--pairing": {
+            "page": True,
+            "choices": list(PAIRINGS),
+            "default": DEFAULTS["pairing"],
+            "help": "who writes to whom, in each worker process: pairs write to each other, in a ring each to the next "
+            "(default: pairs)",
+        },
+        "--fail-if": {
+            "action": "append",
+            "default": [],
+            "type": _condition,
+            "metavar": "CONDITION",
+            "help": f"what must not be, {EXAMPLES}; may be given more than once. It takes the place of the default "
+            "about the same figure: a fault in the ledger, or a failure in any row, fails the run".replace("%", "%%"),
+        },
+        "--histogram": {
+            "type": _writable,
+            "metavar": "FILE",
+            "help": "write the deliver latencies to FILE, in milliseconds, as HDR percentile text",
+        },
+        "--ledger": {
+            "type": _writable,
+            "metavar": "FILE",
+            "help": "write the ledger to FILE, as CSV, a line for each pair",
+        },
+        "--drain": {
+            "type": number(float, DRAIN),
+            "default": 5.0,
+            "metavar": "SECONDS",
+            "help": "how long what is still under way may take when users stop; after that it is lost (default: 5)",
+        },
+        "--max-generator-cpu": {
+            "type": number(float, PERCENT),
+            "default": 100 * LIMITS.cpu,
+            "metavar": "PERCENT",
+            "help": "a run in which a Locust process used more of a core than this is invalid: exit status 3 "
+            "(default: 90)",
+        },
+        "--max-loop-lag": {
+            "type": number(float, MILLISECONDS),
+            "default": 1000 * LIMITS.lag,
+            "metavar": "MS",
+            "help": "the same for a Locust process whose loop wakes up later than this at p99 (default: 10)",
+        },
+    }
 
 
 def check(options: Any, most_bytes: float) -> str:
