@@ -50,13 +50,14 @@ class EchoUser(PacedUser):
 
     def listen(self) -> None:  # (3) how texts come in, and from whom
         self.connection.settimeout(None)
-        with suppress(OSError):  # the connection has ended, perhaps by ourselves
+        with suppress(OSError):  # it has ended, perhaps by ourselves
             for line in self.connection.makefile():
                 self.receive_message(self.name, line.rstrip("\n"))
-        self.go_offline()
+        self.connection_lost(ConnectionError("the server has closed the connection"))
 
     def leave(self) -> None:  # (4) how a connection ends
         self.drain()
+        self.go_offline()
         self.connection.shutdown(socket.SHUT_RDWR)
 
 

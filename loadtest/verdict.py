@@ -23,7 +23,7 @@ SIGNS: dict[str, Callable[[float, float], bool]] = {
 }
 SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 ROW_FIGURES = ("max", "failures", "count", "rate")
-DEFAULT_COUNTS = (*(str(fault) for fault in Fault), "unbalanced", "exceptions", "missing_reports")
+DEFAULT_COUNTS = (*(str(fault) for fault in Fault), "unbalanced", "exceptions", "missing_reports", "given_up")
 COUNTS = (*COLUMNS[:-1], *DEFAULT_COUNTS, "requests", "capacity")
 FAIL = "FAIL"
 EXAMPLES = "for example deliver.p99>50ms, login.failures>1%, lost>0"

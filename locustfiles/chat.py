@@ -144,9 +144,8 @@ class ChatUser(LoadUser):
             while True:
                 self.handle(client.receive(timeout=None))
         except ConnectionClosed as closing:
-            if self.is_online and self.client is client:  # it was not us who closed it
-                self.report("connection", None, ServerError(closing.reason) if closing.reason else closing)
-                self.go_offline()
+            if self.client is client:
+                self.connection_lost(ServerError(closing.reason) if closing.reason else closing)
 
     def handle_events(self) -> None:
         """Take in what has come already."""

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import count
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -24,6 +23,8 @@ from locustload.users import PacedUser
 
 USERS = 20
 SPAWN_RATE = 20.0
+FIRST_RATE = Range(1, 1_000_000)
+TRIAL_TIME = Range(1, 3600)
 ONLINE_SECONDS = 30.0  # for all users to come in
 ANSWER_SECONDS = 120.0  # for the report of a trial, besides what it takes
 
@@ -39,13 +40,13 @@ def add_options(parser: LocustArgumentParser) -> None:
             "help": "a rate counts if 99 of 100 messages are delivered so fast, and none with a fault (default: 20)",
         },
         "--first-rate": {
-            "type": number(float, Range(1, 1e6)),
+            "type": number(float, FIRST_RATE),
             "default": 500.0,
             "metavar": "RATE",
             "help": "messages a second, of all users together, to begin with (default: 500)",
         },
         "--trial-time": {
-            "type": number(float, Range(1, 3600)),
+            "type": number(float, TRIAL_TIME),
             "default": 5.0,
             "metavar": "SECONDS",
             "help": "how long each rate is tried (default: 5)",
@@ -79,7 +80,6 @@ class CapacityShape(LoadTestShape):
     def reset_time(self) -> None:
         """Called before each run."""
         super().reset_time()
-        self._numbers = count()
         self._course = self._conduct()
 
     def tick(self) -> Crew | None:
@@ -95,9 +95,15 @@ class CapacityShape(LoadTestShape):
         users = options.num_users
         paced = [user for user in runner.user_classes if issubclass(user, PacedUser)]
         crew = (users, options.spawn_rate, paced)
-        while runner.user_count < users:
-            yield crew
         judge = judges[runner.environment]
+        yield crew
+        if error := _check(options, paced):
+            judge.give_up(error)
+        deadline = monotonic() + users / options.spawn_rate + ONLINE_SECONDS
+        while runner.user_count < users:
+            if monotonic() > deadline:
+                judge.give_up(f"only {runner.user_count} of {users} users have been started")
+            yield crew
         judge.certificate = certificate = Certificate(
             [],
             options.target_p99 / 1000,
@@ -123,7 +129,8 @@ class CapacityShape(LoadTestShape):
         with suppress(StopIteration):  # the search is over
             while True:
                 rate = rates.send(passed)
-                trial = _merge(rate, (yield from self._trial(judge, crew, rate / crew[0], options.trial_time)))
+                reports = yield from self._trial(judge, crew, rate / crew[0], options.trial_time)
+                trial = _merge(rate, reports, crew[0])
                 judge.certificate = certificate = replace(certificate, trials=[*certificate.trials, trial])
                 objection = trial.objection(certificate.target, certificate.limits)
                 logger.info("%.0f messages/s: p99 %s, %s", rate, duration(trial.p99), objection or "pass")
@@ -131,8 +138,7 @@ class CapacityShape(LoadTestShape):
         judge.certificate = replace(certificate, complete=True)
 
     def _trial(self, judge: Judge, crew: Crew, rate: float, seconds: float) -> Generator[Crew, None, list[TrialReport]]:
-        number = next(self._numbers)
-        judge.order({"number": number, "rate": rate, "seconds": seconds})
+        number = judge.order(rate, seconds)
         deadline = monotonic() + seconds + ANSWER_SECONDS
         while not (reports := judge.tried(number)):
             if monotonic() > deadline:
@@ -141,13 +147,23 @@ class CapacityShape(LoadTestShape):
         return reports
 
 
-def _merge(rate: float, reports: list[TrialReport]) -> Trial:
+def _check(options: Any, paced: list[type[User]]) -> str:
+    """What is wrong with what the web page may have set; "" if nothing is."""
+    for name, allowed in {"target_p99": MILLISECONDS, "first_rate": FIRST_RATE, "trial_time": TRIAL_TIME}.items():
+        try:
+            allowed.check(getattr(options, name))
+        except ValueError as error:
+            return f"--{name.replace('_', '-')}: {error}"
+    return "" if paced else "there are no users who write at a given rate (PacedUser)"
+
+
+def _merge(rate: float, reports: list[TrialReport], users: int) -> Trial:
     latencies = merged(report["latencies"] for report in reports)
     return Trial(
         rate,
         sent=sum(report["sent"] for report in reports),
         delivered=sum(report["delivered"] for report in reports),
-        late=sum(report["late"] for report in reports),
+        late=sum(report["late"] for report in reports) + users - sum(report["users"] for report in reports),
         failures=sum(report["failures"] for report in reports),
         faults=sum(report["faults"] for report in reports),
         p50=latencies.percentile(50),

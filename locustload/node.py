@@ -7,6 +7,7 @@ still under way. So the master asks them to stop, and waits for a report of its 
 import logging
 import signal
 import sys
+from itertools import count
 from math import inf
 from time import monotonic
 from typing import Any
@@ -17,7 +18,7 @@ from gevent.event import Event
 from locust.env import Environment
 from locust.event import Events
 from locust.rpc import Message
-from locust.runners import STATE_MISSING, MasterRunner, Runner, WorkerRunner
+from locust.runners import STATE_CLEANUP, STATE_MISSING, STATE_STOPPING, MasterRunner, Runner, WorkerRunner
 
 from loadtest.capacity import Certificate
 from loadtest.verdict import Status
@@ -30,6 +31,7 @@ from locustload.users import LoadUser
 MESSAGES = ("place", "stop", "report", "give_up", "trial", "tried")
 PLACE, STOP, REPORT, GIVE_UP, TRIAL, TRIED = (f"loadtest_{message}" for message in MESSAGES)
 REPORT_SECONDS = 10.0  # for a worker's report, besides the time to drain
+JUDGE_SECONDS = 80.0  # the most that a run takes to end, besides the time to drain
 
 logger = logging.getLogger(__name__)
 judges: "WeakKeyDictionary[Environment, Judge]" = WeakKeyDictionary()
@@ -42,7 +44,8 @@ def listen(events: Events) -> None:
 
 def _begin(environment: Environment, runner: Runner, **_: object) -> None:
     _interrupt_main(signal.SIGINT)
-    if environment.shape_class:  # while it lasts, Locust does not listen to SIGTERM
+    if environment.shape_class and environment.parsed_options and environment.parsed_options.headless:
+        # while the shape lasts, Locust does not listen to SIGTERM
         _interrupt_main(signal.SIGTERM)
     if isinstance(runner, WorkerRunner):
         Worker(environment, runner).listen()
@@ -89,7 +92,7 @@ class Node:
         events.test_start.add_listener(self._on_start)
         events.test_stopping.add_listener(self._on_stopping)
         events.test_stop.add_listener(self._on_stop)
-        self.runner.register_message(TRIAL, lambda msg, **_: gevent.spawn(self._try, msg.data))
+        self.runner.register_message(TRIAL, lambda msg, **_: self._try(msg.data))
 
     def give_up(self, reason: str) -> None:
         """End the run, because of what is wrong with it; said once."""
@@ -110,7 +113,9 @@ class Node:
 
     def _try(self, order: TrialOrder) -> None:
         if self.run:
-            self.runner.send_message(TRIED, attempt(self.run, order))
+            trial = gevent.spawn(attempt, self.run, order)
+            trial.link_value(lambda trial: self.runner.send_message(TRIED, trial.value))
+            trial.link_exception(lambda trial: self.give_up(f"a trial has failed: {trial.exception}"))
 
     def _on_stopping(self, **_: object) -> None:
         if self.run:
@@ -119,6 +124,8 @@ class Node:
     def _on_stop(self, **_: object) -> None:
         if self.run:
             run, self.run = self.run, None
+            # Locust does not wait for users that were being stopped already
+            self.runner.user_greenlets.join(timeout=2 * run.options.drain + 1)
             self.end(run)
 
 
@@ -128,6 +135,7 @@ class Worker(Node):
     def listen(self) -> None:
         super().listen()
         self.place = None  # until the master tells
+        self.run_number = -1
         self.runner.register_message(PLACE, self._on_place)
         self.runner.register_message(STOP, lambda **_: self.runner.stop())
         self.environment.events.quitting.add_listener(lambda **_: self.runner.stop())  # before it tells the master
@@ -136,11 +144,12 @@ class Worker(Node):
         self.runner.send_message(GIVE_UP, reason)
 
     def end(self, run: Run) -> None:
-        self.runner.send_message(REPORT, run.end())
+        self.runner.send_message(REPORT, {"run": self.run_number, "report": run.end()})
         self.place = None
 
     def _on_place(self, msg: Message, **_: object) -> None:
-        self.place = Place(**msg.data)
+        self.run_number = msg.data["run"]
+        self.place = Place(*msg.data["place"])
 
 
 class Judge(Node):
@@ -150,6 +159,9 @@ class Judge(Node):
         super().__init__(environment, runner)
         options = environment.parsed_options
         self._headless = bool(options and options.headless)
+        self._runs = count()
+        self._run_number = -1
+        self._trials = count()
         self._given_up = False
         self._workers: list[str] = []
         self._reports: dict[str, Report] = {}  # by worker
@@ -176,30 +188,37 @@ class Judge(Node):
             gevent.spawn(self.runner.quit if self._headless else self.runner.stop)
 
     def end(self, run: Run) -> None:
-        self._judged.clear()
-        self._gather(run.options.drain + REPORT_SECONDS)
+        try:
+            self._judge(run)
+        finally:
+            self._judged.set()
+        if self._headless:  # whatever has ended the run
+            gevent.spawn(self.runner.quit)
+
+    def _judge(self, run: Run) -> None:
+        self._gather(2 * run.options.drain + REPORT_SECONDS)
         exceptions = sum(exception["count"] for exception in self.runner.exceptions.values())
-        missing = len(self._workers) - len(self._reports)
+        missing = sum(worker not in self._reports for worker in self._workers)
         reports = [*self._reports.values(), run.end()]
-        self._outcome = Outcome(reports, exceptions, missing, run.options, self.certificate)
+        self._outcome = Outcome(reports, exceptions, missing, self._given_up, run.options, self.certificate)
         for finding in self._outcome.balance.findings():
             self.runner.stats.log_error("", "ledger", finding)
         self._is_written = self._outcome.write(run.options)
-        self._judged.set()
-        if self._headless:  # whatever has ended the run
-            gevent.spawn(self.runner.quit)
-        else:  # the page goes on, and shows the log
+        if not self._headless:  # the page goes on, and shows the log
             logger.info("the run has ended\n%s", self._outcome)
 
     def _on_start(self, **_: object) -> None:
+        self._judged.clear()
+        self._outcome = self.certificate = None
         self._given_up = False
+        self._run_number = next(self._runs)
         self._reports.clear()
-        self.certificate = None
+        self._tried.clear()
         if isinstance(self.runner, MasterRunner):
             clients = self.runner.clients
             self._workers = [client.id for client in clients.ready + clients.running + clients.spawning]
             for rank, worker in enumerate(self._workers):
-                place = {"rank": rank, "workers": len(self._workers)}
+                place = {"run": self._run_number, "place": Place(rank, len(self._workers))}
                 self.runner.send_message(PLACE, place, client_id=worker)
         super()._on_start()
 
@@ -208,9 +227,11 @@ class Judge(Node):
         """How many processes have users."""
         return len(self._workers) or 1
 
-    def order(self, order: TrialOrder) -> None:
-        """Have all users write at this rate for some seconds."""
-        self.runner.send_message(TRIAL, order)
+    def order(self, rate: float, seconds: float) -> int:
+        """Have each user write at this rate for some seconds; the number of the trial."""
+        number = next(self._trials)
+        self.runner.send_message(TRIAL, TrialOrder(number=number, rate=rate, seconds=seconds))
+        return number
 
     def tried(self, number: int) -> list[TrialReport]:
         """The reports of this trial, once all are here; before that, none."""
@@ -218,7 +239,8 @@ class Judge(Node):
         return reports if len(reports) == self.processes else []
 
     def _on_report(self, msg: Message, **_: object) -> None:
-        self._reports[msg.node_id] = msg.data
+        if msg.data["run"] == self._run_number:
+            self._reports[msg.node_id] = msg.data["report"]
 
     def _gather(self, seconds: float) -> None:
         """Ask the workers to stop, and wait for the reports of those that are still there."""
@@ -233,12 +255,14 @@ class Judge(Node):
         return worker not in self._reports and client is not None and client.state != STATE_MISSING
 
     def _on_quitting(self, **_: object) -> None:
-        if self.run:
+        if self.run and self.runner.state not in (STATE_CLEANUP, STATE_STOPPING):
             self.runner.quit()
-        self._judged.wait()  # a signal and the end of a shape may both be on their way out
-        if self._outcome:
-            status = self._outcome.verdict.status
-            self.environment.process_exit_code = (status if self._is_written else status or Status.FAILED).value
+        options = self.environment.parsed_options
+        self._judged.wait(3 * (options.drain if options else 0) + JUDGE_SECONDS)  # another greenlet may be at it
+        if self._run_number < 0:
+            return
+        status = self._outcome.verdict.status if self._outcome else Status.FAILED
+        self.environment.process_exit_code = (status if self._is_written else status or Status.FAILED).value
 
     def _on_quit(self, **_: object) -> None:
         options = self.environment.parsed_options

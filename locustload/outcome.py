@@ -25,6 +25,7 @@ class Outcome:
         reports: Iterable[Report],
         exceptions: int,
         missing: int,
+        given_up: bool,
         options: Namespace,
         certificate: Certificate | None = None,
     ) -> None:
@@ -41,6 +42,7 @@ class Outcome:
                 self.rows[name].failures += row["failures"]
                 self.rows[name].histogram.add(row["histogram"])
         counts = self.balance.totals() | {"exceptions": exceptions, "missing_reports": missing}
+        counts["given_up"] = int(given_up)
         counts["requests"] = sum(row.count for row in self.rows.values())
         if certificate:  # which counts only what its generator could keep up with
             counts["capacity"] = round(certificate.best.rate) if certificate.best else 0

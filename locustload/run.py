@@ -108,7 +108,9 @@ class Run:
             self._give_up(str(error))
 
     def stopping(self) -> None:
-        """The users are about to stop: what comes now is not the load any more."""
+        """The users are about to stop: what comes now is not the load any more. The first time counts."""
+        if self._ticker.dead:
+            return
         self._ticker.kill()
         self._load = self.meter.read()
         self._seconds = monotonic() - self._begin

@@ -52,11 +52,16 @@ class LoadUser(User):
 
     def on_stop(self) -> None:
         """Also called where on_start() has not come to its end."""
-        if self.is_online:
-            self.leave()
-        if self.name:
-            self.this_run.give_back(self.number)
-            self.name = ""
+        try:
+            if self.is_online:
+                self.leave()
+        except Exception as error:
+            self._count_exception(error)
+            raise
+        finally:
+            if self.name:
+                self.this_run.give_back(self.number)
+                self.name = ""
 
     def go_online(self) -> None:
         """From now on others can reach us."""
@@ -89,8 +94,7 @@ class LoadUser(User):
         try:
             yield
         except GreenletExit:
-            if perf_counter() - begin > NOTABLE_SECONDS:
-                self.report(row, perf_counter() - begin, TimeoutError("no answer before the run ended"))
+            self._report_wait(row, perf_counter() - begin)
             raise
         except Exception as error:
             self.report(row, perf_counter() - begin, error)
@@ -103,6 +107,9 @@ class LoadUser(User):
         begin = perf_counter()
         try:
             yield
+        except GreenletExit:
+            self._report_wait("connect", perf_counter() - begin)
+            raise
         except Exception as error:
             if not self.this_run.reached:
                 self.this_run.fail(self.protocol, "connect", error)
@@ -112,13 +119,25 @@ class LoadUser(User):
         self.report("connect", perf_counter() - begin)
         self.this_run.reached = True
 
+    def connection_lost(self, error: Exception) -> None:
+        """The other side has ended the connection; nothing if we have left before."""
+        if self.is_online:
+            self.report("connection", None, error)
+            self.go_offline()
+
     def spawn(self, function: Callable[..., object], *arguments: object) -> None:
         """Run this beside the tasks; an exception in it counts as one in a task."""
         gevent.spawn(function, *arguments).link_exception(self._on_exception)
 
     def _on_exception(self, greenlet: "gevent.Greenlet[..., object]") -> None:
-        error = greenlet.exception
+        self._count_exception(greenlet.exception)
+
+    def _count_exception(self, error: BaseException | None) -> None:
         self.environment.events.user_error.fire(user_instance=self, exception=error, tb=error and error.__traceback__)
+
+    def _report_wait(self, row: str, seconds: float) -> None:
+        if seconds > NOTABLE_SECONDS:
+            self.report(row, seconds, TimeoutError("no answer before the run ended"))
 
     # Messages, by the ledger
 
@@ -162,9 +181,11 @@ class PacedUser(LoadUser):
         super().on_start()
 
     def on_stop(self) -> None:
-        super().on_stop()
-        self.this_run.paced.discard(self)
-        self._alarm.close()
+        try:
+            super().on_stop()
+        finally:
+            self.this_run.paced.discard(self)
+            self._alarm.close()
 
     def wait_time(self) -> float:
         """Wait here until the next message is due, or it is time to look at the pace again: Locust would come late."""
@@ -182,6 +203,8 @@ class PacedUser(LoadUser):
 
     def _follow(self) -> Schedule:
         if self._pace is not self.this_run.pace:
+            is_new = self._pace is None
             self._pace = self.this_run.pace
-            self._schedule = Schedule(self._pace.rate, max(self._pace.start, monotonic()), self._pace.end)
+            start = max(self._pace.start, monotonic()) if is_new else self._pace.start  # who was held up is late
+            self._schedule = Schedule(self._pace.rate, start, self._pace.end)
         return self._schedule

@@ -13,6 +13,7 @@ from tests.conftest import StartServer
 from tests.faulty_proxy import (
     Fault,
     FaultyProxy,
+    Link,
     delay,
     duplicate,
     flip,
@@ -178,6 +179,22 @@ def test_a_server_that_stands_still_cannot_slow_down_what_measures_it(server: Se
     assert run.rows["deliver"].times["p99"] >= 0.5
     assert run.rows["deliver"].times["max"] >= 0.9
     assert run.rows["deliver"].times["p50"] < 0.5
+
+
+def test_a_signal_while_users_wait_for_the_last_messages_loses_none(server: ServerProcess, tmp_path: Path) -> None:
+    def late(link: Link, packet: bytes, number: int) -> None:
+        link.put(packet, 1.5 if number else 0.0)
+
+    with (
+        FaultyProxy(server.host, server.port, late) as proxy,
+        start_locust(tmp_path, *load(proxy.address, 4, 3), "Chatter") as locust,
+    ):
+        locust.wait_for_log("limit reached")
+        locust.process.terminate()
+        run = locust.end()
+    assert run.status == 0, run.explain()
+    assert run.is_balanced
+    assert run.ledger["delivered"] == run.ledger["sent"] > 100
 
 
 @pytest.mark.slow

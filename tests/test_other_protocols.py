@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import gevent
 import pytest
 
 from tests.loadtests import CAPACITY, free_port, load, run_locust
@@ -47,12 +48,27 @@ def test_the_example_tests_a_protocol_of_its_own(echo_server: str, tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_capacity_test_serves_another_protocol_too(echo_server: str, tmp_path: Path) -> None:
-    options = ["--first-rate", "1", "--trial-time", "1", "--target-p99", "0.1"]  # ms, which nobody can promise
+    options = ["--first-rate", "4", "--trial-time", "1", "--target-p99", "0.1"]  # ms, which nobody can promise
     run = run_locust(tmp_path, *at(echo_server), *options, files=(ECHO, CAPACITY))
     assert run.status == 1, run.explain()
     assert run.certificate["capacity"].startswith("none found")
     assert run.certificate["users"] == "4, in 1 process"
     assert "p99 over 100 us" in run.out
+
+
+def test_a_server_that_hangs_up_on_everybody_fails_the_run(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            with suppress(OSError):  # the test is over
+                while True:
+                    listener.accept()[0].close()
+
+        gevent.spawn(hang_up)
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        run = run_locust(tmp_path, *at(address), "--run-time", "1s", files=(ECHO,))
+    assert run.status == 1, run.explain()
+    assert run.rows["connection"].failures == 4
 
 
 def test_an_example_server_that_is_not_there_fails_the_run_at_once(tmp_path: Path) -> None:
@@ -65,7 +81,8 @@ def test_an_example_server_that_is_not_there_fails_the_run_at_once(tmp_path: Pat
     ("mistake", "told"),
     [
         ("self.go_online()", "come_in() has to call go_online()"),
-        ('self.receive_message(self.name, line.rstrip("\\n"))', "a mistake in the listener"),
+        ('self.receive_message(self.name, line.rstrip("\\n"))', "division by zero"),
+        ("self.drain()", "division by zero"),
     ],
 )
 def test_a_mistake_in_a_user_is_an_exception_and_not_the_servers_fault(
@@ -74,9 +91,7 @@ def test_a_mistake_in_a_user_is_an_exception_and_not_the_servers_fault(
     users = ECHO.read_text().replace("Path(__file__).parent.parent", f"Path({str(ROOT)!r})")
     assert mistake in users
     file = tmp_path / "mistaken.py"
-    file.write_text(
-        users.replace(mistake, 'print(1 / 0, "a mistake in the listener")' if "receive" in mistake else "pass")
-    )
+    file.write_text(users.replace(mistake, "pass" if "online" in mistake else "print(1 / 0)"))
     run = run_locust(tmp_path, *at(echo_server), "--run-time", "1s", "--drain", "0.1", files=(file,))
     assert run.status == 1, run.explain()
     assert "exceptions > 0" in run.failed
