@@ -15,8 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -29,6 +27,7 @@ from client import ChatClient, MessageReceived
 from loadtest.histogram import Histogram
 from loadtest.ledger import Ledger
 from loadtest.pairing import PAIRINGS
+from tests.processes import run_server
 
 USERS = 20
 DUE = 2000  # messages a second and user, more than can be sent
@@ -44,10 +43,10 @@ def main() -> None:
         print(drive_without_locust(options.plain, options.seconds))
         return
     measured: dict[str, list[float]] = {"with Locust": [], "without": []}
-    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as port:
+    with tempfile.TemporaryDirectory() as folder, run_server(Path(folder) / "data") as server:
         for number in range(options.rounds):
-            measured["with Locust"].append(drive_with_locust(port, options.seconds))
-            measured["without"].append(drive_in_a_process_of_its_own(port, options.seconds))
+            measured["with Locust"].append(drive_with_locust(server.port, options.seconds))
+            measured["without"].append(drive_in_a_process_of_its_own(server.port, options.seconds))
             latest = (f"{name} {rates[-1]:.0f}/s" for name, rates in measured.items())
             print(f"round {number + 1} of {options.rounds}:", *latest, sep="  ", flush=True)
     print(report(measured))
@@ -62,22 +61,6 @@ def report(measured: dict[str, list[float]]) -> str:
     least, middle, most = min(shares), statistics.median(shares), max(shares)
     lines.append(f"  {'share that is Locust itself':<44}{least:>6.0%}{middle:>8.0%}{most:>8.0%}")
     return "\n".join(lines)
-
-
-@contextmanager
-def running_server(folder: Path) -> Iterator[int]:
-    """A server on a free port."""
-    command = [sys.executable, "server.py", "--port", "0", "--data-dir", str(folder / "data")]
-    log = folder / "log"
-    with log.open("w") as stderr, subprocess.Popen(command, cwd=ROOT, stderr=stderr) as server:
-        while not (listening := re.search(r"listening on \S+:(\d+)$", log.read_text(), re.MULTILINE)):
-            if server.poll() is not None:
-                sys.exit(f"the server did not start:\n{log.read_text()}")
-            gevent.sleep(0.05)
-        try:
-            yield int(listening[1])
-        finally:
-            server.terminate()
 
 
 def drive_with_locust(port: int, seconds: float) -> float:

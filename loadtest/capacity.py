@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from loadtest.generator import Load
-from loadtest.verdict import Limits, duration
+from loadtest.generator import Limits, Load
+from loadtest.summary import aligned
+from loadtest.verdict import duration
 
 PRECISION = 1.1  # of the rate that is found: the next one that was tried and did not pass is at most this much higher
 HEADINGS = ("messages/s", "sent", "delivered", "p50", "p99", "faults", "generator", "result")
@@ -37,15 +38,11 @@ class Trial:
             f"{self.faults} faults": self.faults,
             f"{self.failures} failures": self.failures,
             f"{self.late} not delivered": self.late,
-            "generator too slow": self.is_generator_bound(limits),
+            "generator too slow": self.load.exceeds(limits),
             f"p99 over {duration(target)}": self.p99 > target,
             "nothing sent": not self.sent,
         }
         return next((objection for objection, holds in objections.items() if holds), "")
-
-    def is_generator_bound(self, limits: Limits) -> bool:
-        """Whether it was the generator that could not keep up, so that nothing is known about the server."""
-        return self.load.cpu > limits.cpu or self.load.lag_p99 > limits.lag
 
 
 def search(first: float, least: float = 1.0) -> Generator[float, bool | None, None]:
@@ -85,7 +82,7 @@ class Certificate:
         """Whether the lowest rate above the best one failed because of the generator."""
         best = self.best.rate if self.best else 0.0
         above = [trial for trial in reversed(self.trials) if trial.rate > best]  # of two tries the last one counts
-        return bool(above) and min(above, key=lambda trial: trial.rate).is_generator_bound(self.limits)
+        return bool(above) and min(above, key=lambda trial: trial.rate).load.exceeds(self.limits)
 
     def __str__(self) -> str:
         return f"Capacity: what was tried\n{self._table()}\n\nCertificate\n" + "\n".join(
@@ -93,11 +90,7 @@ class Certificate:
         )
 
     def _table(self) -> str:
-        lines = [HEADINGS, *(self._line(trial) for trial in self.trials)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-        )
+        return aligned([HEADINGS, *map(self._line, self.trials)])
 
     def _line(self, trial: Trial) -> tuple[str, ...]:
         return (

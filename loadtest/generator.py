@@ -20,6 +20,18 @@ class Load:
     def worst(self, other: "Load") -> "Load":
         return Load(max(self.cpu, other.cpu), max(self.lag_p99, other.lag_p99))
 
+    def exceeds(self, limits: "Limits") -> bool:
+        """Whether the generator itself was the bottleneck."""
+        return self.cpu > limits.cpu or self.lag_p99 > limits.lag
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Beyond which the generator itself was the bottleneck: a share of one core, and seconds."""
+
+    cpu: float = 0.9
+    lag: float = 0.01
+
 
 class LoadMeter:
     """Measures its own process. To be told of each TICK by the loop that it measures.

@@ -23,10 +23,6 @@ class Histogram:
     def count(self) -> int:
         return int(self._values.get_total_count())
 
-    @property
-    def max(self) -> float:
-        return self.percentile(100)
-
     def record(self, seconds: float) -> None:
         self._values.record_value(min(max(1, round(seconds * MICROSECONDS)), LONGEST))
 

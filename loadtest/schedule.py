@@ -29,10 +29,6 @@ class Schedule:
         """Whether a message should be on its way by now."""
         return self.due <= now
 
-    def is_over(self) -> bool:
-        """Whether every message that falls before the end has been taken."""
-        return self.due == inf
-
     def _moment(self) -> float:
         """Not the last one plus a period: the rounding errors would add up."""
         moment = self._start + self._taken * self._period if self._start < inf else inf

@@ -1,6 +1,6 @@
 """What a run prints at its end: latencies in microseconds, and the ledger."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from loadtest.balance import Balance, Fault
 from loadtest.verdict import Row
@@ -10,6 +10,12 @@ HEADINGS = ("row", "count", "failures", "p50", "p90", "p99", "p99.9", "max")
 FINDINGS = 20  # that are named on the terminal; the ledger's file has all
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of equally many cells as an indented table, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("".join(f"  {cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
 def latency_table(rows: Mapping[str, Row]) -> str:
     """A line for each row; times in microseconds, "-" where nothing was timed."""
     lines = [list(HEADINGS)]
@@ -17,9 +23,7 @@ def latency_table(rows: Mapping[str, Row]) -> str:
         timed = row.histogram.count > 0
         times = [f"{row.histogram.percentile(percent) * 1e6:.0f}" if timed else "-" for percent in PERCENTILES]
         lines.append([name, str(row.count), str(row.failures), *times])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    shown = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join(["Latency (microseconds)", *(f"  {line}" for line in shown)])
+    return f"Latency (microseconds)\n{aligned(lines)}"
 
 
 def ledger_table(balance: Balance) -> str:

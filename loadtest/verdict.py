@@ -3,12 +3,12 @@
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import IntEnum
 
 from loadtest.balance import COLUMNS, Fault
-from loadtest.generator import Load
+from loadtest.generator import Limits, Load
 from loadtest.histogram import Histogram
 
 SYNTAX = re.compile(
@@ -41,7 +41,7 @@ class Status(IntEnum):
 class Row:
     """One kind of request: how many there were, how many failed, and how long those took that were timed."""
 
-    histogram: Histogram
+    histogram: Histogram = field(default_factory=Histogram)
     count: int = 0
     failures: int = 0
 
@@ -51,19 +51,9 @@ class Measured:
     """All that a verdict can be about."""
 
     rows: Mapping[str, Row]
-    counts: Mapping[
-        str, int
-    ]  # the ledger's totals, `exceptions`, `missing_reports`, `requests`, and `capacity` if it was searched
+    counts: Mapping[str, int]  # those of COUNTS; `capacity` only if it was searched
     load: Load
     seconds: float  # that the run took
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Beyond which the generator itself was the bottleneck: a share of one core, and seconds."""
-
-    cpu: float = 0.9
-    lag: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +112,12 @@ def parse_condition(text: str) -> Condition:
     match = SYNTAX.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is no condition; {EXAMPLES}")
-    row, figure, sign, unit = (
-        match["row"] or "",
-        match["figure"],
-        match["sign"],
-        (match["unit"] or "").replace("µ", "u"),
-    )
-    limit = float(match["limit"])
+    row, figure, unit = match["row"] or "", match["figure"], (match["unit"] or "").replace("µ", "u")
     if not row:
         figure = figure.replace(" ", "_")
         if figure not in COUNTS:
             raise ValueError(f"{text!r}: {figure!r} is no count; there are {', '.join(COUNTS)}; {EXAMPLES}")
-    condition = Condition(row, figure, sign, limit, unit)
+    condition = Condition(row, figure, match["sign"], float(match["limit"]), unit)
     if row and not condition.is_latency and figure not in ROW_FIGURES:
         raise ValueError(f"{text!r}: a row has p50, p99.9 (any percentile), {', '.join(ROW_FIGURES)}; {EXAMPLES}")
     if condition.is_latency and figure != "max" and float(figure[1:]) > 100:
@@ -183,14 +167,13 @@ def judge(conditions: Iterable[Condition], measured: Measured, limits: Limits) -
     given = list(conditions)
     subjects = {condition.subject for condition in given}
     defaults = [condition for condition in _defaults(measured) if condition.subject not in subjects]
-    generator = _judge_generator(measured.load, limits)
-    overloaded = any(finding.result == FAIL for finding in generator)
+    overloaded = measured.load.exceeds(limits)
     findings = [_find(condition, measured, overloaded) for condition in [*given, *defaults]]
     if any(finding.result == FAIL for finding in findings):
         status = Status.FAILED
     else:
         status = Status.INVALID if overloaded else Status.PASSED
-    return Verdict([*findings, *generator], status)
+    return Verdict([*findings, *_judge_generator(measured.load, limits)], status)
 
 
 def _judge_generator(load: Load, limits: Limits) -> list[Finding]:

@@ -158,8 +158,7 @@ class ChatUser(LoadUser):
             case MessageReceived(sender, text):
                 self.receive_message(sender, text)
             case ErrorReceived(reason) if reason not in CLOSING:
-                self.this_run.ledger.refuse(self.name, self.partner)
-                self.report("deliver", None, ServerError(reason))
+                self.message_refused(self.partner, ServerError(reason))
 
 
 class Chatter(PacedUser, ChatUser):

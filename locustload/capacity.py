@@ -15,13 +15,13 @@ from loadtest import capacity
 from loadtest.capacity import Certificate, Trial
 from loadtest.generator import Load
 from loadtest.histogram import merged
-from loadtest.verdict import Limits, duration
+from loadtest.verdict import duration
 from locustload.node import Judge, judges
-from locustload.options import MILLISECONDS, Range, add_group, number
+from locustload.options import MILLISECONDS, Range, add_group, beyond, limits, number
+from locustload.shapes import USERS
 from locustload.trial import TrialReport
 from locustload.users import PacedUser
 
-USERS = 20
 SPAWN_RATE = 20.0
 FIRST_RATE = Range(1, 1_000_000)
 TRIAL_TIME = Range(1, 3600)
@@ -107,7 +107,7 @@ class CapacityShape(LoadTestShape):
         judge.certificate = certificate = Certificate(
             [],
             options.target_p99 / 1000,
-            Limits(options.max_generator_cpu / 100, options.max_loop_lag / 1000),
+            limits(options),
             users,
             judge.processes,
             runner.environment.host or paced[0].host,
@@ -149,11 +149,9 @@ class CapacityShape(LoadTestShape):
 
 def _check(options: Any, paced: list[type[User]]) -> str:
     """What is wrong with what the web page may have set; "" if nothing is."""
-    for name, allowed in {"target_p99": MILLISECONDS, "first_rate": FIRST_RATE, "trial_time": TRIAL_TIME}.items():
-        try:
-            allowed.check(getattr(options, name))
-        except ValueError as error:
-            return f"--{name.replace('_', '-')}: {error}"
+    ranges = {"target_p99": MILLISECONDS, "first_rate": FIRST_RATE, "trial_time": TRIAL_TIME}
+    for _, wrong in beyond(options, ranges):
+        return wrong
     return "" if paced else "there are no users who write at a given rate (PacedUser)"
 
 

@@ -2,16 +2,17 @@
 
 import os
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from locust.argument_parser import LocustArgumentParser
 
+from loadtest.generator import Limits
 from loadtest.ledger import STAMP_BYTES
 from loadtest.pairing import PAIRINGS
-from loadtest.verdict import EXAMPLES, Limits, parse_condition
+from loadtest.verdict import EXAMPLES, parse_condition
 
 
 class Range(NamedTuple):
@@ -120,20 +121,32 @@ def _options() -> dict[str, dict[str, Any]]:
     }
 
 
+def limits(options: Any) -> Limits:
+    """What --max-generator-cpu and --max-loop-lag say."""
+    return Limits(options.max_generator_cpu / 100, options.max_loop_lag / 1000)
+
+
+def beyond(options: Any, ranges: Mapping[str, Range]) -> Iterator[tuple[str, str]]:
+    """Each option that is not in its range, and what is wrong with it: the web page takes any number."""
+    for name, allowed in ranges.items():
+        try:
+            allowed.check(getattr(options, name))
+        except ValueError as error:
+            yield name, f"--{name.replace('_', '-')}: {error}"
+
+
 def check(options: Any, most_bytes: float) -> str:
     """What is wrong with what the web page has set, or with what these users cannot send; "" if nothing is.
 
     What is wrong goes back to its default: the page would send it again with the next run.
     """
-    for name, allowed in (("message_rate", MESSAGE_RATE), ("message_size", Range(STAMP_BYTES, most_bytes))):
-        try:
-            allowed.check(getattr(options, name))
-        except ValueError as error:
-            setattr(options, name, DEFAULTS[name])
-            return f"--{name.replace('_', '-')}: {error}"
+    ranges = {"message_rate": MESSAGE_RATE, "message_size": Range(STAMP_BYTES, most_bytes)}
+    for name, wrong in beyond(options, ranges):
+        setattr(options, name, DEFAULTS[name])
+        return wrong
     if options.pairing not in PAIRINGS:
-        wrong, options.pairing = options.pairing, DEFAULTS["pairing"]
-        return f"--pairing: {wrong!r} is none of {', '.join(PAIRINGS)}"
+        pairing, options.pairing = options.pairing, DEFAULTS["pairing"]
+        return f"--pairing: {pairing!r} is none of {', '.join(PAIRINGS)}"
     return ""
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from loadtest.balance import Balance
 from loadtest.capacity import Certificate
 from loadtest.generator import Load
-from loadtest.histogram import Histogram
 from loadtest.summary import latency_table, ledger_table
-from loadtest.verdict import Limits, Measured, Row, judge, parse_condition
-from locustload.run import Report
+from loadtest.verdict import Measured, Row, judge, parse_condition
+from locustload.options import limits
+from locustload.run import DELIVER, Report
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Outcome:
     ) -> None:
         self.certificate = certificate
         self.balance = Balance([])
-        self.rows: defaultdict[str, Row] = defaultdict(lambda: Row(Histogram()))
+        self.rows: defaultdict[str, Row] = defaultdict(Row)
         load, seconds = Load(), 0.0
         for report in reports:
             self.balance += Balance.decode(report["ledger"])
@@ -50,7 +50,7 @@ class Outcome:
         self.verdict = judge(
             map(parse_condition, options.fail_if),
             Measured(self.rows, counts, load, seconds),
-            Limits(options.max_generator_cpu / 100, options.max_loop_lag / 1000),
+            limits(options),
         )
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Outcome:
         """Write the files that were asked for. False for one that cannot be written, which is told."""
         try:
             if options.histogram:
-                self.rows["deliver"].histogram.write(Path(options.histogram))
+                self.rows[DELIVER].histogram.write(Path(options.histogram))
             if options.ledger:
                 self.balance.write(Path(options.ledger))
         except OSError as error:

@@ -69,7 +69,7 @@ class Run:
         self.options = options = environment.parsed_options or Namespace()
         self.ledger = Ledger(monotonic)
         self.pairing = Pairing(options.pairing)
-        self.rows: defaultdict[str, Row] = defaultdict(lambda: Row(Histogram()))
+        self.rows: defaultdict[str, Row] = defaultdict(Row)
         self.pace = Pace(options.message_rate, monotonic())
         self.reached = False  # somebody has been connected
         self.given_up = False
@@ -82,7 +82,7 @@ class Run:
         self._seconds = 0.0
         self._load = Load()
         self.meter = LoadMeter(monotonic, process_time)
-        self.trial_latencies = Histogram()  # of deliveries since the last trial began
+        self.trial_latencies: Histogram | None = None  # of deliveries since a trial began
         self.paced: set[Paced] = set()
         environment.events.request.add_listener(self._on_request)
         self._ticker = gevent.spawn(self._tick)
@@ -137,7 +137,7 @@ class Run:
         row.failures += exception is not None
         if response_time is not None:
             row.histogram.record(response_time / 1000)
-            if name == DELIVER:
+            if self.trial_latencies and name == DELIVER:
                 self.trial_latencies.record(response_time / 1000)
 
     def _tick(self) -> None:

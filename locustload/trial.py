@@ -41,7 +41,7 @@ class TrialReport(TypedDict):
 def attempt(run: Run, order: TrialOrder) -> TrialReport:
     """Carry out a trial, which takes as long as it says, and the time to drain."""
     before = _counts(run)
-    run.trial_latencies = Histogram()
+    latencies = run.trial_latencies = Histogram()
     start = monotonic() + LOOK_SECONDS  # by then every user has noticed
     run.pace = Pace(order["rate"], start, start + order["seconds"])
     gevent.sleep(LOOK_SECONDS)
@@ -60,7 +60,7 @@ def attempt(run: Run, order: TrialOrder) -> TrialReport:
         "late": unsent + missing,
         "failures": after["failures"] - before["failures"],
         "faults": after["faults"] - before["faults"] - missing,  # the balance takes these for lost
-        "latencies": run.trial_latencies.encode(),
+        "latencies": latencies.encode(),
         "cpu": load.cpu,
         "lag_p99": load.lag_p99,
     }

@@ -160,6 +160,11 @@ class LoadUser(User):
         except FaultFound as fault:
             self.report(DELIVER, None, fault)
 
+    def message_refused(self, receiver: str, error: Exception) -> None:
+        """We have been told that a message of ours will not arrive."""
+        self.this_run.ledger.refuse(self.name, receiver)
+        self.report(DELIVER, None, error)
+
     def drain(self) -> None:
         """Wait until all that is under way to us or from us has arrived, or should have."""
         deadline = monotonic() + self.this_run.options.drain

@@ -2,10 +2,6 @@
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +15,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.processes import DEADLINE, ROOT, ServerProcess, wait_for
+from tests.loadtests import GENEROUS, free_port, start_locust
+from tests.processes import DEADLINE, ServerProcess, answers, wait_for
 
 PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 MISSING = ", ".join(name for name, path in PROGRAMS.items() if path is None)
 HOW_TO_GET = "Debian, Ubuntu: sudo apt install chromium chromium-driver"
-
-SLOW_MACHINE = ["--max-generator-cpu", "100000", "--max-loop-lag", "3600000"]  # a run on one is as good as any
 
 T = TypeVar("T")
 
@@ -148,28 +143,16 @@ def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
 @contextmanager
 def run_locust_page(folder: Path, server: ServerProcess) -> Iterator[str]:
     """Locust with its web page, whose address this gives; it must end with status 0 and without a traceback."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    log_file = folder / "locust.log"
-    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfiles" / "chat.py"), *SLOW_MACHINE]
-    command += ["--host", f"tcp://{server.address}", "--web-host", "127.0.0.1", "--web-port", str(port)]
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def answers() -> bool:
-        assert process.poll() is None, log_file.read_text()
-        with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        wait_for("the web page", answers)
+    port = free_port()
+    options = ("--host", f"tcp://{server.address}", "--web-host", "127.0.0.1", "--web-port", port)
+    with start_locust(folder, *options, *GENEROUS, headless=False) as locust:
+        wait_for("the web page", lambda: answers(port) or locust.process.poll() is not None)
+        assert locust.process.poll() is None, locust.log
         yield f"http://127.0.0.1:{port}"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(DEADLINE) == 0, log_file.read_text()
-        assert "Traceback" not in log_file.read_text(), log_file.read_text()
-    finally:
-        process.kill()
-        process.wait()
+        locust.process.terminate()
+        run = locust.end(DEADLINE)
+    assert run.status == 0, run.explain()
+    assert "Traceback" not in run.explain()
 
 
 @contextmanager

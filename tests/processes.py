@@ -29,6 +29,12 @@ def wait_for(what: str, condition: Callable[[], object], deadline: float = DEADL
         time.sleep(0.01)
 
 
+def answers(port: int) -> bool:
+    """Whether somebody listens on this port of 127.0.0.1."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 class ServerProcess:
     """A running `python server.py`."""
 

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.capacity import PRECISION, Certificate, Trial, search
-from loadtest.generator import Load
-from loadtest.verdict import Limits
+from loadtest.generator import Limits, Load
 
 TARGET = 0.02  # seconds
 LIMITS = Limits(cpu=0.9, lag=0.01)

@@ -12,15 +12,9 @@ import gevent
 import pytest
 
 from tests.loadtests import CAPACITY, free_port, load, run_locust
-from tests.processes import DEADLINE, ROOT, wait_for
+from tests.processes import DEADLINE, ROOT, answers, wait_for
 
 ECHO = ROOT / "examples" / "echo.py"
-
-
-def answers(port: int) -> bool:
-    with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), DEADLINE):
-        return True
-    return False
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.generator import Load
+from loadtest.generator import Limits, Load
 from loadtest.histogram import Histogram
-from loadtest.verdict import COUNTS, Condition, Limits, Measured, Row, Status, Verdict, duration, judge, parse_condition
+from loadtest.verdict import COUNTS, Condition, Measured, Row, Status, Verdict, duration, judge, parse_condition
 
 COUNTED = {count: 0 for count in COUNTS if count != "capacity"} | {"requests": 100}
 IDLE = Load(0.12, 0.0008)
