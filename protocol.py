@@ -58,6 +58,7 @@ class Reason(StrEnum):
     PACKET_TOO_LONG = "Packet Too Long"
     UNKNOWN_PACKET_TYPE = "Unknown Packet Type"
     LOGIN_TIMEOUT = "Login Timeout"
+    TOO_MANY_ATTEMPTS = "Too Many Attempts"
     TOO_SLOW = "Too Slow"
     SERVER_SHUTTING_DOWN = "Server Shutting Down"
 
@@ -253,6 +254,15 @@ def _decode(text: bytes) -> str:
         return text.decode()
     except UnicodeDecodeError:
         raise RemoteProtocolError(Reason.MALFORMED_PACKET) from None
+
+
+def count_messages(stream: bytes, end: int) -> int:
+    """How many of the Messages in a stream of whole packets are complete within its first `end` bytes."""
+    count = start = 0
+    while start < len(stream) and (stop := start + HEADER_BYTES + stream[start + 1]) <= end:
+        count += stream[start] == PacketType.MESSAGE
+        start = stop
+    return count
 
 
 def rest_of_packet(stream: bytes, sent: int) -> bytes:

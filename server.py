@@ -20,7 +20,12 @@ from gevent.event import Event
 
 from chatserver import __version__
 from chatserver.accounts import Accounts
-from chatserver.listener import ChatServer, Limits, ServerContext, format_address, listen
+from chatserver.address import format_address
+from chatserver.counters import Counters
+from chatserver.lag import LoopLag
+from chatserver.limits import Limits
+from chatserver.listener import ChatServer, ServerContext, listen
+from chatserver.metrics import serve_metrics
 from chatserver.options import parse_options
 from chatserver.relay import Relay
 from storage import CsvStorage, Storage, StorageError
@@ -76,17 +81,40 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
     context = _make_context(options, storage)
     stack.callback(context.accounts.close)
     server = ChatServer(listener, context, options.pool_size)
+    lag = stack.enter_context(LoopLag())
+    if options.metrics_port is not None:
+        _serve_metrics(options, stack, server, storage, lag)
     server.start()
     log.info("chat server %s, listening on %s", __version__, format_address(listener.getsockname()))
     return server
 
 
+def _serve_metrics(options: Namespace, stack: ExitStack, server: ChatServer, storage: Storage, lag: LoopLag) -> None:
+    try:
+        metrics = serve_metrics((options.metrics_host, options.metrics_port), server, storage, lag)
+    except OSError as error:
+        raise CannotStart(
+            f"metrics on {options.metrics_host}:{options.metrics_port}: {error.strerror or error}"
+        ) from error
+    stack.callback(metrics.stop)
+    log.info("metrics on http://%s/metrics", format_address(metrics.socket.getsockname()))
+
+
 def _make_context(options: Namespace, storage: Storage) -> ServerContext:
-    relay = Relay()
+    relay, counters = Relay(), Counters()
     return ServerContext(
         relay=relay,
-        accounts=Accounts(storage, relay, options.id_width, options.require_password),
-        limits=Limits(options.outbox_bytes, options.write_timeout, options.login_timeout, options.idle_timeout),
+        accounts=Accounts(storage, relay, counters, options.id_width, options.require_password, options.login_attempts),
+        counters=counters,
+        limits=Limits(
+            outbox_bytes=options.outbox_bytes,
+            write_timeout=options.write_timeout,
+            login_timeout=options.login_timeout,
+            idle_timeout=options.idle_timeout,
+            packets_per_second=options.rate,
+            burst=options.burst,
+            connections_per_address=options.max_per_address,
+        ),
     )
 
 

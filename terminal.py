@@ -19,7 +19,7 @@ from chatterminal.display import drop_output, explain, notice, visible
 from chatterminal.lines import run_lines
 from chatterminal.login import Account, ask_twice, log_in
 from chatterminal.prompt import run_prompt
-from client import ChatError, LoginRefused, parse_address, tls_context
+from client import ChatError, ConnectionClosed, LoginRefused, parse_address, tls_context
 from protocol import USERNAME_RULE, LocalProtocolError, is_valid_username
 
 EPILOG = """\
@@ -55,6 +55,9 @@ def main() -> int:
         return run(options, tls, interactive)
     except LoginRefused as refusal:
         print(f"! cannot log in: {visible(explain(refusal.reason))}", file=sys.stderr)
+    except ConnectionClosed as closing:
+        reason = closing.reason
+        print(f"! the server closed the connection: {explain(reason)}" if reason else f"! {closing}", file=sys.stderr)
     except (ChatError, LocalProtocolError) as error:
         print(f"! {error}", file=sys.stderr)
     except EOFError:  # Ctrl-D instead of a password

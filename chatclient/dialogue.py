@@ -27,6 +27,7 @@ CLOSING = frozenset(  # these end the connection whatever the client does: never
         Reason.PACKET_TOO_LONG,
         Reason.UNKNOWN_PACKET_TYPE,
         Reason.LOGIN_TIMEOUT,
+        Reason.TOO_MANY_ATTEMPTS,
         Reason.TOO_SLOW,
         Reason.SERVER_SHUTTING_DOWN,
     }

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from chatserver.attempts import Attempts, TooManyAttempts
+from chatserver.counters import Counters
 from chatserver.passwords import Passwords
 from chatserver.relay import Member, Outbox, Relay
 from chatserver.workers import Workers
@@ -33,30 +35,42 @@ class Refused(Exception):
 class Accounts:
     """Signs users up, logs them in and out."""
 
-    def __init__(self, storage: Storage, relay: Relay, id_width: int, password_required: bool) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        relay: Relay,
+        counters: Counters,
+        id_width: int,
+        password_required: bool,
+        login_attempts: float,
+    ) -> None:
+        """`login_attempts` as in Attempts."""
         self._storage = storage
         self._relay = relay
+        self._counters = counters
+        self._attempts = Attempts(login_attempts)
         self._id_width = id_width
         self._password_required = password_required
         self._passwords = Passwords()
         self._disk = Workers(1)  # one thread: a Storage writes one thing at a time
         self._arriving: set[str] = set()  # names claimed by logins under way
 
-    def log_in(self, name: str, password: str, outbox: Outbox) -> Member:
+    def log_in(self, name: str, password: str, outbox: Outbox, origin: str) -> Member:
         """Find or create the user and put it online; the list may follow at once, nothing came in between.
 
-        Raises Refused.
+        `origin` is what counts as one address. Raises Refused.
         """
         user = self._judge_name(name, password)
         stored = self._storage.password_hash(user.id) if user else None
         if not password and (stored or self._password_required):
             raise Refused(Reason.PASSWORD_REQUIRED)
-        if user and stored and not self._matches(user, stored, password):
-            raise Refused(Reason.WRONG_PASSWORD)
+        if user and stored:
+            self._check_password(user, stored, password, origin)
         with self._claim(name):
             new_hash = self._passwords.hash(password) if password and not stored else None
             if user is None:
                 user = self._write(self._storage.sign_up, name, new_hash)
+                self._counters.sign_ups += 1
                 log.info("%s signed up, id %d", name, user.id)
             elif new_hash:
                 self._write(self._storage.set_password, user.id, new_hash)
@@ -98,6 +112,15 @@ class Accounts:
                 self._storage.check_sign_up(name)
         return user
 
+    def _check_password(self, user: User, stored: str, password: str, origin: str) -> None:
+        try:
+            with self._attempts.attempt(user.id, origin) as count_wrong:
+                if not self._matches(user, stored, password):
+                    count_wrong()
+                    raise Refused(Reason.WRONG_PASSWORD)
+        except TooManyAttempts:
+            raise Refused(Reason.TOO_MANY_ATTEMPTS) from None
+
     def _matches(self, user: User, stored: str, password: str) -> bool:
         try:
             return self._passwords.matches(stored, password)
@@ -123,7 +146,7 @@ class Accounts:
         self._storage.set_status(user.id, self._is_present(user.name, user))
 
     def _write(self, operation: Callable[..., T], *arguments: object) -> T:
-        with _as_refusal():
+        with _as_refusal(), self._counters.storage.measured():
             return self._disk.run(operation, *arguments)
 
 

@@ -15,9 +15,11 @@ from contextlib import suppress
 
 import gevent
 from gevent import Greenlet, Timeout, get_hub
+from gevent.event import Event
 
+from chatserver.counters import Counters
 from chatserver.relay import Outbox
-from protocol import Reason, encode_error, rest_of_packet
+from protocol import Reason, count_messages, encode_error, rest_of_packet
 
 READ, WRITE = 1, 2  # libev's event bits
 RECV_BYTES = 16384  # 64 KiB costs a fifth more CPU per message, and keeps everyone else waiting four times as long
@@ -41,7 +43,7 @@ class TimeIsUp(Exception):
 class Connection:
     """A client's byte stream in both directions. `outcome` says why it ended, where it was not the client that left."""
 
-    def __init__(self, sock: socket.socket, outbox_bytes: int, write_timeout: float) -> None:
+    def __init__(self, sock: socket.socket, counters: Counters, outbox_bytes: int, write_timeout: float) -> None:
         """`sock` is connected, with gevent's patching; `outbox_bytes` as in Outbox; `write_timeout` in seconds."""
         sock.settimeout(0.0)
         self.outbox = Outbox(outbox_bytes, self._flush_soon)
@@ -50,10 +52,12 @@ class Connection:
         self.at_rest = False  # its session has handled all that was read, and reads no more
         self.undelivered = 0  # bytes that were queued for this client and never sent
         self._sock = sock
+        self._counters = counters
         self._write_timeout = write_timeout
         self._hub = get_hub()
         self._readable = self._hub.loop.io(sock.fileno(), READ)
         self._input_over = False
+        self._stopped = Event()
         self._flush_due = False
         self._writer: Greenlet[[], None] | None = None
         self._stream = b""  # taken from the outbox: whole packets ...
@@ -62,43 +66,51 @@ class Connection:
 
     # Input
 
-    def read(self) -> bytes:
-        """Wait for input and return one chunk of it; b"" when there is no more to come, or to care for."""
+    def read(self, size: int = RECV_BYTES) -> bytes:
+        """Wait for input and return at most `size` bytes of it; b"" when there is no more to come, or to care for."""
         self.waiting_since = self._hub.loop.now()
         try:
-            return b"" if self._input_over else self._receive()
+            data = b"" if self._input_over else self._receive(size)
         except InputOver:
             return b""
         except OSError as error:
-            self._end_with(error.strerror or str(error))
+            self.end_with(error.strerror or str(error))
             return b""
         finally:
             self.waiting_since = None
+        self._counters.bytes_received += len(data)
+        return data
+
+    def pause(self, seconds: float) -> None:
+        """Leave input where it is for so long, or until there is nothing to wait for any more."""
+        self._stopped.wait(seconds)
 
     def stop_reading(self) -> None:
         """`read` returns b"" from now on; one that waits is woken. Never waits."""
         self._input_over = True
+        self._stopped.set()
         self._hub.cancel_wait(self._readable, InputOver())
 
-    def _receive(self) -> bytes:
+    def _receive(self, size: int) -> bytes:
         """One chunk of input, b"" at its end. Raises InputOver, and OSError where the connection is broken."""
         while True:
             self._hub.wait(self._readable)
             try:
-                return self._sock.recv(RECV_BYTES)
+                return self._sock.recv(size)
             except BlockingIOError:
                 continue
 
     # Output
 
+    def end_with(self, outcome: str) -> None:
+        """Note why this ends: the first cause is the one to tell."""
+        self.outcome = self.outcome or outcome
+
     def close(self, reason: Reason | None) -> None:
         """End this connection from outside its session, telling the client the reason if there is one. Never waits."""
-        self._end_with(reason or "idle")
+        self.end_with(reason or "idle")
         self.outbox.close(encode_error(reason) if reason else b"")
         self.stop_reading()
-
-    def _end_with(self, outcome: str) -> None:
-        self.outcome = self.outcome or outcome  # the first cause is the one to tell
 
     def _flush_soon(self) -> None:
         if not self._flush_due:
@@ -151,6 +163,7 @@ class Connection:
         """Send what the kernel takes without waiting; True when nothing is left."""
         while True:
             if self._sent == len(self._stream):
+                self._settle()
                 self._stream, self._sent = self.outbox.take(), 0
                 if not self._stream:
                     return True
@@ -159,28 +172,38 @@ class Connection:
             except BlockingIOError:
                 return False
             except OSError as error:  # the peer is gone; what it sent before may still wait to be read
-                self._end_with(error.strerror or str(error))
+                self.end_with(error.strerror or str(error))
                 self.outbox.lead_nowhere()
-                self._discard(b"")
+                self._discard(self._sent)
                 continue
             self._sent += count
+            self._counters.bytes_sent += count
             self.outbox.sent(count)
 
     def _give_up(self) -> None:
         """Drop what is queued, but finish the packet that is under way and keep the Error that closes (section 5)."""
         self._gave_up = True
-        begun = rest_of_packet(self._stream, self._sent)
-        if len(begun) == len(self._stream) - self._sent and self.outbox.empty:
-            self._discard(begun)
-        else:
-            self._discard(begun + self.outbox.last_packet)
+        end = self._sent + len(rest_of_packet(self._stream, self._sent))
+        if end == len(self._stream) and self.outbox.empty:
+            return
+        self._discard(end, self.outbox.last_packet)
 
-    def _discard(self, keep: bytes) -> None:
-        """Drop all that waits to be sent, but for `keep`, which is the end of it."""
-        lost = len(self._stream) - self._sent + len(self.outbox.take()) - len(keep)
-        self.outbox.sent(lost)
+    def _discard(self, end: int, last_packet: bytes = b"") -> None:
+        """Drop all that waits to be sent after the first `end` bytes of the stream, but for a last packet."""
+        outbox, counters = self.outbox, self._counters
+        stream = self._stream[:end] + last_packet
+        lost = len(self._stream) + len(outbox.take()) - len(stream)
+        kept = min(count_messages(stream, end), outbox.messages_in_flight)
+        counters.messages_undeliverable += outbox.messages_in_flight - kept
+        outbox.messages_in_flight = kept
+        outbox.sent(lost)
         self.undelivered += lost
-        self._stream, self._sent = keep, 0
+        self._stream = stream
+
+    def _settle(self) -> None:
+        """All that was in flight has gone out."""
+        self._counters.messages_delivered += self.outbox.messages_in_flight
+        self.outbox.messages_in_flight = 0
 
     # The end
 
@@ -194,12 +217,13 @@ class Connection:
             self._send_rest()
             self._sock.shutdown(socket.SHUT_WR)
             with suppress(TimeIsUp, InputOver), Timeout(LINGER_SECONDS, TimeIsUp):
-                while self._receive():
+                while self._receive(RECV_BYTES):
                     pass
         except OSError as error:
             log.debug("gone before the end: %s", error)
         finally:
-            self._discard(b"")
+            self._discard(self._sent)
+            self._settle()
             self._readable.close()
             self._sock.close()
 

@@ -2,17 +2,22 @@
 
 import logging
 import socket
+from collections import Counter
 from dataclasses import dataclass
+from math import inf
 
 import gevent
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
 from chatserver.accounts import Accounts
-from chatserver.connection import Connection
+from chatserver.address import Peer, peer_of
+from chatserver.connection import RECV_BYTES, Connection
+from chatserver.counters import Counters
+from chatserver.limits import Limits, TokenBucket
 from chatserver.relay import Relay
 from chatserver.session import Session
-from protocol import Reason
+from protocol import HEADER_BYTES, MAX_PACKET_BYTES, Reason
 
 SEND_BUFFER_BYTES = 64 * 1024  # left to itself the kernel buffers megabytes, and the outbox's bound would mean little
 KEEPALIVE_IDLE_SECONDS = 30
@@ -25,21 +30,12 @@ log = logging.getLogger("chat")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one client may use: times in seconds, None for no limit."""
-
-    outbox_bytes: int
-    write_timeout: float
-    login_timeout: float
-    idle_timeout: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class ServerContext:
     """All that the sessions of one process share; made once, in server.py, and handed down."""
 
     relay: Relay
     accounts: Accounts
+    counters: Counters
     limits: Limits
 
 
@@ -94,64 +90,93 @@ class ChatServer(StreamServer):
     def __init__(self, listener: socket.socket, context: ServerContext, pool_size: int) -> None:
         self._slots = Pool(pool_size)
         super().__init__(listener, self.serve, spawn=self._slots)
-        self._context = context
+        self.context = context
         self._lingering = Pool(pool_size)
-        self._connections: dict[Connection, Session] = {}
-        self._draining = False
+        self._origins: Counter[str] = Counter()  # connections served, by address
+        self.connections: dict[Connection, Session] = {}
+        self.draining = False
 
     def do_close(self, *_: object) -> None:
         """Connection closes its socket, later than the handler returns."""
 
     def serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """One client, in a slot of the pool: read a chunk, handle it, until there is no more."""
-        peer = format_address(address)
-        log.info("%s connected", peer)
-        context = self._context
-        connection = Connection(sock, context.limits.outbox_bytes, context.limits.write_timeout)
-        session = Session(context.accounts, context.relay, connection.outbox, connection.close, peer)
-        self._connections[connection] = session
-        patience = Patience(context.limits, connection, session)
+        peer = peer_of(address)
+        connection, session = self._welcome(sock, peer)
+        patience = Patience(self.context.limits, connection, session)
         try:
-            while data := connection.read():
-                session.receive(data)
+            _converse(connection, session, self.context)
         except Exception:
-            log.exception("%s: a fault of the server's own ends this connection", peer)
+            log.exception("%s: a fault of the server's own ends this connection", session.label)
+            connection.end_with("a fault of the server's own")
         finally:
             patience.end()
+            self._origins -= Counter({peer.origin: 1})  # which forgets the ones that have none left
             connection.at_rest = True
-            if not self._draining:  # else drain() lets go of all, when nobody hands anything over any more
+            if not self.draining:  # else drain() lets go of all, when nobody hands anything over any more
                 try:
                     self._end_session(connection)
                 finally:
                     self._lingering.spawn(_see_off, connection, session.label)
 
+    def _welcome(self, sock: socket.socket, peer: Peer) -> tuple[Connection, Session]:
+        context, limits = self.context, self.context.limits
+        log.info("%s connected", peer.label)
+        context.counters.connections += 1
+        connection = Connection(sock, context.counters, limits.outbox_bytes, limits.write_timeout)
+        session = Session(context.accounts, context.relay, context.counters, connection.outbox, connection.close, peer)
+        self.connections[connection] = session
+        self._origins[peer.origin] += 1
+        if self._origins[peer.origin] > limits.connections_per_address:
+            connection.close(Reason.TOO_MANY_ATTEMPTS)
+        return connection, session
+
     def drain(self, seconds: float) -> None:
         """Accept nobody, handle what has been read, tell everyone, send what is queued: in `seconds` altogether."""
         self.close()
-        self._draining = True
+        self.draining = True
         deadline = gevent.get_hub().loop.now() + seconds
-        for connection in self._connections:
+        for connection in self.connections:
             connection.stop_reading()
         self._slots.join(timeout=min(CHUNK_SECONDS, seconds / 4))
-        for connection in self._connections:  # some may wait for a slow partner: the others shall not wait for them
+        for connection in self.connections:  # some may wait for a slow partner: the others shall not wait for them
             if connection.at_rest and not connection.outbox.awaited:
                 connection.close(Reason.SERVER_SHUTTING_DOWN)
         self._slots.join(timeout=seconds / 2)
-        for connection in self._connections:
+        for connection in self.connections:
             connection.close(Reason.SERVER_SHUTTING_DOWN)
         self._slots.join(timeout=seconds / 4)
         goodbyes = [
-            gevent.spawn(_see_off, connection, session.label) for connection, session in self._connections.items()
+            gevent.spawn(_see_off, connection, session.label) for connection, session in self.connections.items()
         ]
-        ends = [gevent.spawn(self._end_session, connection) for connection in self._connections]
+        ends = [gevent.spawn(self._end_session, connection) for connection in self.connections]
         leaving = [*goodbyes, *ends, *self._lingering]
         gevent.joinall(leaving, timeout=max(0, deadline - gevent.get_hub().loop.now()))
         gevent.killall(leaving)
 
     def _end_session(self, connection: Connection) -> None:
-        session = self._connections.pop(connection)
-        log.info("%s disconnected: %s", session.label, connection.outcome or "left")
+        session = self.connections.pop(connection)
+        outcome = connection.outcome or "left"
+        self.context.counters.disconnects[outcome] += 1
+        log.info("%s disconnected: %s", session.label, outcome)
         session.end()
+
+
+def _converse(connection: Connection, session: Session, context: ServerContext) -> None:
+    """Read a chunk, handle it, until there is no more; beyond the rate, read later."""
+    limits = context.limits
+    if limits.packets_per_second == inf:
+        while data := connection.read():
+            session.receive(data)
+        return
+    bucket = TokenBucket(limits.packets_per_second, limits.burst)
+    # No packet is smaller than its header, so a read brings no more of them than there are tokens, or what one large
+    # packet could have been: that goes on account.
+    while data := connection.read(min(RECV_BYTES, max(MAX_PACKET_BYTES, HEADER_BYTES * bucket.tokens))):
+        bucket.take(session.receive(data))
+        if bucket.tokens < 1:
+            context.counters.delays += 1
+            connection.pause(bucket.delay)
 
 
 def _see_off(connection: Connection, label: str) -> None:
@@ -171,7 +196,7 @@ class Patience:
         self._session = session
         self._loop = gevent.get_hub().loop
         self._started = self._loop.now()
-        self._wait(min(limits.login_timeout, limits.idle_timeout or limits.login_timeout))
+        self._wait(min(limits.login_timeout, limits.idle_timeout))
 
     def end(self) -> None:
         """Forget this client."""
@@ -186,7 +211,7 @@ class Patience:
         since: float | None
         if self._session.member is None:
             since, patience, reason = self._started, self._limits.login_timeout, Reason.LOGIN_TIMEOUT
-        elif self._limits.idle_timeout:
+        elif self._limits.idle_timeout < inf:
             since, patience, reason = self._connection.waiting_since, self._limits.idle_timeout, None
         else:
             return
@@ -196,9 +221,3 @@ class Patience:
             self._wait(left)
         else:
             self._connection.close(reason)
-
-
-def format_address(address: tuple[str, int]) -> str:
-    """HOST:PORT, an IPv6 host in brackets."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
             f"--max-users {options.max_users} is more than --id-width {options.id_width} can number "
             f"(at most {options.max_id})"
         )
+    if options.burst is None:
+        options.burst = max(1.0, options.rate)
     return options
 
 
@@ -89,14 +92,32 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
             },
             "--login-timeout": _duration(10.0, "from the start of a connection until a login has succeeded"),
             "--idle-timeout": {
-                "type": _seconds_or_off,
+                **_or_off(_seconds),
                 "metavar": "SECONDS",
-                "help": "end a connection whose client has sent nothing, not even a Ping, for so long; "
-                '"off" never (default: off)',
+                "help": "end a connection whose client has sent nothing, not even a Ping, for so long (default: off)",
+            },
+            "--login-attempts": {
+                **_or_off(_whole_number(1)),
+                "default": 10,
+                "help": "wrong passwords a minute, for an account and from an address, before further tries are "
+                'refused; "off" for any number',
             },
         },
         "how much at once": {
             "--pool-size": _number(20, "clients served at once", 1),
+            "--max-per-address": {
+                **_or_off(_whole_number(1)),
+                "help": "clients served at once from one address (IPv6: one /64 network) (default: off)",
+            },
+            "--rate": {
+                **_or_off(_rate),
+                "help": "packets a second from one client; what it sends beyond that is read later (default: off)",
+            },
+            "--burst": {
+                "type": _whole_number(1),
+                "metavar": "N",
+                "help": "with --rate, packets that one client may send at once (default: a second's worth)",
+            },
             "--backlog": _number(
                 128, "connections that wait for a place; the kernel may cap this (net.core.somaxconn)", 1, 65535
             ),
@@ -111,6 +132,17 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
             ),
         },
         "running": {
+            "--metrics-port": _number(
+                None,
+                "serve /metrics (Prometheus), /healthz and /readyz over HTTP on this port (default: off)",
+                0,
+                65535,
+            ),
+            "--metrics-host": {
+                "type": _host,
+                "default": "127.0.0.1",
+                "help": "address where metrics are served; there is no password",
+            },
             "--drain": _duration(
                 5.0,
                 "on SIGTERM or Ctrl-C, how long queued messages may take to go out; a second signal ends it at once",
@@ -124,7 +156,7 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
-def _number(default: int, explained: str, low: int, high: int | None = None) -> dict[str, Any]:
+def _number(default: int | None, explained: str, low: int, high: int | None = None) -> dict[str, Any]:
     return {"type": _whole_number(low, high), "default": default, "metavar": "N", "help": explained}
 
 
@@ -153,14 +185,23 @@ def _host(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
+    return _positive(text, "a number of seconds")
+
+
+def _rate(text: str) -> float:
+    return _positive(text, "a number a second")
+
+
+def _positive(text: str, what: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = 0.0
     if not 0 < number <= 1e6:
-        raise ArgumentTypeError(f"{text!r} is not a number of seconds over 0 (and up to a million)")
+        raise ArgumentTypeError(f"{text!r} is not {what} over 0 (and up to a million)")
     return number
 
 
-def _seconds_or_off(text: str) -> float | None:
-    return None if text == "off" else _seconds(text)
+def _or_off(parse: Callable[[str], float]) -> dict[str, Any]:
+    """A limit that "off", the default, takes away."""
+    return {"type": lambda text: inf if text == "off" else parse(text), "default": inf, "metavar": "N"}

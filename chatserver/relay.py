@@ -24,6 +24,8 @@ class Outbox:
         self.closed = False
         self.leads_nowhere = False
         self.last_packet = b""
+        self.messages_queued = 0
+        self.messages_in_flight = 0
         self._channel: SimpleQueue[bytes] = SimpleQueue()
         self._limit = limit
         self._on_put = on_put
@@ -31,29 +33,38 @@ class Outbox:
         self._room = Event()
         self._room.set()
 
-    def put(self, packets: bytes) -> bool:
-        """Queue whole packets, waiting for room; False where the outbox takes nothing, any more or at all."""
+    def put(self, packets: bytes, messages: int = 0) -> bool:
+        """Queue whole packets, which hold so many Messages, waiting for room; False where the outbox takes nothing, any
+        more or at all.
+        """
         while self._size + len(packets) > self._limit and self.takes:
             self._room.clear()
             self._room.wait()
         if not self.takes:
             return False
-        self._append(packets)
+        self._append(packets, messages)
         return True
 
-    def put_each(self, messages: Sequence[bytes]) -> int:
-        """Queue messages in order, waiting for room; returns how many went in before it took no more."""
-        if self._size + sum(map(len, messages)) <= self._limit:
-            return len(messages) if self.put(b"".join(messages)) else 0
-        for count, message in enumerate(messages):
-            if not self.put(message):
+    def put_each(self, parts: Sequence[bytes], messages: int = 0) -> int:
+        """Queue parts in order, each with so many Messages, waiting for room; returns how many of them went in."""
+        if self._size + sum(map(len, parts)) <= self._limit:
+            return len(parts) if self.put(b"".join(parts), messages * len(parts)) else 0
+        for count, part in enumerate(parts):
+            if not self.put(part, messages):
                 return count
-        return len(messages)
+        return len(parts)
 
     def take(self) -> bytes:
         """All that is queued, now in flight; b"" when there is nothing. Never waits."""
+        self.messages_in_flight += self.messages_queued
+        self.messages_queued = 0
         channel = self._channel
         return b"".join([channel.get_nowait() for _ in range(channel.qsize())])
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait to be sent, those in flight included."""
+        return self._size
 
     @property
     def empty(self) -> bool:
@@ -79,7 +90,7 @@ class Outbox:
         self.last_packet = last_packet
         self._room.set()
         if last_packet:
-            self._append(last_packet)
+            self._append(last_packet, 0)
 
     def lead_nowhere(self) -> None:
         """Take nothing more, as there is nobody to send it to. Never waits."""
@@ -91,8 +102,9 @@ class Outbox:
         """Whether what is put has a way to go."""
         return not (self.closed or self.leads_nowhere)
 
-    def _append(self, packets: bytes) -> None:
+    def _append(self, packets: bytes, messages: int) -> None:
         self._size += len(packets)
+        self.messages_queued += messages
         self._channel.put(packets)
         self._on_put()
 
@@ -126,6 +138,9 @@ class Relay:
         member = self._online.get(user_id)
         return member is not None and member.outbox.takes
 
+    def __len__(self) -> int:
+        return sum(member.outbox.takes for member in self._online.values())
+
     def everyone(self) -> list[Member]:
         """All who are online, in ascending id order."""
         return [self._online[user_id] for user_id in sorted(self._online) if self.is_online(user_id)]
@@ -133,4 +148,4 @@ class Relay:
     def deliver(self, user_id: int, messages: Sequence[bytes]) -> int:
         """Hand messages over to a user, waiting while its outbox is full; returns how many it took, from the first."""
         member = self._online.get(user_id)
-        return member.outbox.put_each(messages) if member else 0
+        return member.outbox.put_each(messages, messages=1) if member else 0

@@ -9,6 +9,8 @@ from enum import Enum
 from typing import Any
 
 from chatserver.accounts import Accounts, Refused
+from chatserver.address import Peer
+from chatserver.counters import Counters
 from chatserver.relay import Member, Outbox, Relay
 from protocol import (
     FROM_CLIENT,
@@ -42,14 +44,21 @@ class Session:
     """Handles packets in order. `member` is None until the login succeeds."""
 
     def __init__(
-        self, accounts: Accounts, relay: Relay, outbox: Outbox, close: Callable[[Reason], None], peer: str
+        self,
+        accounts: Accounts,
+        relay: Relay,
+        counters: Counters,
+        outbox: Outbox,
+        close: Callable[[Reason], None],
+        peer: Peer,
     ) -> None:
-        """`close` ends the connection with the Error that says why; `peer` is its address, for the log."""
+        """`close` ends the connection with the Error that says why."""
         self.state = State.CONNECTED
         self.name = ""
         self.member: Member | None = None
         self._accounts = accounts
         self._relay = relay
+        self._counters = counters
         self._outbox = outbox
         self._close = close
         self._peer = peer
@@ -60,26 +69,31 @@ class Session:
         self._wrong_passwords = 0
         self._refusals = 0
 
-    def receive(self, data: bytes) -> None:
-        """Handle every packet that `data` completes; a fault closes the conversation with the Error that names it."""
+    def receive(self, data: bytes) -> int:
+        """Handle every packet that `data` completes, and return their number; a fault closes the conversation with the
+        Error that names it.
+        """
+        handled = 0
         try:
             for packet_type, body in self._decoder.packets(data):
+                handled += 1
                 fields = PARSERS[packet_type](body)
                 if self._messages and packet_type != PacketType.MESSAGE:
                     self._hand_over()
                 if self._outbox.closed:
-                    return
+                    break
                 HANDLERS[self.state][packet_type](self, fields)
         except RemoteProtocolError as fault:
             self._hand_over()
             self._close(fault.reason)
         else:
             self._hand_over()
+        return handled
 
     @property
     def label(self) -> str:
         """Who this is, for the log."""
-        return f"{self._peer} {self.name}".rstrip()
+        return f"{self._peer.label} {self.name}".rstrip()
 
     def end(self) -> None:
         """No more input: the user is offline from here on."""
@@ -91,21 +105,26 @@ class Session:
     def _log_in(self, fields: tuple[str, str]) -> None:
         name, password = fields
         try:
-            self.member = self._accounts.log_in(name, password, self._outbox)
+            self.member = self._accounts.log_in(name, password, self._outbox, self._peer.origin)
         except Refused as refused:
-            self._refusals += 1
-            level = logging.INFO if self._refusals <= MAX_REFUSALS_LOGGED else logging.DEBUG
-            log.log(level, "%s refused as %r: %s", self._peer, name, refused.reason)
-            self._wrong_passwords += refused.reason is Reason.WRONG_PASSWORD
-            if self._wrong_passwords == MAX_WRONG_PASSWORDS:
-                self._close(refused.reason)
-            else:
-                self._error(refused.reason)
+            self._refuse_login(name, refused.reason)
             return
-        log.info("%s logged in as %s, id %d", self._peer, name, self.member.user_id)
+        self._counters.logins += 1
+        log.info("%s logged in as %s, id %d", self._peer.label, name, self.member.user_id)
         self.name = name
         self.state = State.ONLINE
         self._send_list(self.member)
+
+    def _refuse_login(self, name: str, reason: Reason) -> None:
+        self._counters.login_failures[reason] += 1
+        self._refusals += 1
+        level = logging.INFO if self._refusals <= MAX_REFUSALS_LOGGED else logging.DEBUG
+        log.log(level, "%s refused as %r: %s", self._peer.label, name, reason)
+        self._wrong_passwords += reason is Reason.WRONG_PASSWORD
+        if reason is Reason.TOO_MANY_ATTEMPTS or self._wrong_passwords == MAX_WRONG_PASSWORDS:
+            self._close(reason)
+        else:
+            self._error(reason)
 
     def _list_again(self, fields: tuple[str, str]) -> None:
         name, _ = fields
@@ -134,8 +153,9 @@ class Session:
         messages, self._messages = self._messages, []
         if not messages:
             return
+        self._counters.messages_accepted += len(messages)
         for _ in range(len(messages) - self._relay.deliver(self._partner_id, messages)):
-            self._error(Reason.USER_NOT_ONLINE)
+            self._refuse_message(Reason.USER_NOT_ONLINE)
 
     def _pong(self, body: bytes) -> None:
         self._outbox.put(encode(PacketType.PONG, body))
@@ -146,8 +166,17 @@ class Session:
     def _not_logged_in(self, _: object) -> None:
         self._error(Reason.NOT_LOGGED_IN)
 
-    def _no_chat_started(self, _: object) -> None:
-        self._error(Reason.NO_CHAT_STARTED)
+    def _message_before_login(self, _: object) -> None:
+        self._counters.messages_accepted += 1
+        self._refuse_message(Reason.NOT_LOGGED_IN)
+
+    def _message_before_chat(self, _: object) -> None:
+        self._counters.messages_accepted += 1
+        self._refuse_message(Reason.NO_CHAT_STARTED)
+
+    def _refuse_message(self, reason: Reason) -> None:
+        self._counters.messages_refused[reason] += 1
+        self._error(reason)
 
     def _error(self, reason: Reason) -> None:
         self._outbox.put(encode_error(reason))
@@ -165,14 +194,14 @@ HANDLERS: dict[State, dict[int, Callable[[Session, Any], None]]] = {
     State.CONNECTED: {
         PacketType.CONFIG: Session._log_in,
         PacketType.CHAT_INIT: Session._not_logged_in,
-        PacketType.MESSAGE: Session._not_logged_in,
+        PacketType.MESSAGE: Session._message_before_login,
         PacketType.PING: Session._pong,
         PacketType.PONG: Session._ignore,
     },
     State.ONLINE: {
         PacketType.CONFIG: Session._list_again,
         PacketType.CHAT_INIT: Session._start_chat,
-        PacketType.MESSAGE: Session._no_chat_started,
+        PacketType.MESSAGE: Session._message_before_chat,
         PacketType.PING: Session._pong,
         PacketType.PONG: Session._ignore,
     },

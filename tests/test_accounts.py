@@ -10,6 +10,7 @@ import pytest
 from gevent import monkey
 
 from chatserver.accounts import Accounts, Refused
+from chatserver.counters import Counters
 from chatserver.passwords import HASHES_AT_ONCE, Passwords
 from chatserver.relay import Member, Outbox, Relay
 from protocol import Reason
@@ -37,10 +38,10 @@ class Door:
     def __init__(self, storage: FailingStorage) -> None:
         self.storage = storage
         self.relay = Relay()
-        self.accounts = Accounts(storage, self.relay, 1, password_required=False)
+        self.accounts = Accounts(storage, self.relay, Counters(), 1, password_required=False, login_attempts=10)
 
     def log_in(self, name: str, password: str = "") -> Member:
-        return self.accounts.log_in(name, password, Outbox(1024, lambda: None))
+        return self.accounts.log_in(name, password, Outbox(1024, lambda: None), "test")
 
     def outcome(self, name: str, password: str = "") -> Member | Reason:
         try:
@@ -156,8 +157,8 @@ class StuckStorage(CsvStorage):
 
 def test_a_slow_disk_stalls_nobody_else(tmp_path: Path) -> None:
     with StuckStorage(tmp_path / "data") as storage:
-        accounts = Accounts(storage, Relay(), 1, password_required=False)
-        login = gevent.spawn(accounts.log_in, "alice", "", Outbox(1024, lambda: None))
+        accounts = Accounts(storage, Relay(), Counters(), 1, password_required=False, login_attempts=10)
+        login = gevent.spawn(accounts.log_in, "alice", "", Outbox(1024, lambda: None), "test")
         for _ in range(100):  # turns of the loop: everyone else's
             gevent.sleep(0.001)
         assert not login.dead

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from chatserver.accounts import Accounts
+from chatserver.address import Peer
+from chatserver.counters import Counters
 from chatserver.relay import Outbox, Relay
 from chatserver.session import HANDLERS, PARSERS, Session, State
 from protocol import (
@@ -28,9 +30,9 @@ PING, PONG = encode(PacketType.PING, b"?"), encode(PacketType.PONG, b"?")
 class Client:
     """A session with its outbox, and what came out of it."""
 
-    def __init__(self, accounts: Accounts, relay: Relay) -> None:
+    def __init__(self, accounts: Accounts, relay: Relay, counters: Counters) -> None:
         self.outbox = Outbox(64 * 1024, lambda: None)
-        self.session = Session(accounts, relay, self.outbox, self._close, "test")
+        self.session = Session(accounts, relay, counters, self.outbox, self._close, Peer("test", "test"))
 
     def _close(self, reason: Reason) -> None:
         self.outbox.close(encode_error(reason))
@@ -51,10 +53,11 @@ class Room:
 
     def __init__(self, storage: CsvStorage) -> None:
         self.relay = Relay()
-        self.accounts = Accounts(storage, self.relay, 1, password_required=False)
+        self.counters = Counters()
+        self.accounts = Accounts(storage, self.relay, self.counters, 1, password_required=False, login_attempts=10)
 
     def client(self, *packets: bytes) -> Client:
-        client = Client(self.accounts, self.relay)
+        client = Client(self.accounts, self.relay, self.counters)
         client.send(*packets)
         return client
 

@@ -1,0 +1,44 @@
+"""What one client may use."""
+
+from dataclasses import dataclass
+from time import monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times in seconds; infinity is no limit."""
+
+    outbox_bytes: int
+    write_timeout: float
+    login_timeout: float
+    idle_timeout: float
+    packets_per_second: float
+    burst: float
+    connections_per_address: float
+
+
+class TokenBucket:
+    """How many packets a client may send: `rate` a second in the long run, `burst` at once."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._updated = monotonic()
+
+    def take(self, count: int) -> None:
+        """`count` packets have come; where there were fewer tokens, the bucket owes them."""
+        self._tokens -= count
+
+    @property
+    def tokens(self) -> int:
+        """How many packets may come now."""
+        now = monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
+        self._updated = now
+        return int(self._tokens)
+
+    @property
+    def delay(self) -> float:
+        """Seconds until the next packet may come."""
+        return max(0.0, (1 - self._tokens) / self._rate)

@@ -1,0 +1,150 @@
+"""What an operator's tools ask over HTTP: /metrics in Prometheus's text format, /healthz, /readyz."""
+
+import logging
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+from typing import Any, TypeAlias
+
+from gevent.pool import Pool
+from gevent.pywsgi import WSGIServer
+from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from chatserver.counters import LATENCY_BOUNDS
+from chatserver.lag import LoopLag
+from chatserver.listener import ChatServer
+from protocol import Reason
+from storage import Storage
+
+REQUESTS_AT_ONCE = 4
+REQUEST_SECONDS = 10.0
+UNACKED_OFFSET = 24  # of tcpi_unacked in struct tcp_info, linux/tcp.h; in a listening socket it counts who waits
+
+WsgiApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class ServerCollector(Collector):
+    """Reads the server's plain integers when Prometheus asks."""
+
+    def __init__(self, server: ChatServer, storage: Storage, lag: LoopLag) -> None:
+        self._server = server
+        self._storage = storage
+        self._lag = lag
+
+    def collect(self) -> Iterator[Metric]:
+        """One metric after the other."""
+        yield from self._gauges()
+        yield from self._counters()
+        yield self._storage_latency()
+
+    def _gauges(self) -> Iterator[Metric]:
+        outboxes = [connection.outbox.size for connection in self._server.connections]
+        values: dict[str, tuple[str, float | None]] = {
+            "chat_connected": ("Clients that are served", len(outboxes)),
+            "chat_online": ("Users who are online", len(self._server.context.relay)),
+            "chat_waiting": ("Connections that wait for a place", waiting(self._server.socket)),
+            "chat_signed_up": ("Users who have signed up", len(self._storage.users())),
+            "chat_messages_under_way": (
+                "Messages accepted, and not yet delivered, refused or found undeliverable",
+                self._server.context.counters.messages_under_way,
+            ),
+            "chat_outbox_bytes": ("Bytes that wait to be sent, of all clients", sum(outboxes)),
+            "chat_outbox_bytes_max": (
+                "Bytes that wait to be sent, of the client with the most",
+                max(outboxes, default=0),
+            ),
+            "chat_loop_lag_seconds": ("How late the loop was at worst, in the last ten seconds", self._lag.worst),
+        }
+        for name, (text, value) in values.items():
+            if value is not None:
+                yield GaugeMetricFamily(name, text, value)
+
+    def _counters(self) -> Iterator[Metric]:
+        counters = self._server.context.counters
+        totals = {
+            "chat_connections": ("Clients that got a place", counters.connections),
+            "chat_sign_ups": ("New users", counters.sign_ups),
+            "chat_logins": ("Logins granted", counters.logins),
+            "chat_messages_accepted": ("Well-formed Messages read from clients", counters.messages_accepted),
+            "chat_messages_delivered": ("Messages sent to their receivers", counters.messages_delivered),
+            "chat_messages_undeliverable": (
+                "Messages that waited for a receiver whose connection ended",
+                counters.messages_undeliverable,
+            ),
+            "chat_received_bytes": ("Bytes from clients", counters.bytes_received),
+            "chat_sent_bytes": ("Bytes to clients", counters.bytes_sent),
+            "chat_delays": ("How often a client over its --rate was made to wait", counters.delays),
+            "chat_loop_blocked": ("How often the loop was late by over 100 ms", self._lag.blocked),
+        }
+        for name, (text, value) in totals.items():
+            yield CounterMetricFamily(name, text, value)
+        yield _by_reason("chat_login_failures", "Logins refused", counters.login_failures)
+        yield _by_reason("chat_messages_refused", "Messages answered with an Error", counters.messages_refused)
+        yield _by_reason("chat_disconnects", "Connections ended", counters.disconnects)
+
+    def _storage_latency(self) -> Metric:
+        latency = self._server.context.counters.storage
+        bounds = [*map(str, LATENCY_BOUNDS), "+Inf"]
+        buckets = list(zip(bounds, accumulate(latency.counts), strict=True))
+        text = "Writes to the database, waiting for their turn included"
+        return HistogramMetricFamily("chat_storage_seconds", text, buckets, latency.seconds)
+
+
+class MetricsServer(WSGIServer):
+    """A few requests at once, none of which may take its time: a port that is open is attacked."""
+
+    def wrap_socket_and_handle(self, client_socket: socket.socket, address: Any) -> Any:
+        """Serve one connection."""
+        client_socket.settimeout(REQUEST_SECONDS)
+        return super().wrap_socket_and_handle(client_socket, address)
+
+
+def serve_metrics(address: tuple[str, int], server: ChatServer, storage: Storage, lag: LoopLag) -> MetricsServer:
+    """Start to answer on this address. Raises OSError."""
+    registry = CollectorRegistry()
+    registry.register(ServerCollector(server, storage, lag))
+    ProcessCollector(registry=registry)
+    app = _routes(server, make_wsgi_app(registry))
+    metrics = MetricsServer(
+        address, app, spawn=Pool(REQUESTS_AT_ONCE), log=None, error_log=logging.getLogger("metrics")
+    )
+    metrics.start()
+    return metrics
+
+
+def waiting(listener: socket.socket) -> int | None:
+    """How many connections wait in the listen queue; None where the system does not tell."""
+    if not hasattr(socket, "TCP_INFO") or listener.fileno() < 0:
+        return None
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED_OFFSET + 4)
+    return int(struct.unpack_from("=I", info, UNACKED_OFFSET)[0])
+
+
+def _routes(server: ChatServer, metrics: WsgiApp) -> WsgiApp:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                return metrics(environ, start_response)
+            case "/healthz":
+                status, body = "200 OK", "ok\n"
+            case "/readyz" if not server.draining:
+                status, body = "200 OK", "ready\n"
+            case "/readyz":
+                status, body = "503 Service Unavailable", "draining\n"
+            case _:
+                status, body = "404 Not Found", "there is /metrics, /healthz and /readyz\n"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [body.encode()]
+
+    return app
+
+
+def _by_reason(name: str, text: str, counts: Counter[Reason] | Counter[str]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=["reason"])
+    for reason, count in counts.items():
+        family.add_metric([reason], count)
+    return family
