@@ -56,8 +56,7 @@ class Connection:
         self._write_timeout = write_timeout
         self._hub = get_hub()
         self._readable = self._hub.loop.io(sock.fileno(), READ)
-        self._input_over = False
-        self._stopped = Event()
+        self._stopped = Event()  # no input is wanted any more
         self._flush_due = False
         self._writer: Greenlet[[], None] | None = None
         self._stream = b""  # taken from the outbox: whole packets ...
@@ -70,7 +69,7 @@ class Connection:
         """Wait for input and return at most `size` bytes of it; b"" when there is no more to come, or to care for."""
         self.waiting_since = self._hub.loop.now()
         try:
-            data = b"" if self._input_over else self._receive(size)
+            data = b"" if self._stopped.is_set() else self._receive(size)
         except InputOver:
             return b""
         except OSError as error:
@@ -87,7 +86,6 @@ class Connection:
 
     def stop_reading(self) -> None:
         """`read` returns b"" from now on; one that waits is woken. Never waits."""
-        self._input_over = True
         self._stopped.set()
         self._hub.cancel_wait(self._readable, InputOver())
 
