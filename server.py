@@ -18,7 +18,7 @@ from contextlib import ExitStack
 import gevent
 from gevent.event import Event
 
-from chatserver import __version__
+from chatserver import __version__, memory
 from chatserver.accounts import Accounts
 from chatserver.listener import ChatServer, Limits, ServerContext, format_address, listen
 from chatserver.options import parse_options
@@ -78,6 +78,7 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
     server = ChatServer(listener, context, options.pool_size)
     server.start()
     log.info("chat server %s, listening on %s", __version__, format_address(listener.getsockname()))
+    log.info("%s", memory.report(options, memory.resident_bytes()))
     return server
 
 
