@@ -1,6 +1,7 @@
 # make run             set everything up, start the server on 127.0.0.1:9034 (ARGS="--port 9035" passes options on)
 # make test            set everything up, run the tests but for the slowest (some four minutes)
 # make check           lint, types, and all tests with branch coverage: what a change must pass
+# make soak            20 hostile clients for a minute: the memory's bound, the honest chat (ARGS="--seconds 600")
 # make bench-tester    how many messages a second one Locust process drives (about two minutes)
 # make pictures        take the docs' pictures of the load tester anew (needs Chromium)
 # make clean           remove what make has made; never the database in data/
@@ -10,7 +11,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check lint types coverage bench-tester pictures clean
+.PHONY: run test check lint types coverage soak bench-tester pictures clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
@@ -29,6 +30,9 @@ types: $(VENV)/installed-dev
 
 coverage: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+soak: $(VENV)/installed
+	@$(BIN)/python -m stress.hostile $(ARGS)
 
 bench-tester: $(VENV)/installed
 	@$(BIN)/python benchmarks/tester.py $(ARGS)

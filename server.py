@@ -18,7 +18,7 @@ from contextlib import ExitStack
 import gevent
 from gevent.event import Event
 
-from chatserver import __version__
+from chatserver import __version__, memory
 from chatserver.accounts import Accounts
 from chatserver.address import format_address
 from chatserver.counters import Counters
@@ -86,6 +86,7 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
         _serve_metrics(options, stack, server, storage, lag)
     server.start()
     log.info("chat server %s, listening on %s", __version__, format_address(listener.getsockname()))
+    log.info("%s", memory.report(options, memory.resident_bytes()))
     return server
 
 

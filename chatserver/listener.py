@@ -20,6 +20,7 @@ from chatserver.session import Session
 from protocol import HEADER_BYTES, MAX_PACKET_BYTES, Reason
 
 SEND_BUFFER_BYTES = 64 * 1024  # left to itself the kernel buffers megabytes, and the outbox's bound would mean little
+RECEIVE_BUFFER_BYTES = 128 * 1024  # and megabytes here, even of a connection that only waits for a place
 KEEPALIVE_IDLE_SECONDS = 30
 KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 3
@@ -72,6 +73,7 @@ def _socket_options(write_timeout: float) -> list[tuple[int, int, int]]:
         (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1),
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
         (socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES),
+        (socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES),
         *(
             (socket.IPPROTO_TCP, getattr(socket, name), value)
             for name, value in by_name.items()

@@ -123,7 +123,7 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
             ),
             "--outbox-bytes": _number(
                 64 * 1024,
-                "how much may wait to be sent to a client before those who write to it are made to wait",
+                "memory for what waits to be sent to a client, before those who write to it are made to wait",
                 MIN_OUTBOX_BYTES,
             )
             | {"metavar": "BYTES"},

@@ -9,18 +9,23 @@ from dataclasses import dataclass
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
+PUT_BYTES = 64  # what each put costs besides its bytes: a bytes object's head (33), rounding (15), the queue's slot (9)
+
 
 class Outbox:
-    """What waits to be sent to one client: a channel bounded in bytes, those in flight included.
+    """What waits to be sent to one client: a channel bounded in bytes of memory, those in flight included.
 
     1. Whoever puts waits while there is no room, so that back-pressure reaches the sender and nothing is lost.
-    2. Bytes count until the kernel has them: `take` leaves the count alone, `sent` lowers it.
+    2. A put costs its bytes and PUT_BYTES. `take` makes one stream of many puts and gives the PUT_BYTES back; the bytes
+       count until the kernel has them, and `sent` gives them back.
     3. Once closed it takes nothing more, and whoever waits is told so. The same holds once it leads nowhere, as the
        client cannot be reached; but then what the client sent before is still handled.
     """
 
     def __init__(self, limit: int, on_put: Callable[[], None]) -> None:
-        """`limit` in bytes, at least one relayed message; `on_put` tells the writer that there is something to send."""
+        """`limit` in bytes, at least PUT_BYTES and one relayed message; `on_put` tells the writer that there is
+        something to send.
+        """
         self.closed = False
         self.leads_nowhere = False
         self.last_packet = b""
@@ -37,7 +42,7 @@ class Outbox:
         """Queue whole packets, which hold so many Messages, waiting for room; False where the outbox takes nothing, any
         more or at all.
         """
-        while self._size + len(packets) > self._limit and self.takes:
+        while self._size + PUT_BYTES + len(packets) > self._limit and self.takes:
             self._room.clear()
             self._room.wait()
         if not self.takes:
@@ -47,7 +52,7 @@ class Outbox:
 
     def put_each(self, parts: Sequence[bytes], messages: int = 0) -> int:
         """Queue parts in order, each with so many Messages, waiting for room; returns how many of them went in."""
-        if self._size + sum(map(len, parts)) <= self._limit:
+        if self._size + PUT_BYTES + sum(map(len, parts)) <= self._limit:
             return len(parts) if self.put(b"".join(parts), messages * len(parts)) else 0
         for count, part in enumerate(parts):
             if not self.put(part, messages):
@@ -59,11 +64,13 @@ class Outbox:
         self.messages_in_flight += self.messages_queued
         self.messages_queued = 0
         channel = self._channel
-        return b"".join([channel.get_nowait() for _ in range(channel.qsize())])
+        puts = [channel.get_nowait() for _ in range(channel.qsize())]
+        self._size -= PUT_BYTES * len(puts)
+        return b"".join(puts)
 
     @property
     def size(self) -> int:
-        """Bytes that wait to be sent, those in flight included."""
+        """Bytes that count now, as in (2)."""
         return self._size
 
     @property
@@ -103,7 +110,7 @@ class Outbox:
         return not (self.closed or self.leads_nowhere)
 
     def _append(self, packets: bytes, messages: int) -> None:
-        self._size += len(packets)
+        self._size += PUT_BYTES + len(packets)
         self.messages_queued += messages
         self._channel.put(packets)
         self._on_put()

@@ -6,11 +6,12 @@ import gevent
 import pytest
 from gevent import Greenlet
 
-from chatserver.relay import Member, Outbox, Relay
+from chatserver.relay import PUT_BYTES, Member, Outbox, Relay
 
 
-def outbox(limit: int) -> Outbox:
-    return Outbox(limit, lambda: None)
+def outbox(limit: int, puts: int = 1) -> Outbox:
+    """With room for so many bytes in so many puts."""
+    return Outbox(limit + puts * PUT_BYTES, lambda: None)
 
 
 def waiting(greenlet: "Greenlet[Any, Any]") -> bool:
@@ -38,6 +39,19 @@ def test_bytes_in_flight_count_until_they_are_sent() -> None:
     assert box.take() == b"y"
 
 
+def test_what_a_put_costs_besides_its_bytes_is_given_back_when_it_is_taken() -> None:
+    box = outbox(4, puts=2)
+    box.put(b"12")
+    box.put(b"3")
+    sender = gevent.spawn(box.put, b"4")
+    assert waiting(sender), "there is room for its byte, but not for a third put"
+    box.sent(len(box.take()))
+    assert sender.get(timeout=5) is True
+    box.sent(len(box.take()))
+    assert box.put_each([b"1", b"2", b"34"]) == 3, "in one put, so there is room as at first"
+    assert box.take() == b"1234"
+
+
 def test_a_batch_larger_than_the_outbox_goes_through_as_room_is_made() -> None:
     box = outbox(10)
     sender = gevent.spawn(box.put_each, [b"1234", b"5678", b"abcd", b"efgh"])
@@ -58,9 +72,9 @@ def test_closing_tells_those_who_wait_how_much_went_in() -> None:
     assert waiting(batch)
     assert waiting(single)
     box.close(b"the end")
-    assert batch.get(timeout=5) == 2
+    assert batch.get(timeout=5) == 1
     assert single.get(timeout=5) is False
-    assert box.take() == b"12345678the end"
+    assert box.take() == b"1234the end"
 
 
 def test_after_the_first_close_nothing_goes_in_not_even_another_last_packet() -> None:
@@ -85,7 +99,7 @@ def test_an_outbox_that_leads_nowhere_takes_nothing_more_and_lets_go_of_those_wh
 
 def test_the_writer_is_told_of_each_put() -> None:
     puts: list[bool] = []
-    box = Outbox(100, lambda: puts.append(True))
+    box = Outbox(1000, lambda: puts.append(True))
     box.put(b"a")
     box.put_each([b"b", b"c"])
     box.close(b"d")
