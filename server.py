@@ -21,6 +21,7 @@ from gevent.event import Event
 from chatserver import __version__
 from chatserver.accounts import Accounts
 from chatserver.listener import ChatServer, Limits, ServerContext, format_address, listen
+from chatserver.logs import start_log
 from chatserver.options import parse_options
 from chatserver.relay import Relay
 from storage import CsvStorage, Storage, StorageError
@@ -37,9 +38,7 @@ class CannotStart(Exception):
 def main() -> int:
     """Run until a signal says stop; returns the exit status."""
     options = parse_options()
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=options.log_level.upper(), stream=sys.stderr
-    )
+    start_log(options.log_level)
     stop = Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(signum, _on_signal, signum, stop)
