@@ -3,6 +3,7 @@
 # make check           lint, types, and all tests with branch coverage: what a change must pass
 # make soak            20 hostile clients for a minute: the memory's bound, the honest chat (ARGS="--seconds 600")
 # make bench-tester    how many messages a second one Locust process drives (about two minutes)
+# make crash-test      kill the server 200 times, under load and while it starts, and look for anything lost
 # make pictures        take the docs' pictures of the load tester anew (needs Chromium)
 # make clean           remove what make has made; never the database in data/
 
@@ -11,7 +12,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check lint types coverage soak bench-tester pictures clean
+.PHONY: run test check lint types coverage soak crash-test bench-tester pictures clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
@@ -36,6 +37,9 @@ soak: $(VENV)/installed
 
 bench-tester: $(VENV)/installed
 	@$(BIN)/python benchmarks/tester.py $(ARGS)
+
+crash-test: $(VENV)/installed-dev
+	@$(BIN)/python -m stress.crash $(ARGS)
 
 pictures: $(VENV)/installed-dev
 	$(BIN)/python -m tests.screenshots docs/pictures

@@ -25,6 +25,7 @@ from chatserver.counters import Counters
 from chatserver.lag import LoopLag
 from chatserver.limits import Limits
 from chatserver.listener import ChatServer, ServerContext, listen
+from chatserver.logs import start_log
 from chatserver.metrics import serve_metrics
 from chatserver.options import parse_options
 from chatserver.relay import Relay
@@ -42,9 +43,7 @@ class CannotStart(Exception):
 def main() -> int:
     """Run until a signal says stop; returns the exit status."""
     options = parse_options()
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=options.log_level.upper(), stream=sys.stderr
-    )
+    start_log(options.log_level)
     stop = Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(signum, _on_signal, signum, stop)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -78,15 +78,21 @@ class ServerProcess:
         return wire
 
 
-@contextmanager
-def run_server(data_dir: Path, *options: object) -> Iterator[ServerProcess]:
-    """Start a server on a free port; at the end it must stop with status 0 and without a traceback in its log."""
+def launch_server(data_dir: Path, *options: object, under: Sequence[str] = ()) -> ServerProcess:
+    """Start a server on a free port, as the process that the command `under` becomes; it may not be ready yet."""
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     log_file = data_dir.parent / f"server-{time.monotonic_ns()}.log"
-    command = [sys.executable, "server.py", "--port", "0", "--data-dir", str(data_dir), *map(str, options)]
+    command = [*under, sys.executable, "server.py", "--port", "0", "--data-dir", str(data_dir), *map(str, options)]
     with log_file.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    server = ServerProcess(process, log_file, data_dir)
+    return ServerProcess(process, log_file, data_dir)
+
+
+@contextmanager
+def run_server(data_dir: Path, *options: object, under: Sequence[str] = ()) -> Iterator[ServerProcess]:
+    """Start a server on a free port; at the end it must stop with status 0 and without a traceback in its log."""
+    server = launch_server(data_dir, *options, under=under)
+    process = server.process
     try:
         server.wait_until_ready()
         yield server

@@ -1,0 +1,152 @@
+"""What clients were told, and whether the files of the database hold all of it and nothing else.
+
+The files are read here by code of its own: a fault of storage.py that wrote and read alike would else not be seen.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+LINE = re.compile(r'([1-9][0-9]*),(?:"((?:[^"]|"")+)"|([^",]+))')
+
+
+@dataclass
+class Account:
+    """What one client knows of its account: each answer is put down as it comes."""
+
+    name: str
+    user_id: int = 0  # as the server told it; 0 before that
+    password: str = ""  # that was accepted last; "" is none
+    pending: str | None = None  # the password, or "", of a sign-up or a change that has not been answered
+
+    def begin(self, password: str) -> None:
+        """A sign-up or a change of the password is about to be sent."""
+        self.pending = password
+
+    def granted(self, user_id: int) -> None:
+        """The server has answered with this id: from here on nothing may be lost."""
+        self.user_id = user_id
+        if self.pending is not None:
+            self.password, self.pending = self.pending, None
+
+    def refused(self) -> None:
+        """The server has answered that nothing was done."""
+        self.pending = None
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether the server was killed before it answered: either outcome is right, and a third is not."""
+        return self.pending is not None
+
+
+@dataclass
+class Database:
+    """What is in the files."""
+
+    users: list[tuple[int, str]]
+    hashes: dict[int, str]  # the last line of an id counts
+    statuses: list[tuple[int, str]]
+    faults: list[str]
+
+
+@dataclass
+class Inspector:
+    """Compares accounts with a folder. A hash that has been checked once is not checked again: that takes long."""
+
+    _checked: dict[tuple[str, str], bool] = field(default_factory=dict)
+
+    def inspect(self, folder: Path, accounts: Sequence[Account], repaired: bool) -> list[str]:
+        """What is wrong, a line each. Settles what was ambiguous: an account that does not exist has no id after this.
+
+        `repaired` tells that a server has opened the folder since: then every line must be whole and everyone offline.
+        """
+        database = read_database(folder, repaired)
+        faults = [*database.faults, *find_doubles(database.users)]
+        if repaired:
+            faults += find_untidy(database)
+        by_name = {name: user_id for user_id, name in database.users}
+        faults += [f"user {by_name[name]}, {name!r}: nobody signed up so" for name in by_name.keys() - _names(accounts)]
+        for account in accounts:
+            user_id = by_name.get(account.name, 0)
+            if user_id or account.user_id:
+                faults += self._compare(account, user_id, database.hashes.get(user_id))
+        return faults
+
+    def _compare(self, account: Account, user_id: int, stored: str | None) -> list[str]:
+        told, who = account.user_id, f"user {account.user_id or user_id}, {account.name!r}"
+        if not user_id:
+            return [f"{who}: was signed up, and is lost"]
+        allowed = [account.password] if told else []
+        if account.pending is not None:
+            allowed.append(account.pending)
+        account.user_id, account.pending = user_id, None
+        if told and told != user_id:
+            return [f"{who}: has id {user_id} now"]
+        for password in allowed:
+            if self._matches(stored, password):
+                account.password = password
+                return []
+        return [f"{who}: {'none' if stored is None else 'another'} is stored in place of the password {allowed}"]
+
+    def _matches(self, stored: str | None, password: str) -> bool:
+        if stored is None or not password:
+            return stored is None and not password
+        if (stored, password) not in self._checked:
+            try:
+                self._checked[stored, password] = PasswordHasher().verify(stored, password)
+            except (InvalidHashError, VerificationError):
+                self._checked[stored, password] = False
+        return self._checked[stored, password]
+
+
+def read_database(folder: Path, repaired: bool) -> Database:
+    """The three files; a last line without its LF is a fault only where the files have been `repaired`."""
+    faults: list[str] = []
+    users, passwords, statuses = (
+        _read_lines(folder / name, repaired, faults) for name in ("users.csv", "passwords.csv", "status.csv")
+    )
+    return Database(users, dict(passwords), statuses, faults)
+
+
+def _read_lines(path: Path, whole: bool, faults: list[str]) -> list[tuple[int, str]]:
+    *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    if torn and whole:
+        faults.append(f"{path.name}: the last line is torn: {torn!r}")
+    fields = []
+    for number, line in enumerate(lines, start=1):
+        found = LINE.fullmatch(line.decode(errors="replace"))
+        if found:
+            fields.append((int(found[1]), found[3] or found[2].replace('""', '"')))
+        else:
+            faults.append(f"{path.name}, line {number}: this is no line: {line!r}")
+    return fields
+
+
+def find_doubles(users: Sequence[tuple[int, str]]) -> list[str]:
+    """Ids and names that are there more than once."""
+    ids, names = [user_id for user_id, _ in users], [name for _, name in users]
+    doubles = [
+        f"users.csv: id {user_id} is there {count} times" for user_id, count in Counter(ids).items() if count > 1
+    ]
+    return doubles + [
+        f"users.csv: {name!r} is there {count} times" for name, count in Counter(names).items() if count > 1
+    ]
+
+
+def find_untidy(database: Database) -> list[str]:
+    """What a start should have repaired."""
+    ids = [user_id for user_id, _ in database.users]
+    faults = [f"passwords.csv: id {user_id} has no user" for user_id in sorted(database.hashes.keys() - set(ids))]
+    faults += [f"status.csv: user {user_id} is {status!r}" for user_id, status in database.statuses if status != "0"]
+    if [user_id for user_id, _ in database.statuses] != ids:
+        faults.append("status.csv: there is not one line for each user")
+    return faults
+
+
+def _names(accounts: Sequence[Account]) -> set[str]:
+    return {account.name for account in accounts}
