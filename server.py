@@ -20,6 +20,7 @@ from gevent.event import Event
 
 from chatserver import __version__
 from chatserver.accounts import Accounts
+from chatserver.control import control_socket
 from chatserver.listener import ChatServer, Limits, ServerContext, format_address, listen
 from chatserver.options import parse_options
 from chatserver.relay import Relay
@@ -45,11 +46,12 @@ def main() -> int:
         gevent.signal_handler(signum, _on_signal, signum, stop)
     with ExitStack() as stack:
         try:
-            server = _start(options, stack)
+            server, accounts = _start(options, stack)
         except (CannotStart, StorageError) as error:
             log.error("cannot start: %s", error)
             return 1
-        stop.wait()
+        with control_socket(options.data_dir, accounts, server.kick):
+            stop.wait()
         log.info("shutting down: %s s at most for what is queued", options.drain)
         server.drain(options.drain)
     log.info("stopped")
@@ -62,7 +64,7 @@ def _on_signal(signum: int, stop: Event) -> None:
     stop.set()
 
 
-def _start(options: Namespace, stack: ExitStack) -> ChatServer:
+def _start(options: Namespace, stack: ExitStack) -> tuple[ChatServer, Accounts]:
     """Everything that can fail before the first client comes. Raises CannotStart, StorageError."""
     _allow_open_files(options.pool_size)
     try:
@@ -78,7 +80,7 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
     server = ChatServer(listener, context, options.pool_size)
     server.start()
     log.info("chat server %s, listening on %s", __version__, format_address(listener.getsockname()))
-    return server
+    return server, context.accounts
 
 
 def _make_context(options: Namespace, storage: Storage) -> ServerContext:

@@ -91,9 +91,9 @@ class Connection:
 
     # Output
 
-    def close(self, reason: Reason | None) -> None:
+    def close(self, reason: Reason | None, outcome: str = "idle") -> None:
         """End this connection from outside its session, telling the client the reason if there is one. Never waits."""
-        self._end_with(reason or "idle")
+        self._end_with(reason or outcome)
         self.outbox.close(encode_error(reason) if reason else b"")
         self.stop_reading()
 
