@@ -21,6 +21,7 @@ from gevent.event import Event
 from chatserver import __version__, memory
 from chatserver.accounts import Accounts
 from chatserver.address import format_address
+from chatserver.control import control_socket
 from chatserver.counters import Counters
 from chatserver.lag import LoopLag
 from chatserver.limits import Limits
@@ -53,7 +54,8 @@ def main() -> int:
         except (CannotStart, StorageError) as error:
             log.error("cannot start: %s", error)
             return 1
-        stop.wait()
+        with control_socket(options.data_dir, server.context.accounts, server.kick):
+            stop.wait()
         log.info("shutting down: %s s at most for what is queued", options.drain)
         server.drain(options.drain)
     log.info("stopped")

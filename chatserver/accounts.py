@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
+import gevent
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from chatserver.attempts import Attempts, TooManyAttempts
@@ -18,6 +19,8 @@ from chatserver.relay import Member, Outbox, Relay
 from chatserver.workers import Workers
 from protocol import MAX_PASSWORD_BYTES, Reason, encode_user, is_valid_username
 from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
+
+HOLD_SECONDS = 0.01  # between two looks whether a login is through
 
 T = TypeVar("T")
 
@@ -32,8 +35,12 @@ class Refused(Exception):
         self.reason = reason
 
 
+class CannotDo(Exception):
+    """What an operator asked for cannot be done; the text says why."""
+
+
 class Accounts:
-    """Signs users up, logs them in and out."""
+    """Signs users up, logs them in and out; and does what an operator asks for."""
 
     def __init__(
         self,
@@ -54,31 +61,23 @@ class Accounts:
         self._passwords = Passwords()
         self._disk = Workers(1)  # one thread: a Storage writes one thing at a time
         self._arriving: set[str] = set()  # names claimed by logins under way
+        self._held: set[str] = set()  # names that an operator changes something about
 
     def log_in(self, name: str, password: str, outbox: Outbox, origin: str) -> Member:
         """Find or create the user and put it online; the list may follow at once, nothing came in between.
 
         `origin` is what counts as one address. Raises Refused.
         """
-        user = self._judge_name(name, password)
-        stored = self._storage.password_hash(user.id) if user else None
-        if not password and (stored or self._password_required):
-            raise Refused(Reason.PASSWORD_REQUIRED)
-        if user and stored:
-            self._check_password(user, stored, password, origin)
-        with self._claim(name):
-            new_hash = self._passwords.hash(password) if password and not stored else None
-            if user is None:
-                user = self._write(self._storage.sign_up, name, new_hash)
-                self._counters.sign_ups += 1
-                log.info("%s signed up, id %d", name, user.id)
-            elif new_hash:
-                self._write(self._storage.set_password, user.id, new_hash)
-                log.info("%s has a password now", name)
-            self._write(self._write_status, user)
-            member = Member(user.id, encode_user(name, user.id, self._id_width), outbox)
-            self._relay.join(member)
-            return member
+        while True:
+            user = self._judge_name(name, password)
+            stored = self._storage.password_hash(user.id) if user else None
+            if not password and (stored or self._password_required):
+                raise Refused(Reason.PASSWORD_REQUIRED)
+            if user and stored:
+                self._check_password(user, stored, password, origin)
+            with self._claim(name):
+                if self._is_still(name, user, stored):  # else an operator was faster than the check of the password
+                    return self._let_in(name, password, user, stored, outbox)
 
     def log_out(self, name: str, member: Member) -> None:
         """Offline at once; the database follows."""
@@ -87,6 +86,52 @@ class Accounts:
             self._write(self._write_status, User(member.user_id, name))
         except Refused:
             log.warning("status.csv still says that %s is online", name)
+
+    # For the operator. All raise CannotDo for a name that nobody has, and StorageUnavailable, and then change nothing.
+
+    def find(self, name: str) -> User:
+        """The user of exactly this name."""
+        if user := self._storage.find(name):
+            return user
+        raise CannotDo(f"there is no user {name!r}")
+
+    def rows(self) -> Iterator[tuple[int, str, bool, bool]]:
+        """(id, name, online, has a password) of everyone, by ascending id."""
+        for user in self._storage.users():
+            yield user.id, user.name, self._relay.is_online(user.id), self._storage.password_hash(user.id) is not None
+
+    def change_password(self, name: str, password: str | None) -> None:
+        """Give a user another password, or none."""
+        self.find(name)
+        if password is not None and not 0 < len(password.encode()) <= MAX_PASSWORD_BYTES:
+            raise CannotDo(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes")
+        new_hash = None if password is None else self._passwords.hash(password)
+        with self._hold(name) as user:
+            self._disk.run(self._storage.set_password, user.id, new_hash)
+        log.info("admin: %s, id %d, has %s password now", name, user.id, "no" if password is None else "a new")
+
+    def remove(self, name: str, kick: Callable[[int], bool]) -> None:
+        """Remove a user, and end the connection if there is one."""
+        with self._hold(name) as user:
+            self._disk.run(self._storage.remove, user.id)
+            kick(user.id)  # now, as a removal that fails ends nothing; the name is still held
+        log.info("admin: removed %s, id %d", name, user.id)
+
+    def committed(self) -> dict[str, int]:
+        """What to copy for a backup, as Storage has it."""
+        return self._disk.run(self._storage.committed)
+
+    @contextmanager
+    def _hold(self, name: str) -> Iterator[User]:
+        """The user of this name, once logins under way are through; new ones are kept out meanwhile."""
+        while name in self._arriving or name in self._held:
+            gevent.sleep(HOLD_SECONDS)
+        user = self.find(name)
+        self._held.add(name)
+        try:
+            yield user
+        finally:
+            self._held.remove(name)
 
     def close(self) -> None:
         """Wait until the database work under way is done, and leave everyone offline in it: a login may have come
@@ -97,6 +142,23 @@ class Accounts:
             if self._storage.is_online(user.id):
                 with suppress(StorageUnavailable):  # the next start does it again
                     self._storage.set_status(user.id, False)
+
+    def _is_still(self, name: str, user: User | None, stored: str | None) -> bool:
+        return self._storage.find(name) == user and (user is None or self._storage.password_hash(user.id) == stored)
+
+    def _let_in(self, name: str, password: str, user: User | None, stored: str | None, outbox: Outbox) -> Member:
+        new_hash = self._passwords.hash(password) if password and not stored else None
+        if user is None:
+            user = self._write(self._storage.sign_up, name, new_hash)
+            self._counters.sign_ups += 1
+            log.info("%s signed up, id %d", name, user.id)
+        elif new_hash:
+            self._write(self._storage.set_password, user.id, new_hash)
+            log.info("%s has a password now", name)
+        self._write(self._write_status, user)
+        member = Member(user.id, encode_user(name, user.id, self._id_width), outbox)
+        self._relay.join(member)
+        return member
 
     def _judge_name(self, name: str, password: str) -> User | None:
         """The user of that name, None for a new one. All that can be told without the password is judged here."""
@@ -133,7 +195,8 @@ class Accounts:
 
     @contextmanager
     def _claim(self, name: str) -> Iterator[None]:
-        if self._is_present(name, self._storage.find(name)):  # since the name was judged, a password was checked
+        # Since the name was judged, a password was checked.
+        if name in self._held or self._is_present(name, self._storage.find(name)):
             raise Refused(Reason.USER_ALREADY_ONLINE)
         self._arriving.add(name)
         try:
@@ -143,7 +206,8 @@ class Accounts:
 
     def _write_status(self, user: User) -> None:
         # Asked when the write runs, not when it is queued: whichever of two writes comes last, the file is right.
-        self._storage.set_status(user.id, self._is_present(user.name, user))
+        if self._storage.find(user.name) == user:  # not removed meanwhile
+            self._storage.set_status(user.id, self._is_present(user.name, user))
 
     def _write(self, operation: Callable[..., T], *arguments: object) -> T:
         with _as_refusal(), self._counters.storage.measured():

@@ -104,9 +104,9 @@ class Connection:
         """Note why this ends: the first cause is the one to tell."""
         self.outcome = self.outcome or outcome
 
-    def close(self, reason: Reason | None) -> None:
+    def close(self, reason: Reason | None, outcome: str = "idle") -> None:
         """End this connection from outside its session, telling the client the reason if there is one. Never waits."""
-        self.end_with(reason or "idle")
+        self.end_with(reason or outcome)
         self.outbox.close(encode_error(reason) if reason else b"")
         self.stop_reading()
 

@@ -133,6 +133,14 @@ class ChatServer(StreamServer):
             connection.close(Reason.TOO_MANY_ATTEMPTS)
         return connection, session
 
+    def kick(self, user_id: int) -> bool:
+        """End the connection of a user without an Error; False where the user is not online. Never waits."""
+        for connection, session in self.connections.items():
+            if session.member and session.member.user_id == user_id and connection.outbox.takes:
+                connection.close(None, "ended by an operator")
+                return True
+        return False
+
     def drain(self, seconds: float) -> None:
         """Accept nobody, handle what has been read, tell everyone, send what is queued: in `seconds` altogether."""
         self.close()

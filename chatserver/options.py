@@ -79,7 +79,7 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
             },
         },
         "who may come in": {
-            "--max-users": _number(128, "users who can ever sign up", 1),
+            "--max-users": _number(128, "users there can be", 1),
             "--id-width": {
                 "type": int,
                 "choices": ID_WIDTHS,

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import gevent
 import pytest
 from gevent import monkey
+from gevent.event import Event
 
-from chatserver.accounts import Accounts, Refused
+from chatserver.accounts import Accounts, CannotDo, Refused
 from chatserver.counters import Counters
 from chatserver.passwords import HASHES_AT_ONCE, Passwords
 from chatserver.relay import Member, Outbox, Relay
 from protocol import Reason
-from storage import CsvStorage, StorageUnavailable
+from storage import CsvStorage, StorageUnavailable, User
 
 RealEvent = monkey.get_original("threading", "Event")
 RealLock = monkey.get_original("threading", "Lock")
@@ -189,3 +190,158 @@ def test_hashing_stalls_nobody_else_and_only_so_many_run_at_once() -> None:
         turns += 1
     assert turns > 10
     assert most == HASHES_AT_ONCE
+
+
+# What an operator does meanwhile
+
+
+class SlowPasswords(Passwords):
+    """Hashes are compared when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go_on = Event(), Event()
+
+    def matches(self, stored: str, password: str) -> bool:
+        matches = super().matches(stored, password)
+        self.asked.set()
+        assert self.go_on.wait(30)
+        return matches
+
+
+def nobody(_: int) -> bool:
+    return False
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        (lambda accounts: accounts.change_password("alice", "new"), Reason.WRONG_PASSWORD),
+        (lambda accounts: accounts.change_password("alice", None), 1),
+        (lambda accounts: accounts.remove("alice", nobody), 2),
+    ],
+)
+def test_a_login_whose_password_is_being_checked_is_judged_by_what_an_operator_has_changed(
+    door: Door, change: Callable[[Accounts], None], outcome: object
+) -> None:
+    door.accounts.log_out("alice", door.log_in("alice", "old"))
+    slow = SlowPasswords()
+    door.accounts._passwords = slow
+    login = gevent.spawn(door.outcome, "alice", "old")
+    assert slow.asked.wait(30)
+    change(door.accounts)
+    slow.go_on.set()
+    result = login.get(timeout=30)
+    assert (result.user_id if isinstance(result, Member) else result) == outcome
+
+
+class StuckDisk(FailingStorage):
+    """A database that stops before a sign-up or a removal until the test goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, 128, 255)
+        self.go_on = RealEvent()
+
+    def sign_up(self, name: str, password_hash: str | None) -> User:
+        assert self.go_on.wait(30)
+        return super().sign_up(name, password_hash)
+
+    def remove(self, user_id: int) -> None:
+        assert self.go_on.wait(30)
+        super().remove(user_id)
+
+    def set_password(self, user_id: int, password_hash: str | None) -> None:
+        assert self.go_on.wait(30)
+        super().set_password(user_id, password_hash)
+
+
+@pytest.fixture
+def stuck(tmp_path: Path) -> Iterator[StuckDisk]:
+    with StuckDisk(tmp_path / "data") as storage:
+        CsvStorage.sign_up(storage, "alice", None)
+        yield storage
+
+
+def some_turns() -> None:
+    for _ in range(20):
+        gevent.sleep(0.001)
+
+
+@pytest.mark.parametrize("name", ["alice", "bob"])
+def test_a_name_that_is_just_logging_in_is_removed_when_that_is_through(stuck: StuckDisk, name: str) -> None:
+    door, kicked = Door(stuck), list[int]()
+
+    def kick(user_id: int) -> bool:
+        kicked.append(user_id)
+        return True
+
+    login = gevent.spawn(door.outcome, name, "secret")
+    some_turns()
+    removal = gevent.spawn(door.accounts.remove, name, kick)
+    some_turns()
+    assert not login.dead
+    stuck.go_on.set()
+    member = login.get(timeout=30)
+    assert isinstance(member, Member)
+    removal.get(timeout=30)
+    assert kicked == [member.user_id]
+    assert stuck.find(name) is None
+    door.accounts.log_out(name, member)
+    door.accounts.close()
+
+
+def test_nobody_logs_in_with_a_name_that_is_being_removed(stuck: StuckDisk) -> None:
+    door = Door(stuck)
+    removal = gevent.spawn(door.accounts.remove, "alice", nobody)
+    some_turns()
+    assert door.outcome("alice") is Reason.USER_ALREADY_ONLINE
+    stuck.go_on.set()
+    removal.get(timeout=30)
+    member = door.log_in("alice")
+    assert member.user_id == 2
+    door.accounts.close()
+
+
+def test_who_logs_out_while_the_password_is_changed_is_stored_as_offline(stuck: StuckDisk) -> None:
+    door = Door(stuck)
+    member = door.log_in("alice")
+    change = gevent.spawn(door.accounts.change_password, "alice", "new")
+    some_turns()
+    leaving = gevent.spawn(door.accounts.log_out, "alice", member)
+    some_turns()
+    stuck.go_on.set()
+    change.get(timeout=30)
+    leaving.get(timeout=30)
+    assert not stuck.is_online(1)
+    door.accounts.close()
+
+
+def test_the_session_of_a_removed_user_ends_without_a_word_even_if_the_name_is_back(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    member = door.log_in("alice")
+    member.outbox.close()
+    door.accounts.remove("alice", nobody)
+    again = door.log_in("alice")
+    door.accounts.log_out("alice", member)
+    assert caplog.records == []
+    assert again.user_id == 2
+    assert door.relay.is_online(2)
+    assert door.storage.is_online(2)
+
+
+def test_of_two_operators_who_remove_a_user_at_once_one_is_told_that_there_is_none(stuck: StuckDisk) -> None:
+    door = Door(stuck)
+
+    def remove() -> str:
+        try:
+            door.accounts.remove("alice", nobody)
+        except CannotDo as reason:
+            return str(reason)
+        return "removed"
+
+    removals = [gevent.spawn(remove) for _ in range(2)]
+    some_turns()
+    stuck.go_on.set()
+    assert [removal.get(timeout=30) for removal in removals] == ["removed", "there is no user 'alice'"]
+    door.accounts.close()

@@ -178,6 +178,81 @@ def test_a_password_for_nobody_is_refused_and_never_passes_to_the_next_user(data
         assert storage.password_hash(storage.sign_up("alice", None).id) is None
 
 
+def test_a_password_can_be_taken_away_and_given_again(database: Database) -> None:
+    with database() as storage:
+        alice, bob = storage.sign_up("alice", HASH), storage.sign_up("bob", HASH)
+        storage.set_password(alice.id, None)
+        storage.set_password(alice.id, None)
+        assert (storage.password_hash(alice.id), storage.password_hash(bob.id)) == (None, HASH)
+    with database() as storage:
+        assert (storage.password_hash(alice.id), storage.password_hash(bob.id)) == (None, HASH)
+        storage.set_password(alice.id, OTHER_HASH)
+    with database() as storage:
+        assert storage.password_hash(alice.id) == OTHER_HASH
+
+
+# Removal
+
+
+def test_a_removed_user_is_found_by_nothing_any_more(database: Database) -> None:
+    with database() as storage:
+        alice, bob = storage.sign_up("alice", HASH), storage.sign_up("bob", OTHER_HASH)
+        storage.set_status(alice.id, online=True)
+        storage.remove(alice.id)
+        for _ in range(2):
+            assert storage.users() == [bob]
+            assert storage.find("alice") is None
+            assert storage.look_alike("ALICE") is None
+            assert storage.password_hash(alice.id) is None
+            assert not storage.is_online(alice.id)
+            assert storage.password_hash(bob.id) == OTHER_HASH
+            storage.__exit__()
+            storage.__enter__()
+
+
+def test_a_removed_users_id_is_never_used_again_and_the_name_is_free(database: Database) -> None:
+    with database() as storage:
+        storage.sign_up("alice", HASH)
+        storage.sign_up("bob", HASH)
+        storage.remove(2)
+        assert storage.sign_up("Bob", None) == User(3, "Bob")
+        storage.remove(3)
+    for user_id in (4, 5):
+        with database() as storage:
+            assert storage.sign_up("bob", None) == User(user_id, "bob")
+            assert storage.password_hash(user_id) is None
+            storage.remove(user_id)
+
+
+def test_nobody_cannot_be_removed_nor_anybody_twice(database: Database) -> None:
+    with database() as storage:
+        alice = storage.sign_up("alice", None)
+        storage.remove(alice.id)
+        calls: list[Callable[[], None]] = [
+            lambda: storage.remove(alice.id),
+            lambda: storage.remove(2),
+            lambda: storage.set_password(alice.id, HASH),
+            lambda: storage.set_password(alice.id, None),
+            lambda: storage.set_status(alice.id, online=False),
+        ]
+        for call in calls:
+            with pytest.raises(KeyError):
+                call()
+    with database() as storage:
+        assert storage.users() == []
+
+
+def test_removed_users_do_not_count_for_max_users_but_their_ids_do_for_max_id(database: Database) -> None:
+    with database(max_users=1, max_id=2) as storage:
+        for name in ("alice", "bob"):
+            storage.remove(storage.sign_up(name, None).id)
+    for _ in range(2):
+        with database(max_users=1, max_id=2) as storage, pytest.raises(UserLimitReached):
+            storage.sign_up("carol", None)
+    with database(max_users=1, max_id=3) as storage:
+        assert storage.sign_up("carol", None) == User(3, "carol")
+
+
 # Status
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from storage import CsvStorage, DamagedFile, FolderInUse, User
+from storage import CsvStorage, DamagedFile, FolderInUse, StorageUnavailable, User
 
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"
 OTHER_HASH = HASH[::-1]
@@ -62,6 +62,63 @@ def test_the_files_hold_what_the_table_in_the_docstring_says(folder: Path) -> No
         "passwords.csv": b'1,"' + HASH.encode() + b'"\n2,plain\n',
         "status.csv": b"1,0\n2,1\n",
     }
+
+
+def test_a_removal_is_one_line_and_the_next_start_erases_all_but_the_id_without_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(folder) as storage:
+        storage.sign_up("alice", "a")
+        storage.sign_up("bob", "b")
+        storage.sign_up("carol", "c")
+        storage.set_status(2, online=True)
+        storage.set_password(3, None)
+        storage.remove(2)
+        assert (folder / "users.csv").read_bytes() == b"1,alice\n2,bob\n3,carol\n2,\n"
+        assert (folder / "passwords.csv").read_bytes() == b"1,a\n2,b\n3,c\n3,\n"
+    for _ in range(2):
+        with opened(folder):
+            assert contents(folder) == {
+                "lock": b"",
+                "users.csv": b"2,\n1,alice\n3,carol\n",
+                "passwords.csv": b"1,a\n",
+                "status.csv": b"1,0\n3,0\n",
+            }
+    assert caplog.records == []
+
+
+def test_after_a_removal_the_status_of_the_others_is_still_theirs(folder: Path) -> None:
+    with opened(folder) as storage:
+        for name in ("alice", "bob", "carol"):
+            storage.sign_up(name, None)
+        storage.remove(2)
+        storage.set_status(3, online=True)
+        storage.sign_up("dave", None)
+        storage.set_status(4, online=True)
+        assert (folder / "status.csv").read_bytes() == b"1,0\n2,0\n3,1\n4,1\n"
+
+
+def test_a_copy_of_what_is_committed_opens_without_a_warning(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(folder) as storage:
+        storage.sign_up("alice", "a")
+        storage.sign_up("bob", None)
+        storage.remove(1)
+        before, committed = view(storage), storage.committed()
+        fail_after(monkeypatch, "ftruncate", 0, failures=9)
+        fail_after(monkeypatch, "fsync", 2, failures=1)
+        with pytest.raises(StorageUnavailable):
+            storage.sign_up("carol", "leaves bytes behind")
+        assert storage.committed() == committed
+        assert list(committed)[-1] == "users.csv"
+        (tmp_path / "copy").mkdir()
+        for name, length in committed.items():
+            assert length < (folder / name).stat().st_size
+            (tmp_path / "copy" / name).write_bytes((folder / name).read_bytes()[:length])
+        monkeypatch.undo()
+    assert view_of(tmp_path / "copy") == before
+    assert caplog.records == []
 
 
 def test_pythons_csv_module_reads_the_files(folder: Path) -> None:
@@ -359,6 +416,26 @@ def test_whole_lines_of_a_killed_server_are_synced_before_they_are_believed(
     calls = Calls(monkeypatch, folder)
     with opened(folder):
         assert {("fsync", name) for name in FILES} <= set(calls.order())
+
+
+def test_a_removal_is_synced_and_seen_by_no_look_up_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(folder) as storage:
+        storage.sign_up("alice", HASH)
+        calls, seen = Calls(monkeypatch, folder), []
+        fsync = os.fsync
+
+        def look_then_sync(descriptor: int) -> None:
+            seen.append(view(storage))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", look_then_sync)
+        storage.set_password(1, None)
+        storage.remove(1)
+        assert seen == [[(User(1, "alice"), HASH)], [(User(1, "alice"), None)]]
+        assert calls.order() == [
+            (call, name) for name in ("passwords.csv", "users.csv") for call in ("pwrite", "fsync")
+        ]
+        assert view(storage) == []
 
 
 def test_a_status_is_one_byte_overwritten_and_not_synced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

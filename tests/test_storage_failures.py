@@ -57,6 +57,7 @@ class CrashAnywhere:
 def test_a_crash_at_any_byte_leaves_the_state_before_or_after_the_call(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    highest_id = 0
     with opened(folder) as storage:
         for step in (
             lambda: storage.sign_up("alice", HASH),
@@ -65,6 +66,10 @@ def test_a_crash_at_any_byte_leaves_the_state_before_or_after_the_call(
             lambda: storage.set_status(1, online=True),
             lambda: storage.set_password(1, OTHER_HASH),
             lambda: storage.sign_up("carol", "plain"),
+            lambda: storage.set_password(2, None),
+            lambda: storage.remove(1),
+            lambda: storage.sign_up("alice", None),
+            lambda: storage.remove(4),
         ):
             before = view(storage)
             with monkeypatch.context() as patch:
@@ -80,6 +85,8 @@ def test_a_crash_at_any_byte_leaves_the_state_before_or_after_the_call(
                 with opened(survivor) as reopened:
                     assert view(reopened) == (after if number == len(crashes.left) - 1 else before)
                     newcomer = reopened.sign_up("newcomer", None)
+                    highest_id = max([highest_id, *(user.id for user, _ in view(reopened) if user != newcomer)])
+                    assert newcomer.id == highest_id + 1
                     assert reopened.password_hash(newcomer.id) is None
                 shutil.rmtree(survivor)
 
@@ -108,13 +115,40 @@ def test_a_crash_at_any_byte_of_a_repair_loses_nothing(
         assert contents(survivor) == contents(folder)
 
 
+def test_a_crash_at_any_byte_while_removed_names_are_erased_loses_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        folder,
+        users=b"1,alice\n2,bob\n1,\n3,alice\n4,dave\n4,\n5,er",
+        passwords=b"1,a\n2,b\n2,\n3,c\n4,d\n5,e\n",
+        status=b"1,1\n2,0\n3,0\n4,1\n",
+    )
+    with monkeypatch.context() as patch:
+        crashes = CrashAnywhere(patch, folder)
+        with opened(folder) as storage:
+            repaired = view(storage)
+    assert repaired == [(User(2, "bob"), None), (User(3, "alice"), "c")]
+    assert (folder / "users.csv").read_bytes() == b"1,\n4,\n2,bob\n3,alice\n"
+    assert {name for left in crashes.left for name in left} > {"users.tmp", "passwords.tmp", "status.tmp"}
+    for number, left in enumerate(crashes.left):
+        survivor = tmp_path / str(number)
+        survivor.mkdir()
+        for name, data in left.items():
+            (survivor / name).write_bytes(data)
+        with opened(survivor) as storage:
+            assert view(storage) == repaired
+            assert storage.sign_up("newcomer", None).id == 5
+            assert storage.password_hash(5) is None
+
+
 # Repair
 
 
 @pytest.mark.parametrize(
-    "torn", [b"3", b"3,", b"3,carol", b'3,"', b'3,"""car', b'3,"car""""', b"3,\xc5", b"\0\0\0", b"x"]
+    "torn", [b"2,", b"3", b"3,", b"3,carol", b'3,"', b'3,"""car', b'3,"car""""', b"3,\xc5", b"\0\0\0", b"x"]
 )
-def test_a_torn_last_line_of_users_is_a_sign_up_that_never_happened(
+def test_a_torn_last_line_of_users_is_a_sign_up_or_a_removal_that_never_happened(
     folder: Path, caplog: pytest.LogCaptureFixture, torn: bytes
 ) -> None:
     sound = b"1,alice\n2,bob\n"
@@ -124,7 +158,7 @@ def test_a_torn_last_line_of_users_is_a_sign_up_that_never_happened(
         assert [user.name for user in storage.users()] == ["alice", "bob"]
         assert storage.sign_up("dave", None) == User(3, "dave")
         assert storage.password_hash(3) is None
-    shown = f"{folder / 'users.csv'}: cut off a sign-up that was never finished: {torn!r}"
+    shown = f"{folder / 'users.csv'}: cut off a last line that was never finished: {torn!r}"
     assert ("storage", logging.WARNING, shown) in caplog.record_tuples
 
 
@@ -220,8 +254,7 @@ BAD_LINES = [
     (b"3", "1 fields instead of 2"),
     (b"", "0 fields instead of 2"),
     (b"3,zed,0", "3 fields instead of 2"),
-    (b"3,", "nothing comes after the user id"),
-    (b'3,""', "nothing comes after the user id"),
+    (b'3,""', "the text after the user id is empty"),
     (b"3,z\xffd", "can't decode byte 0xff"),
     (b"3,\xed\xa0\x80", "can't decode byte 0xed"),
     (b"3,z\0d", "'\\x00' has no place in a line"),
@@ -236,6 +269,9 @@ DAMAGE = [
     ("users.csv", b"3,bob", "name 'bob' is the same as, or looks like, that of user 2"),
     ("users.csv", b"3,BOB", "name 'BOB' is the same as, or looks like, that of user 2"),
     ("users.csv", b"300,zed", "user id 300 is above the highest id that this server can number (255)"),
+    ("users.csv", b"300,", "user id 300 is above the highest id that this server can number (255)"),
+    ("passwords.csv", b"3,", "nothing comes after the user id, and there was no password of user 3 to remove"),
+    ("status.csv", b"1,", "status '' is neither 0 nor 1"),
     ("status.csv", b"1,2", "status '2' is neither 0 nor 1"),
     ("status.csv", b"1,online", "status 'online' is neither 0 nor 1"),
     ("status.csv", b"1,00", "status '00' is neither 0 nor 1"),
@@ -260,6 +296,26 @@ def test_a_line_that_makes_no_sense_stops_the_start_and_nothing_is_overwritten(
     assert "\n" not in str(caught.value)
     assert contents(folder) == {**before, "lock": b""}
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("line", [b"1,", b"1,zed", b"1,alice", b"2,ALICE"])
+def test_what_a_file_says_of_a_removed_user_after_the_removal_is_damage_but_the_name_is_free(
+    folder: Path, line: bytes
+) -> None:
+    write(folder, users=b"1,alice\n1,\n" + line + b"\n")
+    before = contents(folder)
+    if line == b"2,ALICE":
+        assert view_of(folder) == [(User(2, "ALICE"), None)]
+        return
+    with pytest.raises(DamagedFile, match="line 3: user id 1 was removed in a line before this one"), opened(folder):
+        pass
+    assert contents(folder) == {**before, "lock": b""}
+
+
+def test_a_password_that_is_removed_twice_is_damage_as_a_hash_that_was_cut_away_would_be(folder: Path) -> None:
+    write(folder, users=b"1,alice\n", passwords=b"1,a\n1,\n1,\n")
+    with pytest.raises(DamagedFile, match="line 3: nothing comes after the user id"), opened(folder):
+        pass
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -311,6 +367,31 @@ def test_a_sign_up_that_fails_leaves_no_trace_and_the_next_one_gets_its_id(
     assert (folder / "status.csv").read_bytes() == b"1,0\n2,0\n3,1\n"
     two_users.__exit__()
     assert view_of(folder) == [*users, (User(3, "dave"), None)]
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
+@pytest.mark.parametrize("change", [lambda storage: storage.remove(1), lambda storage: storage.set_password(1, None)])
+def test_a_removal_that_cannot_be_written_changes_nothing_and_succeeds_later(
+    folder: Path,
+    two_users: CsvStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    change: Callable[[CsvStorage], None],
+) -> None:
+    two_users.set_status(1, online=True)
+    before, users = contents(folder), view(two_users)
+    fail_after(monkeypatch, call, 0)
+    with pytest.raises(StorageUnavailable):
+        change(two_users)
+    assert contents(folder) == before
+    assert view(two_users) == users
+    assert two_users.find("alice") == User(1, "alice")
+    assert two_users.is_online(1)
+    change(two_users)
+    after = view(two_users)
+    assert after != users
+    two_users.__exit__()
+    assert view_of(folder) == after
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fsync"])

@@ -41,6 +41,7 @@ class StorageIsADict(RuleBasedStateMachine):
         self._names: dict[int, str] = {}
         self._hashes: dict[int, str] = {}
         self._online: set[int] = set()
+        self._highest_id = 0
         self._start()
 
     def _start(self) -> None:
@@ -63,17 +64,39 @@ class StorageIsADict(RuleBasedStateMachine):
             assert len(self._names) == MAX_USERS
         else:
             assert not taken
-            assert user == User(len(self._names) + 1, name)
+            self._highest_id += 1
+            assert user == User(self._highest_id, name)
             self._names[user.id] = name
             if password_hash is not None:
                 self._hashes[user.id] = password_hash
 
     @precondition(lambda self: self._names)
-    @rule(data=st.data(), password_hash=HASHES)
-    def set_password(self, data: st.DataObject, password_hash: str) -> None:
+    @rule(data=st.data(), password_hash=st.none() | HASHES)
+    def set_password(self, data: st.DataObject, password_hash: str | None) -> None:
         user_id = data.draw(st.sampled_from(sorted(self._names)))
         self._storage.set_password(user_id, password_hash)
-        self._hashes[user_id] = password_hash
+        self._hashes.pop(user_id, None)
+        if password_hash is not None:
+            self._hashes[user_id] = password_hash
+
+    @precondition(lambda self: self._names)
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        user_id = data.draw(st.sampled_from(sorted(self._names)))
+        self._storage.remove(user_id)
+        del self._names[user_id]
+        self._hashes.pop(user_id, None)
+        self._online.discard(user_id)
+
+    @rule(cut=st.sampled_from(FILES), data=st.data(), password_hash=HASHES)
+    def crash_in_a_write(self, cut: str, data: st.DataObject, password_hash: str) -> None:
+        """A torn line, which never happened."""
+        self._storage.__exit__()
+        torn = f"{data.draw(st.integers(1, self._highest_id + 1))},{password_hash}".encode()
+        with Path(self._scratch.name, cut).open("ab") as file:
+            file.write(torn[: data.draw(st.integers(0, len(torn)))])
+        self._start()
+        self._online.clear()
 
     @precondition(lambda self: self._names)
     @rule(data=st.data(), online=st.booleans())
@@ -94,7 +117,7 @@ class StorageIsADict(RuleBasedStateMachine):
     @invariant()
     def says_what_the_dicts_say(self) -> None:
         assert self._storage.users() == [User(*item) for item in self._names.items()]
-        for user_id in range(MAX_USERS + 2):
+        for user_id in range(self._highest_id + 2):
             assert self._storage.password_hash(user_id) == self._hashes.get(user_id)
             assert self._storage.is_online(user_id) == (user_id in self._online)
         for user_id, name in self._names.items():
@@ -102,8 +125,10 @@ class StorageIsADict(RuleBasedStateMachine):
 
     @invariant()
     def the_status_file_says_who_is_online(self) -> None:
-        lines = "".join(f"{user_id},{int(user_id in self._online)}\n" for user_id in self._names)
-        assert Path(self._scratch.name, "status.csv").read_text() == lines
+        statuses = dict(line.split(",") for line in Path(self._scratch.name, "status.csv").read_text().splitlines())
+        assert {user_id: statuses[str(user_id)] for user_id in self._names} == {
+            user_id: str(int(user_id in self._online)) for user_id in self._names
+        }
 
 
 TestStorageIsADict = StorageIsADict.TestCase

@@ -1,0 +1,1 @@
+"""What storage.py is made of: the interface, and how lines and files are read and written."""
