@@ -2,6 +2,7 @@
 # make test            set everything up, run the tests but for the slowest (some four minutes)
 # make check           lint, types, and all tests with branch coverage: what a change must pass
 # make bench-tester    how many messages a second one Locust process drives (about two minutes)
+# make fuzz            any bytes, as long as you like: guided by coverage, then over sockets (ARGS="--seconds 600")
 # make pictures        take the docs' pictures of the load tester anew (needs Chromium)
 # make clean           remove what make has made; never the database in data/
 
@@ -10,7 +11,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check lint types coverage bench-tester pictures clean
+.PHONY: run test check lint types coverage bench-tester fuzz pictures clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
@@ -32,6 +33,9 @@ coverage: $(VENV)/installed-dev
 
 bench-tester: $(VENV)/installed
 	@$(BIN)/python benchmarks/tester.py $(ARGS)
+
+fuzz: $(VENV)/installed-dev
+	@$(BIN)/python -m stress.fuzz $(ARGS)
 
 pictures: $(VENV)/installed-dev
 	$(BIN)/python -m tests.screenshots docs/pictures
