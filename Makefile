@@ -4,6 +4,7 @@
 # make soak            20 hostile clients for a minute: the memory's bound, the honest chat (ARGS="--seconds 600")
 # make bench-tester    how many messages a second one Locust process drives (about two minutes)
 # make crash-test      kill the server 200 times, under load and while it starts, and look for anything lost
+# make fuzz            any bytes, as long as you like: guided by coverage, then over sockets (ARGS="--seconds 600")
 # make pictures        take the docs' pictures of the load tester anew (needs Chromium)
 # make clean           remove what make has made; never the database in data/
 
@@ -12,7 +13,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check lint types coverage soak crash-test bench-tester pictures clean
+.PHONY: run test check lint types coverage soak crash-test fuzz bench-tester pictures clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
@@ -40,6 +41,9 @@ bench-tester: $(VENV)/installed
 
 crash-test: $(VENV)/installed-dev
 	@$(BIN)/python -m stress.crash $(ARGS)
+
+fuzz: $(VENV)/installed-dev
+	@$(BIN)/python -m stress.fuzz $(ARGS)
 
 pictures: $(VENV)/installed-dev
 	$(BIN)/python -m tests.screenshots docs/pictures

@@ -1,0 +1,140 @@
+"""Conversations with a server gone wrong, each told by a seed and its number alone; nothing is sent here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+
+from protocol import PacketType, encode, encode_chat_init, encode_login, encode_message
+
+NAMES = 24
+HONEST = 2  # they signed up first: ids 1 and 2
+FLOOD = 1500  # packets at once
+SLOW_BYTES = 60
+BIG_PING = encode(PacketType.PING, b"x" * 138)
+
+
+class Ending(Enum):
+    """What the client does when it has sent all."""
+
+    HALF_CLOSE = "half-close, and read to the end"
+    LEAVE = "close at once"
+    RESET = "reset, in the middle of a packet where there is one"
+    DEAF = "read nothing for some seconds, then to the end"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What is sent, a piece at a time, `pause` seconds apart, and how it ends."""
+
+    pieces: tuple[bytes, ...]
+    pause: float
+    ending: Ending
+
+
+Packets = list[bytes]
+
+
+def conversation(seed: int, number: int) -> Conversation:
+    """The same for the same seed and number."""
+    random = Random(f"{seed}/{number}")
+    (ending,) = random.choices(list(Ending), weights=(75, 12, 12, 0.5))
+    packets = _valid(random, f"mutant-{number % NAMES}")
+    for mutate in random.choices(list(MUTATIONS), weights=list(MUTATIONS.values()), k=random.randrange(4)):
+        packets = mutate(random, packets)
+    if ending is Ending.DEAF:
+        packets = [*packets, BIG_PING * FLOOD]
+    stream = b"".join(packets)
+    if ending is Ending.RESET:
+        stream = stream[: len(stream) - random.randrange(3)]
+    if random.random() < 0.01:
+        return Conversation(tuple(bytes((byte,)) for byte in stream[:SLOW_BYTES]), 0.002, ending)
+    return Conversation(tuple(_pieces(random, stream)), 0.0, ending)
+
+
+def _valid(random: Random, name: str) -> Packets:
+    """What a client might well say."""
+    password = "secret" if random.random() < 0.01 else ""
+    login = encode_login("locked" if password else name, password)
+    partner = encode_chat_init(random.randint(1, HONEST + NAMES))
+    talk = (
+        login,
+        partner,
+        encode(PacketType.PING, b"?"),
+        encode(PacketType.PONG, b""),
+        encode_message(b"x" * random.randrange(137)),
+        encode_message("größer, 😀".encode()),
+    )
+    return [login, partner, *random.choices(talk, k=random.randrange(12)), encode(PacketType.PING, b"the end")]
+
+
+def _pieces(random: Random, stream: bytes) -> list[bytes]:
+    """The stream as a whole, or cut anywhere."""
+    cuts = sorted(random.randrange(len(stream) + 1) for _ in range(random.choice((0, 0, 1, 5))))
+    return [stream[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+
+
+# Mutations: from packets to packets, of which some are none any more
+
+
+def _flip(random: Random, packets: Packets) -> Packets:
+    stream = bytearray(b"".join(packets))
+    for _ in range(random.randint(1, 4) if stream else 0):
+        stream[random.randrange(len(stream))] ^= 1 << random.randrange(8)
+    return [bytes(stream)]
+
+
+def _change_one(change: Callable[[Random, bytes], bytes]) -> Callable[[Random, Packets], Packets]:
+    """A mutation of one packet."""
+
+    def mutate(random: Random, packets: Packets) -> Packets:
+        at = random.randrange(len(packets))
+        return [*packets[:at], change(random, packets[at]), *packets[at + 1 :]]
+
+    return mutate
+
+
+def _swap(random: Random, packets: Packets) -> Packets:
+    first, second = random.randrange(len(packets)), random.randrange(len(packets))
+    swapped = packets.copy()
+    swapped[first], swapped[second] = packets[second], packets[first]
+    return swapped
+
+
+def _cut_short(random: Random, packet: bytes) -> bytes:
+    return packet[: random.randrange(len(packet) + 1)]
+
+
+def _wrong_length(random: Random, packet: bytes) -> bytes:
+    return packet[:1] + bytes((random.randrange(256),)) + packet[2:]
+
+
+def _insane_id(random: Random, _: bytes) -> bytes:
+    return encode(PacketType.CHAT_INIT, random.randbytes(random.randrange(8)) or b"\0")
+
+
+def _wrong_type(random: Random, packet: bytes) -> bytes:
+    return bytes((random.randrange(256),)) + packet[1:]
+
+
+def _insert_random(random: Random, packet: bytes) -> bytes:
+    return packet + random.randbytes(random.randrange(300))
+
+
+def _nothing(_: Random, __: Packets) -> Packets:
+    return [b""]
+
+
+MUTATIONS: dict[Callable[[Random, Packets], Packets], float] = {  # with how often they are taken
+    _flip: 8,
+    _swap: 4,
+    _change_one(_cut_short): 4,
+    _change_one(lambda _, packet: packet * 2): 4,
+    _change_one(lambda _, __: b""): 4,
+    _change_one(_wrong_length): 4,
+    _change_one(_wrong_type): 2,
+    _change_one(_insane_id): 4,
+    _change_one(_insert_random): 4,
+    _change_one(lambda _, packet: packet * FLOOD): 0.15,
+    _nothing: 1,
+}

@@ -1,0 +1,133 @@
+"""Any bytes, as long as you like: `make fuzz`. First libFuzzer on the sessions alone, then mutations over sockets."""
+
+import argparse
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stress.inputs import corpus
+from stress.seeds import PACKETS
+
+ROOT = Path(__file__).parent.parent
+PROGRESS_SECONDS = 5.0
+CANNOT = "atheris cannot be imported here: it is for Linux on x86-64"
+LIMITS = ("-max_len=256", "-timeout=20", "-rss_limit_mb=1024")  # bytes of an input, seconds of a run, memory of all
+WORD_BYTES = 64  # the longest that libFuzzer takes
+KINDS = ("crash", "timeout", "oom", "leak")  # what it calls the inputs that it saves
+STATUS = re.compile(r"#(\d+)\s.*cov: (\d+) ft: \d+ corp: (\d+)/")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run of libFuzzer went; `crash` is the input that broke a promise, and `told` what was said of it."""
+
+    runs: int = 0
+    coverage: int = 0
+    corpus: int = 0
+    seconds: float = 0.0
+    crash: Path | None = None
+    told: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.runs} runs in {self.seconds:.0f} s, {self.coverage} branches reached, {self.corpus} inputs kept"
+
+
+def can_fuzz() -> bool:
+    """Whether atheris is there."""
+    return importlib.util.find_spec("atheris") is not None
+
+
+def fuzz(
+    folder: Path,
+    *options: str,
+    program: tuple[str, ...] = ("-m", "stress.libfuzzer"),
+    show: Callable[[Outcome], object] = lambda _: None,
+) -> Outcome:
+    """Run libFuzzer with these options of its own, in a process that it can take over; all files are in `folder`."""
+    inputs, dictionary = _prepare(folder)
+    command = [sys.executable, *program, str(inputs), f"-artifact_prefix={folder}/", *LIMITS]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # two tracers
+    outcome, begin, shown, lines = Outcome(), time.monotonic(), time.monotonic(), []
+    with subprocess.Popen(
+        [*command, f"-dict={dictionary}", *options],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if status := STATUS.match(line):
+                outcome.runs, outcome.coverage, outcome.corpus = map(int, status.groups())
+            outcome.seconds = time.monotonic() - begin
+            if time.monotonic() > shown + PROGRESS_SECONDS:
+                shown = time.monotonic()
+                show(outcome)
+    if process.returncode:
+        outcome.crash = next((found for kind in KINDS for found in folder.glob(f"{kind}-*")), folder)
+        outcome.told = _explain("".join(lines))
+    return outcome
+
+
+def _explain(said: str) -> str:
+    """The exception, or the last lines where there is none."""
+    exception = re.search(r"=== Uncaught Python exception: ===\n(.*?)\n(?:Traceback|==)", said, re.DOTALL)
+    return exception[1] if exception else said[-2000:]
+
+
+def _prepare(folder: Path) -> tuple[Path, Path]:
+    """The inputs to begin with, and the words that libFuzzer may use."""
+    inputs, dictionary = folder / "corpus", folder / "packets.dict"
+    inputs.mkdir(parents=True)
+    for number, data in enumerate(corpus()):
+        (inputs / f"seed-{number:03}").write_bytes(data)
+    words = ("".join(f"\\x{byte:02x}" for byte in packet) for packet in PACKETS if len(packet) <= WORD_BYTES)
+    dictionary.write_text("".join(f'"{word}"\n' for word in words))
+    return inputs, dictionary
+
+
+def main() -> int:
+    """Returns the exit status: 1 where a promise was broken."""
+    parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=60, help="for libFuzzer (default: 60)")
+    parser.add_argument("--conversations", type=int, metavar="N", default=100_000, help="default: 100000")
+    parser.add_argument("--seed", type=int, default=1, help="default: 1")
+    options = parser.parse_args()
+    status = _fuzz_for(options.seconds, options.seed) if can_fuzz() else _skip()
+    command = [sys.executable, "-m", "stress.mutate", "--seed", str(options.seed)]
+    print(f"over sockets: {options.conversations} conversations", flush=True)
+    done = subprocess.run([*command, "--conversations", str(options.conversations)], cwd=ROOT, check=False)
+    return max(status, done.returncode)
+
+
+def _skip() -> int:
+    print(CANNOT)
+    return 0
+
+
+def _fuzz_for(seconds: int, seed: int) -> int:
+    print(f"sessions alone: {seconds} s", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="chat-fuzz-"))
+    outcome = fuzz(folder, f"-max_total_time={seconds}", f"-seed={seed}", show=lambda now: print(now, flush=True))
+    print(outcome)
+    if outcome.crash:
+        print(f"FAULT: {outcome.told}\nThe input is in {outcome.crash}. Again:")
+        print(f"  python -m stress.libfuzzer {outcome.crash}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What stands in for the disk and the threads where many sessions are tried in a second."""
+
+from collections.abc import Callable
+from typing import Self
+
+from chatserver.workers import T, Workers
+from chatstorage.interface import skeleton
+from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
+
+
+class MemoryStorage(Storage):
+    """A database in memory, whose disk can fail."""
+
+    def __init__(self, max_users: int) -> None:
+        self.fails = False
+        self._max_users = max_users
+        self._users: dict[str, User] = {}
+        self._hashes: dict[int, str] = {}
+        self._online: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is kept."""
+
+    def users(self) -> list[User]:
+        return list(self._users.values())
+
+    def find(self, name: str) -> User | None:
+        user = self.look_alike(name)
+        return user if user and user.name == name else None
+
+    def look_alike(self, name: str) -> User | None:
+        return self._users.get(skeleton(name))
+
+    def password_hash(self, user_id: int) -> str | None:
+        return self._hashes.get(user_id)
+
+    def is_online(self, user_id: int) -> bool:
+        return user_id in self._online
+
+    def check_sign_up(self, name: str) -> None:
+        if self.look_alike(name):
+            raise NameTaken(name)
+        if len(self._users) >= self._max_users:
+            raise UserLimitReached(name)
+
+    def sign_up(self, name: str, password_hash: str | None) -> User:
+        self.check_sign_up(name)
+        self._write()
+        user = self._users[skeleton(name)] = User(len(self._users) + 1, name)
+        if password_hash:
+            self._hashes[user.id] = password_hash
+        return user
+
+    def remove(self, user_id: int) -> None:
+        raise NotImplementedError("no client can ask for it")
+
+    def committed(self) -> dict[str, int]:
+        raise NotImplementedError("there are no files")
+
+    def set_password(self, user_id: int, password_hash: str | None) -> None:
+        self._write()
+        if password_hash:
+            self._hashes[user_id] = password_hash
+
+    def set_status(self, user_id: int, online: bool) -> None:
+        self._write()
+        (self._online.add if online else self._online.discard)(user_id)
+
+    def _write(self) -> None:
+        if self.fails:
+            raise StorageUnavailable("the disk fails")
+
+
+class Inline(Workers):
+    """The work is done at once, in no thread."""
+
+    def __init__(self) -> None:
+        """No pool."""
+
+    def run(self, operation: Callable[..., T], *arguments: object) -> T:
+        return operation(*arguments)
+
+    def join(self) -> None:
+        """Nothing is under way."""

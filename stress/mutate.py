@@ -1,0 +1,263 @@
+"""Mutated conversations with a live server, while two honest users chat through it: `python -m stress.mutate --help`.
+
+Each conversation is told by the seed and its number, so that one can be had again on its own.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import argparse
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gevent
+
+from protocol import (
+    FROM_SERVER,
+    Decoder,
+    PacketType,
+    Reason,
+    RemoteProtocolError,
+    is_valid_username,
+    parse_text,
+    parse_user,
+)
+from stress.conversations import Conversation, Ending, conversation
+from stress.honest import HonestPair
+from tests.processes import ServerProcess, run_server
+
+AT_ONCE = 14  # of the server's 20 places
+SECONDS = 30.0  # within which a conversation comes to its end
+DEAF_SECONDS = 4.0
+SMALL_BUFFER = 4096
+RESET = struct.pack("ii", 1, 0)
+PROGRESS_SECONDS = 5.0
+MEMORY_LOOKS = 5
+GROWTH = 1.3
+GROWTH_BYTES = 32 * 1024 * 1024
+FAULTS_SHOWN = 20
+SERVER_OPTIONS = ("--max-users", 64, "--write-timeout", 3, "--login-timeout", 5)
+
+Address = tuple[str, int]
+
+
+class HeldUp(Exception):
+    """The server reads no more of one who reads nothing."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of it; `faults` is empty where every promise was kept."""
+
+    conversations: int = 0
+    answers: Counter[str] = field(default_factory=Counter)
+    sent: int = 0
+    received: int = 0
+    slowest: float = 0.0  # seconds
+    seconds: float = 0.0
+    memory: list[int] = field(default_factory=list)  # bytes the server has in memory: after a third, and at the end
+    faults: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        answers = ", ".join(f"{name} {count}" for name, count in self.answers.most_common())
+        faults = [f"FAULT: {fault}" for fault in self.faults[:FAULTS_SHOWN]]
+        return "\n".join(
+            [
+                f"{self.conversations} conversations in {self.seconds:.0f} s",
+                f"answers: {answers}",
+                f"honest messages: sent {self.sent}, received {self.received}; the slowest took {self.slowest:.2f} s",
+                "server's memory: " + ", then ".join(f"{size / 2**20:.0f} MiB" for size in self.memory),
+                *faults,
+                f"{len(self.faults)} faults",
+            ]
+        )
+
+
+def mutate(
+    server: ServerProcess,
+    conversations: int,
+    seed: int = 1,
+    first: int = 0,
+    address: Address | None = None,
+    progress: Callable[[Report], object] = lambda _: None,
+) -> Report:
+    """Hold these conversations, some at once; `address` is where to reach the server, if not directly."""
+    report = Report()
+    begin = time.monotonic()
+    address = address or (server.host, server.port)
+    numbers = iter(range(first, first + conversations))
+
+    def work() -> None:
+        for number in numbers:
+            fault = _hold(address, conversation(seed, number), report.answers)
+            if fault:
+                report.faults.append(f"conversation {number} of seed {seed}: {fault}")
+            report.conversations += 1
+            if report.conversations == conversations // 3:
+                report.memory.append(_memory(server))
+
+    with HonestPair(address, report.faults) as pair:
+        workers = [gevent.spawn(work) for _ in range(AT_ONCE)]
+        while len(gevent.joinall(workers, timeout=PROGRESS_SECONDS)) < AT_ONCE:
+            progress(report)
+        report.faults += [f"a fault of this program: {worker.exception!r}" for worker in workers if worker.exception]
+        pair.finish()
+    report.sent, report.received, report.slowest = pair.sent, pair.received, pair.slowest
+    report.seconds = time.monotonic() - begin
+    report.memory.append(_memory(server))
+    report.faults += _server_faults(server, report.memory)
+    return report
+
+
+def _hold(address: Address, told: Conversation, answers: Counter[str]) -> str:
+    """One conversation; what was wrong with the server's side of it, or ""."""
+    try:
+        with gevent.Timeout(SECONDS), socket.socket() as sock:
+            if told.ending is Ending.DEAF:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+            sock.connect(address)
+            return ENDINGS[told.ending](sock, told, answers)
+    except gevent.Timeout:
+        return f"not at its end after {SECONDS:.0f} s: {told.ending}"
+    except RemoteProtocolError as broken:
+        return f"an answer is no packet of the protocol: {broken}"
+    except OSError as error:
+        return f"the connection failed: {error}"
+
+
+def _send(sock: socket.socket, told: Conversation) -> None:
+    with suppress(ConnectionError):  # the server has closed already: its Error says why
+        for piece in told.pieces:
+            sock.sendall(piece)
+            gevent.sleep(told.pause)
+
+
+def _read_to_end(sock: socket.socket, told: Conversation, answers: Counter[str]) -> str:
+    sender = gevent.spawn(_send_and_half_close, sock, told)
+    try:
+        if told.ending is Ending.DEAF:
+            gevent.sleep(DEAF_SECONDS)
+        return _check_answers(sock, answers)
+    finally:
+        sender.kill()
+
+
+def _send_and_half_close(sock: socket.socket, told: Conversation) -> None:
+    _send(sock, told)
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+
+
+def _leave(sock: socket.socket, told: Conversation, _: Counter[str]) -> str:
+    with suppress(HeldUp), gevent.Timeout(DEAF_SECONDS, HeldUp):
+        _send(sock, told)
+    return ""
+
+
+def _reset(sock: socket.socket, told: Conversation, answers: Counter[str]) -> str:
+    _leave(sock, told, answers)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    return ""
+
+
+ENDINGS: dict[Ending, Callable[[socket.socket, Conversation, Counter[str]], str]] = {
+    Ending.HALF_CLOSE: _read_to_end,
+    Ending.DEAF: _read_to_end,
+    Ending.LEAVE: _leave,
+    Ending.RESET: _reset,
+}
+
+
+def _check_answers(sock: socket.socket, answers: Counter[str]) -> str:
+    """Read to the end, and count. Raises RemoteProtocolError."""
+    decoder = Decoder(FROM_SERVER)
+    try:
+        while data := sock.recv(65536):
+            for packet_type, body in decoder.packets(data):
+                answers[_judge(packet_type, body)] += 1
+    except ConnectionError:
+        answers["(reset)"] += 1  # who still sends 2 seconds after its Error is not waited for
+        return ""
+    return f"the stream ended inside a packet: {decoder._rest!r}" if decoder._rest else ""
+
+
+def _judge(packet_type: int, body: bytes) -> str:
+    """What to count this packet as. Raises RemoteProtocolError for one that is not well-formed."""
+    match packet_type:
+        case PacketType.ERROR:
+            text = parse_text(body).decode()
+            if text not in set(Reason):
+                raise RemoteProtocolError(Reason.MALFORMED_PACKET)
+            return text
+        case PacketType.MESSAGE:
+            name, colon, _ = parse_text(body).decode().partition(":")
+            if not colon or not is_valid_username(name):
+                raise RemoteProtocolError(Reason.MALFORMED_PACKET)
+        case PacketType.CONFIG:
+            name, _ = parse_user(body)
+            if not is_valid_username(name):
+                raise RemoteProtocolError(Reason.MALFORMED_PACKET)
+    return PacketType(packet_type).name.capitalize()
+
+
+def _memory(server: ServerProcess) -> int:
+    """Bytes that the server has in memory, 0 if it has ended; the least of some looks, as a password takes 64 MiB."""
+    looks = []
+    for _ in range(MEMORY_LOOKS):
+        told = subprocess.run(["ps", "-o", "rss=", "-p", str(server.process.pid)], capture_output=True, check=False)  # noqa: S607
+        looks.append(int(told.stdout or 0) * 1024)
+        gevent.sleep(0.1)
+    return min(looks)
+
+
+def _server_faults(server: ServerProcess, memory: list[int]) -> list[str]:
+    """What the log and the memory say."""
+    log = server.log
+    faults = [f"the server's log has {sign!r}" for sign in ("fault of the server's own", "Traceback") if sign in log]
+    if server.process.poll() is not None:
+        faults.append(f"the server has ended, with status {server.process.returncode}")
+    if memory[-1] > memory[0] * GROWTH + GROWTH_BYTES:
+        faults.append(f"the server's memory grew from {memory[0]} to {memory[-1]} bytes")
+    return faults
+
+
+def main() -> int:
+    """Returns the exit status: 1 where a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m stress.mutate", description=__doc__)
+    parser.add_argument("--conversations", type=int, metavar="N", default=2000, help="default: 2000")
+    parser.add_argument("--seed", type=int, default=1, help="default: 1")
+    parser.add_argument("--first", type=int, metavar="N", default=0, help="number of the first one (default: 0)")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="chat-mutate-"))
+    try:
+        with run_server(folder / "data", *SERVER_OPTIONS) as server:
+            report = mutate(server, options.conversations, options.seed, options.first, progress=_show)
+    except AssertionError as fault:
+        print(f"FAULT: the server did not end well; its log is in {folder}\n{str(fault)[-2000:]}")
+        return 1
+    print(report)
+    if report.faults:
+        print(f"The server's log is in {folder}. One again, alone:")
+        print(f"  python -m stress.mutate --seed {options.seed} --first NUMBER --conversations 1")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+def _show(report: Report) -> None:
+    print(f"{report.conversations} conversations, {len(report.faults)} faults", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

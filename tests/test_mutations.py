@@ -1,0 +1,97 @@
+"""Mutated conversations over sockets: what honest users notice of them, nothing, and what the checker does."""
+
+from collections.abc import Callable
+
+import gevent
+import pytest
+
+from protocol import PacketType, encode, encode_string
+from stress.conversations import Ending, conversation
+from stress.mutate import SERVER_OPTIONS, Report, mutate
+from tests.conftest import StartServer
+from tests.faulty_proxy import Fault, FaultyProxy, Link
+
+NOBODY_DEAF = 130  # from this conversation of seed 1 on, for long: a test with a deaf one takes seconds longer
+
+
+def check(report: Report, conversations: int) -> None:
+    assert not report.faults, str(report)
+    assert report.conversations == conversations
+    assert report.sent == report.received > 0
+
+
+def test_a_conversation_is_told_by_its_seed_and_number() -> None:
+    told = [conversation(1, number) for number in range(2000)]
+    assert told == [conversation(1, number) for number in range(2000)]
+    assert told != [conversation(2, number) for number in range(2000)]
+    assert {one.ending for one in told} == set(Ending)
+    assert not any(one.ending is Ending.DEAF for one in told[NOBODY_DEAF : NOBODY_DEAF + 150])
+
+
+def test_honest_users_notice_nothing_of_mutated_conversations(start_server: StartServer) -> None:
+    report = mutate(start_server(*SERVER_OPTIONS), 150, first=NOBODY_DEAF)
+    check(report, 150)
+    assert {"Config", "Pong", "Malformed Packet", "Unknown Packet Type"} <= set(report.answers)
+
+
+@pytest.mark.slow
+def test_honest_users_notice_nothing_of_many_mutated_conversations(start_server: StartServer) -> None:
+    report = mutate(start_server(*SERVER_OPTIONS), 2000, seed=2)
+    check(report, 2000)
+    assert report.answers["Too Slow"] > 0
+
+
+def lose(_: Link, __: bytes) -> None:
+    """It does not arrive."""
+
+
+def change(link: Link, packet: bytes) -> None:
+    link.put(packet[:-1] + b"!")
+
+
+def double(link: Link, packet: bytes) -> None:
+    link.put(packet)
+    link.put(packet)
+
+
+def hold(link: Link, packet: bytes) -> None:
+    gevent.spawn_later(0.2, link.put, packet)
+
+
+@pytest.mark.parametrize("damage", [lose, change, double, hold])
+def test_an_honest_message_that_is_damaged_is_a_fault(
+    start_server: StartServer, damage: Callable[[Link, bytes], object]
+) -> None:
+    def fault(link: Link, packet: bytes, _: int) -> None:
+        if b"honest-one:7 " in packet:
+            damage(link, packet)
+        else:
+            link.put(packet)
+
+    assert "honest-two got" in faults_behind(start_server, fault)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [encode(PacketType.ERROR, encode_string(b"No Such Reason")), encode(PacketType.MESSAGE, b"x"), b"\x77\x00"],
+)
+def test_an_answer_that_is_no_packet_of_the_protocol_is_a_fault(start_server: StartServer, packet: bytes) -> None:
+    def fault(link: Link, answer: bytes, _: int) -> None:
+        is_error = answer[0] == PacketType.ERROR
+        link.put(packet if is_error else answer)
+
+    assert "no packet of the protocol" in faults_behind(start_server, fault)
+
+
+def faults_behind(start_server: StartServer, fault: Fault) -> str:
+    server = start_server(*SERVER_OPTIONS)
+    with FaultyProxy(server.host, server.port, fault) as proxy:
+        report = mutate(server, 80, first=NOBODY_DEAF, address=(proxy.host, proxy.port))
+    return "\n".join(report.faults)
+
+
+def test_a_server_that_dies_is_a_fault(start_server: StartServer) -> None:
+    server = start_server(*SERVER_OPTIONS)
+    gevent.spawn_later(0.5, server.process.kill)
+    report = mutate(server, 1000)
+    assert "the server has ended, with status -9" in report.faults
