@@ -111,7 +111,7 @@ class ChatServer(StreamServer):
             connection.end_with("a fault of the server's own")
         finally:
             patience.end()
-            self._origins -= Counter({peer.origin: 1})  # which forgets the ones that have none left
+            self._forget(peer)
             connection.at_rest = True
             if not self.draining:  # else drain() lets go of all, when nobody hands anything over any more
                 try:
@@ -130,6 +130,11 @@ class ChatServer(StreamServer):
         if self._origins[peer.origin] > limits.connections_per_address:
             connection.close(Reason.TOO_MANY_ATTEMPTS)
         return connection, session
+
+    def _forget(self, peer: Peer) -> None:
+        self._origins[peer.origin] -= 1
+        if not self._origins[peer.origin]:
+            del self._origins[peer.origin]
 
     def drain(self, seconds: float) -> None:
         """Accept nobody, handle what has been read, tell everyone, send what is queued: in `seconds` altogether."""
