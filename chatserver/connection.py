@@ -191,7 +191,7 @@ class Connection:
         outbox, counters = self.outbox, self._counters
         stream = self._stream[:end] + last_packet
         lost = len(self._stream) + len(outbox.take()) - len(stream)
-        kept = min(count_messages(stream, end), outbox.messages_in_flight)
+        kept = min(count_messages(self._stream, end), outbox.messages_in_flight)
         counters.messages_undeliverable += outbox.messages_in_flight - kept
         outbox.messages_in_flight = kept
         outbox.sent(lost)

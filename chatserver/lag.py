@@ -1,12 +1,13 @@
 """Whether the loop is held up: nothing may block it, since it serves everyone."""
 
-import faulthandler
 import logging
-from tempfile import TemporaryFile
+import sys
 from time import monotonic
+from traceback import format_stack
 from typing import Self
 
 from gevent import get_hub
+from gevent.monkey import get_original
 
 BEAT_SECONDS = 0.05
 BLOCKED_SECONDS = 0.1
@@ -14,31 +15,37 @@ WINDOW_BEATS = 200  # ten seconds
 
 log = logging.getLogger("chat")
 
+_sleep = get_original("time", "sleep")
+_start_thread = get_original("_thread", "start_new_thread")
+_thread_id = get_original("_thread", "get_ident")
+
 
 class LoopLag:
     """Measures how late the loop is, within a `with` block.
 
-    A timer of the loop beats; how late it comes is how late everything is. Once it is late by BLOCKED_SECONDS, a
-    watchdog that needs no lock of Python's takes the stack of whoever blocks it, for the log.
+    A timer of the loop beats; how late it comes is how late everything is. A thread, which goes on while the loop does
+    not, takes the stack of whoever blocks it, for the log. What holds the interpreter's lock meanwhile leaves no stack:
+    faulthandler's watchdog needs no lock, but reads frames that may be gone, and can crash the server.
     """
 
     def __init__(self) -> None:
         self.blocked = 0  # how often
         self._worst = self._worst_before = 0.0  # of this window, and of the one before it
         self._beats = 0
+        self._due = 0.0  # when the next beat should come
+        self._caught = (0.0, "")  # the stack of a loop that was late, and which beat it was late for
 
     def __enter__(self) -> Self:
-        self._stack = TemporaryFile("w+", prefix="chat-stack-")
-        self._timer = get_hub().loop.timer(BEAT_SECONDS, BEAT_SECONDS)
         self._due = monotonic() + BEAT_SECONDS
+        self._timer = get_hub().loop.timer(BEAT_SECONDS, BEAT_SECONDS)
         self._timer.start(self._beat)
-        self._watch()
+        self._watching = True
+        _start_thread(self._watch, (_thread_id(),))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._watching = False
         self._timer.close()
-        faulthandler.cancel_dump_traceback_later()
-        self._stack.close()
 
     @property
     def worst(self) -> float:
@@ -50,19 +57,17 @@ class LoopLag:
         self._worst = max(self._worst, late)
         if late > BLOCKED_SECONDS:
             self.blocked += 1
-            log.warning("the loop was blocked for %.2f s\n%s", late, self._take_stack())
+            due, stack = self._caught
+            log.warning("the loop was blocked for %.2f s\n%s", late, stack if due == self._due else "(no stack)")
         self._beats += 1
         if self._beats % WINDOW_BEATS == 0:
             self._worst, self._worst_before = 0.0, self._worst
         self._due = monotonic() + BEAT_SECONDS
-        self._watch()
 
-    def _watch(self) -> None:
-        faulthandler.dump_traceback_later(BEAT_SECONDS + BLOCKED_SECONDS, file=self._stack)
-
-    def _take_stack(self) -> str:
-        self._stack.seek(0)
-        stack = self._stack.read()
-        self._stack.seek(0)
-        self._stack.truncate()
-        return stack
+    def _watch(self, loop_thread: int) -> None:
+        """Runs in a thread of its own, where gevent's own names must not be used."""
+        while self._watching:
+            _sleep(BEAT_SECONDS)
+            due = self._due
+            if due != self._caught[0] and monotonic() - due > BLOCKED_SECONDS / 2:
+                self._caught = due, "".join(format_stack(sys._current_frames()[loop_thread]))

@@ -113,7 +113,7 @@ class ChatServer(StreamServer):
             connection.end_with("a fault of the server's own")
         finally:
             patience.end()
-            self._origins -= Counter({peer.origin: 1})  # which forgets the ones that have none left
+            self._forget(peer)
             connection.at_rest = True
             if not self.draining:  # else drain() lets go of all, when nobody hands anything over any more
                 try:
@@ -140,6 +140,11 @@ class ChatServer(StreamServer):
                 connection.close(None, "ended by an operator")
                 return True
         return False
+
+    def _forget(self, peer: Peer) -> None:
+        self._origins[peer.origin] -= 1
+        if not self._origins[peer.origin]:
+            del self._origins[peer.origin]
 
     def drain(self, seconds: float) -> None:
         """Accept nobody, handle what has been read, tell everyone, send what is queued: in `seconds` altogether."""

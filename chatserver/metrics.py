@@ -3,11 +3,14 @@
 import logging
 import socket
 import struct
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, TypeAlias
 
+import gevent
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
@@ -46,7 +49,7 @@ class ServerCollector(Collector):
         values: dict[str, tuple[str, float | None]] = {
             "chat_connected": ("Clients that are served", len(outboxes)),
             "chat_online": ("Users who are online", len(self._server.context.relay)),
-            "chat_waiting": ("Connections that wait for a place", waiting(self._server.socket)),
+            "chat_waiting": ("Connections that wait for a place", waiting(self._server)),
             "chat_signed_up": ("Users who have signed up", len(self._storage.users())),
             "chat_messages_under_way": (
                 "Messages accepted, and not yet delivered, refused or found undeliverable",
@@ -97,10 +100,13 @@ class ServerCollector(Collector):
 class MetricsServer(WSGIServer):
     """A few requests at once, none of which may take its time: a port that is open is attacked."""
 
-    def wrap_socket_and_handle(self, client_socket: socket.socket, address: Any) -> Any:
-        """Serve one connection."""
-        client_socket.settimeout(REQUEST_SECONDS)
-        return super().wrap_socket_and_handle(client_socket, address)
+    def handle(self, sock: Any, address: Any) -> None:
+        """Serve one connection, for REQUEST_SECONDS altogether; a socket's own timeout begins anew at each byte."""
+        deadline = gevent.spawn_later(REQUEST_SECONDS, _cut, sock)
+        try:
+            super().handle(sock, address)
+        finally:
+            deadline.kill(block=False)
 
 
 def serve_metrics(address: tuple[str, int], server: ChatServer, storage: Storage, lag: LoopLag) -> MetricsServer:
@@ -116,19 +122,27 @@ def serve_metrics(address: tuple[str, int], server: ChatServer, storage: Storage
     return metrics
 
 
-def waiting(listener: socket.socket) -> int | None:
-    """How many connections wait in the listen queue; None where the system does not tell."""
-    if not hasattr(socket, "TCP_INFO") or listener.fileno() < 0:
+def _cut(sock: socket.socket) -> None:
+    with suppress(OSError):  # the client was faster
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def waiting(server: ChatServer) -> int | None:
+    """How many connections wait in the listen queue; None where the system does not tell, or nobody listens."""
+    if sys.platform != "linux" or server.closed:
         return None
-    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED_OFFSET + 4)
+    info = server.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED_OFFSET + 4)
     return int(struct.unpack_from("=I", info, UNACKED_OFFSET)[0])
 
 
 def _routes(server: ChatServer, metrics: WsgiApp) -> WsgiApp:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def start_and_close(status: str, headers: list[tuple[str, str]]) -> Any:
+            return start_response(status, [*headers, ("Connection", "close")])  # who keeps it keeps a place
+
         match environ["PATH_INFO"]:
             case "/metrics":
-                return metrics(environ, start_response)
+                return metrics(environ, start_and_close)
             case "/healthz":
                 status, body = "200 OK", "ok\n"
             case "/readyz" if not server.draining:
@@ -137,7 +151,7 @@ def _routes(server: ChatServer, metrics: WsgiApp) -> WsgiApp:
                 status, body = "503 Service Unavailable", "draining\n"
             case _:
                 status, body = "404 Not Found", "there is /metrics, /healthz and /readyz\n"
-        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        start_and_close(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [body.encode()]
 
     return app

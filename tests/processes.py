@@ -7,10 +7,13 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from protocol import Envelope, PacketType, Reason, encode, encode_chat_init, encode_error, encode_login, encode_message
 
@@ -19,6 +22,7 @@ BIG = encode_message(b"x" * 100)
 RELAYED_BIG = Envelope("sender").wrap(b"x" * 100)
 UNPATCHED = "CHAT_TEST_UNPATCHED"  # set in the process of run_unpatched
 DEADLINE = 30.0  # seconds: generous, since machines are slow and shared
+STALL_SECONDS = 1.0  # for so long the loop is blocked by nothing but a signal: what may block for long has threads
 
 
 def wait_for(what: str, condition: Callable[[], object], deadline: float = DEADLINE) -> None:
@@ -43,6 +47,7 @@ class ServerProcess:
         self.data_dir = data_dir
         self.host = "127.0.0.1"
         self.port = 0
+        self.may_stall = False  # a test that stops the process says so
         self._log_file = log_file
 
     @property
@@ -62,17 +67,40 @@ class ServerProcess:
     def wait_for_log(self, text: str) -> None:
         wait_for(f"{text!r} in the log", lambda: text in self.log)
 
+    @property
+    def stalls(self) -> list[str]:
+        """What the log says of a loop that was blocked, the seconds first, but for short times."""
+        blocked = re.findall(r"the loop was blocked for ([\d.]+ s\n(?:  .*\n)*)", self.log)
+        return [found for found in blocked if float(found.split()[0]) >= STALL_SECONDS]
+
+    @property
+    def metrics_url(self) -> str:
+        """Where --metrics-port serves, without the path."""
+        found = re.search(r"metrics on (\S+)/metrics$", self.log, re.MULTILINE)
+        assert found, self.log
+        return found[1]
+
+    def metrics(self) -> dict[str, float]:
+        """The figures of /metrics, by name and label: "chat_messages_refused_total{No Chat Started}"."""
+        with urllib.request.urlopen(f"{self.metrics_url}/metrics", timeout=DEADLINE) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        return {
+            sample.name + "".join(f"{{{label}}}" for label in sample.labels.values()): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
     def stop(self, signum: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
         self.process.send_signal(signum)
         return self.process.wait(DEADLINE)
 
-    def connect(self) -> "Wire":
-        return Wire(self.host, self.port)
+    def connect(self, source: str = "") -> "Wire":
+        return Wire(self.host, self.port, source=source)
 
-    def log_in(self, name: str, password: str = "") -> "Wire":
+    def log_in(self, name: str, password: str = "", source: str = "") -> "Wire":
         """A client that is online and has read the list."""
-        wire = self.connect()
+        wire = self.connect(source)
         wire.send(encode_login(name, password))
         wire.read_list(name)
         return wire
@@ -90,7 +118,9 @@ def launch_server(data_dir: Path, *options: object, under: Sequence[str] = ()) -
 
 @contextmanager
 def run_server(data_dir: Path, *options: object, under: Sequence[str] = ()) -> Iterator[ServerProcess]:
-    """Start a server on a free port; at the end it must stop with status 0 and without a traceback in its log."""
+    """Start a server on a free port; at the end it must stop with status 0, without a traceback in its log, and nothing
+    may have blocked its loop.
+    """
     server = launch_server(data_dir, *options, under=under)
     process = server.process
     try:
@@ -99,6 +129,7 @@ def run_server(data_dir: Path, *options: object, under: Sequence[str] = ()) -> I
         if process.poll() is None:
             assert server.stop() == 0, server.log
         assert "Traceback" not in server.log, server.log
+        assert server.may_stall or not server.stalls, server.stalls
     finally:
         process.kill()
         process.wait()
@@ -124,11 +155,14 @@ def run_unpatched(test_file: str) -> None:
 class Wire:
     """A client as plain as can be: bytes out, packets in, a deadline on each read."""
 
-    def __init__(self, host: str, port: int, receive_buffer: int | None = None) -> None:
+    def __init__(self, host: str, port: int, receive_buffer: int | None = None, source: str = "") -> None:
+        """`source` is the address it comes from, where that matters."""
         self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.socket.settimeout(DEADLINE)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            self.socket.bind((source, 0))
         self.socket.connect((host, port))
         self._buffer = b""
         self.users: dict[str, int] = {}

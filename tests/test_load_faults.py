@@ -168,6 +168,7 @@ def test_a_server_that_stands_still_cannot_slow_down_what_measures_it(server: Se
     with start_locust(tmp_path, *load(server.address, users, 4, rate=rate), "Chatter") as locust:
         locust.wait_for_users()
         time.sleep(1)
+        server.may_stall = True
         server.process.send_signal(signal.SIGSTOP)
         time.sleep(1)
         server.process.send_signal(signal.SIGCONT)
@@ -209,6 +210,7 @@ def test_users_come_back_when_the_server_does(start_server: StartServer, tmp_pat
     with start_locust(tmp_path, *options, "Chatter") as locust:
         locust.wait_for_users()
         time.sleep(1)
+        server.may_stall = True
         server.process.send_signal(signal.SIGSTOP)
         time.sleep(0.2)  # what is sent meanwhile is under way
         server.stop(signal.SIGKILL)

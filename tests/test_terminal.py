@@ -89,6 +89,41 @@ def test_third_wrong_password_ends_it(server: ServerProcess, terminal: StartTerm
     alice.wait_for("^! cannot log in: Wrong Password$")
 
 
+def test_too_many_wrong_passwords_are_explained_and_end_it(start_server: StartServer, terminal: StartTerminal) -> None:
+    server = start_server("--login-attempts", 1)
+    with ChatClient(server.host, server.port) as client:
+        client.login("alice", "sesame")
+    server.wait_for_log("alice disconnected")
+    alice = terminal("alice", server.address, CHAT_PASSWORD="first")
+    alice.wait_for(r"^\* Wrong Password\npassword of alice:")
+    alice.type("sesame\r")
+    assert alice.wait() == 1
+    alice.wait_for("^! the server closed the connection: Too Many Attempts: wait a minute$")
+
+
+def test_who_is_refused_for_others_guesses_while_reconnecting_tries_again(
+    scripted: ScriptedServer, terminal: StartTerminal
+) -> None:
+    alice = terminal("alice", scripted.address, CHAT_PASSWORD="sesame")
+    with scripted.accept() as peer:
+        peer.pong()
+        peer.log_in("alice")
+        alice.wait_for("^alice>$")
+    alice.wait_for("reconnecting\nalice>$")
+    for _ in range(2):
+        with scripted.accept() as peer:
+            peer.pong()
+            peer.refuse(PacketType.CONFIG, Reason.TOO_MANY_ATTEMPTS)
+    with scripted.accept() as peer:
+        peer.pong()
+        peer.log_in("alice")
+        alice.wait_for(r"^\* connected again\n\* online: alice \(you\)\nalice>$")
+        alice.type(CTRL_D)
+        peer.pong()
+        assert alice.wait() == 0
+    assert b"cannot log in" not in alice.raw
+
+
 def test_password_secures_a_new_name(server: ServerProcess, terminal: StartTerminal, lines: StartLines) -> None:
     alice = terminal("--password", "alice", server.address)
     for times, password in enumerate(("sesame", "sesane"), start=1):

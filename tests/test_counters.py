@@ -1,0 +1,73 @@
+"""What is counted where a connection breaks, in process; what real clients cause is in test_metrics.py."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gevent
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatserver.connection import Connection
+from chatserver.counters import Counters, Latency
+from protocol import PacketType, count_messages, encode, encode_message
+from tests.processes import DEADLINE, wait_for
+
+RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, for 0 s
+PACKETS = st.lists(st.tuples(st.sampled_from([PacketType.MESSAGE, PacketType.PONG]), st.binary(max_size=138)))
+
+
+@contextmanager
+def small_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The server's and the client's end of a connection with small buffers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(listener.getsockname())
+        sock, _ = listener.accept()
+        with sock:
+            yield sock, client
+
+
+@pytest.mark.parametrize("shift", range(6))
+def test_a_connection_that_breaks_anywhere_in_a_packet_counts_the_whole_ones(shift: int) -> None:
+    counters, first, small = Counters(), encode_message(b"x" * shift), encode_message(b"xx")
+    count = 200_000
+    with small_pair() as (sock, client):
+        connection = Connection(sock, counters, 10_000_000, DEADLINE)
+        connection.outbox.put(first + small * count, count + 1)
+        gevent.sleep(0.05)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        client.close()
+        wait_for("the reset", lambda: connection.outbox.leads_nowhere)
+        connection.finish()
+    delivered = 1 + (counters.bytes_sent - len(first)) // len(small)
+    assert counters.messages_delivered == delivered
+    assert counters.messages_undeliverable == count + 1 - delivered
+    assert connection.undelivered == len(first) + count * len(small) - counters.bytes_sent
+    assert connection.outbox.size == 0
+
+
+@given(PACKETS, st.data())
+def test_the_messages_that_are_complete_are_counted(
+    packets: list[tuple[PacketType, bytes]], data: st.DataObject
+) -> None:
+    encoded = [encode(*packet) for packet in packets]
+    stream = b"".join(encoded)
+    end = data.draw(st.integers(0, len(stream)))
+    expected, position = 0, 0
+    for packet in encoded:
+        position += len(packet)
+        expected += position <= end and packet[0] == PacketType.MESSAGE
+    assert count_messages(stream, end) == expected
+
+
+def test_a_latency_that_is_as_long_as_a_bound_or_longer_than_all_is_counted_once() -> None:
+    latency = Latency()
+    with latency.measured():
+        pass
+    with pytest.raises(ZeroDivisionError), latency.measured():
+        raise ZeroDivisionError
+    assert sum(latency.counts) == 2
+    assert latency.seconds > 0

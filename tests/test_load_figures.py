@@ -1,0 +1,77 @@
+"""The server's own figures against the load tester's ledger: two who count the same messages, and differ in none."""
+
+from pathlib import Path
+
+import pytest
+
+from protocol import Reason, encode_error
+from tests.conftest import StartServer
+from tests.loadtests import LoadRun, load, run_locust, start_locust
+from tests.processes import RELAYED_BIG, ServerProcess, stuck_pair, wait_for
+
+USERS = 20
+
+
+def settled(server: ServerProcess) -> dict[str, int]:
+    """The server's figures once everybody has gone, by the ledger's names."""
+    wait_for("everybody gone", lambda: server.metrics()["chat_connected"] == 0)
+    wait_for("nothing under way", lambda: server.metrics()["chat_messages_under_way"] == 0)
+    figures = server.metrics()
+    refused = sum(value for name, value in figures.items() if name.startswith("chat_messages_refused_total"))
+    return {
+        "sent": int(figures["chat_messages_accepted_total"]),
+        "delivered": int(figures["chat_messages_delivered_total"]),
+        "refused": int(refused),
+        "undeliverable": int(figures["chat_messages_undeliverable_total"]),
+    }
+
+
+def ledger(run: LoadRun) -> dict[str, int]:
+    assert run.is_balanced, run.explain()
+    assert run.faults == {}, run.explain()
+    return {name: run.ledger[name] for name in ("sent", "delivered", "refused")}
+
+
+@pytest.mark.slow
+def test_the_server_has_counted_what_the_ledger_has(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server("--metrics-port", 0)
+    run = run_locust(tmp_path, *load(server.address, USERS, 8))
+    assert run.status == 0, run.explain()
+    assert run.ledger["in flight"] == 0
+    assert run.ledger["sent"] > 1000
+    assert run.rows["connect"].count > USERS  # some have come back
+    assert settled(server) == ledger(run) | {"undeliverable": 0}
+    assert server.metrics()["chat_logins_total"] == run.rows["login"].count
+
+
+@pytest.mark.slow
+def test_a_limited_rate_delays_and_the_figures_still_agree(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server("--metrics-port", 0, "--rate", 30, "--burst", 5)
+    run = run_locust(tmp_path, *load(server.address, USERS, 6, rate=25), "--drain", 60, "Chatter")
+    assert server.metrics()["chat_delays_total"] > 0
+    assert settled(server) == ledger(run) | {"undeliverable": 0}
+    assert run.ledger["in flight"] == 0
+
+
+@pytest.mark.slow
+def test_with_a_reader_dropped_meanwhile_the_figures_are_those_of_both(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server("--metrics-port", 0, "--pool-size", USERS + 2, "--write-timeout", 6)
+    reader, sender, flood = stuck_pair(server)
+    with start_locust(tmp_path, *load(server.address, USERS, 6)) as locust:
+        locust.wait_for_users()
+        server.wait_for_log("reader disconnected: Too Slow")
+        sent, refused, read = flood.end(b"\x08\x00"), 0, 0
+        while sender.read() == (4, encode_error(Reason.USER_NOT_ONLINE)[2:]):
+            refused += 1
+        while reader.read() == (RELAYED_BIG[0], RELAYED_BIG[2:]):
+            read += 1
+        reader.close()
+        sender.close()
+        run = locust.end()
+    assert run.status == 0, run.explain()
+    both = {"sent": sent, "delivered": read, "refused": refused}
+    expected = {name: count + both[name] for name, count in ledger(run).items()}
+    assert settled(server) == expected | {"undeliverable": sent - read - refused}
+    assert sent > read + refused
