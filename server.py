@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import signal
+import ssl
 import sys
 from argparse import Namespace
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from chatserver.accounts import Accounts
 from chatserver.listener import ChatServer, Limits, ServerContext, format_address, listen
 from chatserver.options import parse_options
 from chatserver.relay import Relay
+from chatserver.tls import server_context
 from storage import CsvStorage, Storage, StorageError
 
 OPEN_FILES_RESERVE = 64  # the listener, the database, the loop, the log, the interpreter's own
@@ -65,6 +67,7 @@ def _on_signal(signum: int, stop: Event) -> None:
 def _start(options: Namespace, stack: ExitStack) -> ChatServer:
     """Everything that can fail before the first client comes. Raises CannotStart, StorageError."""
     _allow_open_files(options.pool_size)
+    tls = _encryption(options)
     try:
         listener = stack.enter_context(listen(options.host, options.port, options.backlog, options.write_timeout))
     except OSError as error:
@@ -73,20 +76,30 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
         storage = stack.enter_context(CsvStorage(options.data_dir, options.max_users, options.max_id))
     except OSError as error:
         raise CannotStart(f"{options.data_dir}: {error.strerror or error}") from error
-    context = _make_context(options, storage)
+    context = _make_context(options, storage, tls)
     stack.callback(context.accounts.close)
     server = ChatServer(listener, context, options.pool_size)
     server.start()
-    log.info("chat server %s, listening on %s", __version__, format_address(listener.getsockname()))
+    name = f"{__version__} with TLS" if tls else __version__
+    log.info("chat server %s, listening on %s", name, format_address(listener.getsockname()))
     return server
 
 
-def _make_context(options: Namespace, storage: Storage) -> ServerContext:
+def _encryption(options: Namespace) -> ssl.SSLContext | None:
+    """What --tls-cert asks for. Raises CannotStart."""
+    try:
+        return server_context(options.tls_cert, options.tls_key) if options.tls_cert else None
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+
+
+def _make_context(options: Namespace, storage: Storage, tls: ssl.SSLContext | None) -> ServerContext:
     relay = Relay()
     return ServerContext(
         relay=relay,
         accounts=Accounts(storage, relay, options.id_width, options.require_password),
         limits=Limits(options.outbox_bytes, options.write_timeout, options.login_timeout, options.idle_timeout),
+        tls=tls,
     )
 
 

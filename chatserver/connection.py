@@ -17,6 +17,7 @@ import gevent
 from gevent import Greenlet, Timeout, get_hub
 
 from chatserver.relay import Outbox
+from chatserver.tls import TlsStream
 from protocol import Reason, encode_error, rest_of_packet
 
 READ, WRITE = 1, 2  # libev's event bits
@@ -41,7 +42,7 @@ class TimeIsUp(Exception):
 class Connection:
     """A client's byte stream in both directions. `outcome` says why it ended, where it was not the client that left."""
 
-    def __init__(self, sock: socket.socket, outbox_bytes: int, write_timeout: float) -> None:
+    def __init__(self, sock: socket.socket | TlsStream, outbox_bytes: int, write_timeout: float) -> None:
         """`sock` is connected, with gevent's patching; `outbox_bytes` as in Outbox; `write_timeout` in seconds."""
         sock.settimeout(0.0)
         self.outbox = Outbox(outbox_bytes, self._flush_soon)
@@ -169,7 +170,8 @@ class Connection:
     def _give_up(self) -> None:
         """Drop what is queued, but finish the packet that is under way and keep the Error that closes (section 5)."""
         self._gave_up = True
-        begun = rest_of_packet(self._stream, self._sent)
+        taken = self._sent + (self._sock.encrypted if isinstance(self._sock, TlsStream) else 0)
+        begun = self._stream[self._sent : taken] + rest_of_packet(self._stream, taken)
         if len(begun) == len(self._stream) - self._sent and self.outbox.empty:
             self._discard(begun)
         else:

@@ -2,7 +2,9 @@
 
 import logging
 import socket
+import ssl
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import gevent
 from gevent.pool import Pool
@@ -12,6 +14,7 @@ from chatserver.accounts import Accounts
 from chatserver.connection import Connection
 from chatserver.relay import Relay
 from chatserver.session import Session
+from chatserver.tls import TlsStream
 from protocol import Reason
 
 SEND_BUFFER_BYTES = 64 * 1024  # left to itself the kernel buffers megabytes, and the outbox's bound would mean little
@@ -41,6 +44,7 @@ class ServerContext:
     relay: Relay
     accounts: Accounts
     limits: Limits
+    tls: ssl.SSLContext | None  # None: not encrypted
 
 
 def listen(host: str, port: int, backlog: int, write_timeout: float) -> socket.socket:
@@ -107,8 +111,10 @@ class ChatServer(StreamServer):
         peer = format_address(address)
         log.info("%s connected", peer)
         context = self._context
-        connection = Connection(sock, context.limits.outbox_bytes, context.limits.write_timeout)
+        stream = TlsStream(sock, context.tls) if context.tls else sock
+        connection = Connection(stream, context.limits.outbox_bytes, context.limits.write_timeout)
         session = Session(context.accounts, context.relay, connection.outbox, connection.close, peer)
+        session.exposed = context.tls is None and not is_loopback(address[0])
         self._connections[connection] = session
         patience = Patience(context.limits, connection, session)
         try:
@@ -196,6 +202,12 @@ class Patience:
             self._wait(left)
         else:
             self._connection.close(reason)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this numeric address is this machine's own, which nobody else can listen to."""
+    address = ip_address(host)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def format_address(address: tuple[str, int]) -> str:

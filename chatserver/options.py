@@ -34,6 +34,8 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
             f"--max-users {options.max_users} is more than --id-width {options.id_width} can number "
             f"(at most {options.max_id})"
         )
+    if options.tls_key and not options.tls_cert:
+        parser.error("--tls-key is the key of a certificate, which --tls-cert names")
     return options
 
 
@@ -73,6 +75,16 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
                 "default": Path("data"),
                 "metavar": "DIR",
                 "help": "folder of the database, made at the first start",
+            },
+            "--tls-cert": {
+                "type": Path,
+                "metavar": "FILE",
+                "help": "speak TLS alone, with the certificate in this PEM file and the chain behind it (default: off)",
+            },
+            "--tls-key": {
+                "type": Path,
+                "metavar": "FILE",
+                "help": "PEM file with its key, unencrypted, unless the first file holds that too (default: off)",
             },
         },
         "who may come in": {

@@ -48,6 +48,7 @@ class Session:
         self.state = State.CONNECTED
         self.name = ""
         self.member: Member | None = None
+        self.exposed = False  # others may read what is sent: a password draws a warning, once
         self._accounts = accounts
         self._relay = relay
         self._outbox = outbox
@@ -90,6 +91,9 @@ class Session:
 
     def _log_in(self, fields: tuple[str, str]) -> None:
         name, password = fields
+        if password and self.exposed:
+            self.exposed = False
+            log.warning("%s sent a password for %r unencrypted; the option --tls-cert encrypts", self._peer, name)
         try:
             self.member = self._accounts.log_in(name, password, self._outbox)
         except Refused as refused:

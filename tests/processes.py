@@ -43,6 +43,7 @@ class ServerProcess:
         self.data_dir = data_dir
         self.host = "127.0.0.1"
         self.port = 0
+        self.wire: Callable[[str, int], Wire] = Wire  # how its clients connect
         self._log_file = log_file
 
     @property
@@ -68,7 +69,7 @@ class ServerProcess:
         return self.process.wait(DEADLINE)
 
     def connect(self) -> "Wire":
-        return Wire(self.host, self.port)
+        return self.wire(self.host, self.port)
 
     def log_in(self, name: str, password: str = "") -> "Wire":
         """A client that is online and has read the list."""
