@@ -80,6 +80,11 @@ class ChatClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def exposed(self) -> bool:
+        """Whether others may read what is sent: it is not encrypted, and goes to another machine."""
+        return self._connection.exposed
+
     def login(self, username: str, password: str = "", timeout: Timeout = ...) -> int:
         """Log in and read who is online; our user id. Raises LoginRefused, after which one may try again."""
         if not is_valid_username(username):

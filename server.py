@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import signal
+import ssl
 import sys
 from argparse import Namespace
 from contextlib import ExitStack
@@ -27,9 +28,10 @@ from chatserver.lag import LoopLag
 from chatserver.limits import Limits
 from chatserver.listener import ChatServer, ServerContext, listen
 from chatserver.logs import start_log
-from chatserver.metrics import serve_metrics
+from chatserver.metrics import ServerCollector, serve_metrics
 from chatserver.options import parse_options
 from chatserver.relay import Relay
+from chatserver.tls import server_context
 from storage import CsvStorage, Storage, StorageError
 
 OPEN_FILES_RESERVE = 64  # the listener, the database, the loop, the log, the interpreter's own
@@ -71,6 +73,7 @@ def _on_signal(signum: int, stop: Event) -> None:
 def _start(options: Namespace, stack: ExitStack) -> ChatServer:
     """Everything that can fail before the first client comes. Raises CannotStart, StorageError."""
     _allow_open_files(options.pool_size)
+    tls = _encryption(options)
     try:
         listener = stack.enter_context(listen(options.host, options.port, options.backlog, options.write_timeout))
     except OSError as error:
@@ -79,21 +82,23 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
         storage = stack.enter_context(CsvStorage(options.data_dir, options.max_users, options.max_id))
     except OSError as error:
         raise CannotStart(f"{options.data_dir}: {error.strerror or error}") from error
-    context = _make_context(options, storage)
+    context = _make_context(options, storage, tls)
     stack.callback(context.accounts.close)
     server = ChatServer(listener, context, options.pool_size)
     lag = stack.enter_context(LoopLag())
     if options.metrics_port is not None:
-        _serve_metrics(options, stack, server, storage, lag)
+        bound = memory.bound(options, memory.resident_bytes())
+        _serve_metrics(options, stack, server, ServerCollector(server, storage, lag, bound))
     server.start()
-    log.info("chat server %s, listening on %s", __version__, format_address(listener.getsockname()))
+    name = f"{__version__} with TLS" if tls else __version__
+    log.info("chat server %s, listening on %s", name, format_address(listener.getsockname()))
     log.info("%s", memory.report(options, memory.resident_bytes()))
     return server
 
 
-def _serve_metrics(options: Namespace, stack: ExitStack, server: ChatServer, storage: Storage, lag: LoopLag) -> None:
+def _serve_metrics(options: Namespace, stack: ExitStack, server: ChatServer, collector: ServerCollector) -> None:
     try:
-        metrics = serve_metrics((options.metrics_host, options.metrics_port), server, storage, lag)
+        metrics = serve_metrics((options.metrics_host, options.metrics_port), server, collector)
     except OSError as error:
         raise CannotStart(
             f"metrics on {options.metrics_host}:{options.metrics_port}: {error.strerror or error}"
@@ -102,7 +107,15 @@ def _serve_metrics(options: Namespace, stack: ExitStack, server: ChatServer, sto
     log.info("metrics on http://%s/metrics", format_address(metrics.socket.getsockname()))
 
 
-def _make_context(options: Namespace, storage: Storage) -> ServerContext:
+def _encryption(options: Namespace) -> ssl.SSLContext | None:
+    """What --tls-cert asks for. Raises CannotStart."""
+    try:
+        return server_context(options.tls_cert, options.tls_key) if options.tls_cert else None
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+
+
+def _make_context(options: Namespace, storage: Storage, tls: ssl.SSLContext | None) -> ServerContext:
     relay, counters = Relay(), Counters()
     return ServerContext(
         relay=relay,
@@ -117,6 +130,7 @@ def _make_context(options: Namespace, storage: Storage) -> ServerContext:
             burst=options.burst,
             connections_per_address=options.max_per_address,
         ),
+        tls=tls,
     )
 
 

@@ -1,5 +1,6 @@
 """A server's address, as people write it."""
 
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from protocol import DEFAULT_PORT
@@ -16,6 +17,12 @@ class Address(NamedTuple):
 def format_address(host: str, port: int) -> str:
     """host:port, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this numeric address is this machine's own, which nobody else can listen to."""
+    address = ip_address(host)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def parse_address(text: str) -> Address:

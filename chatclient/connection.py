@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic
 
-from chatclient.address import format_address
+from chatclient.address import format_address, is_loopback
 from chatclient.dialogue import Call, Dialogue, Event
 from chatclient.errors import ConnectionClosed, ConnectionFailed, explain
 from chatclient.tls import RECORD_BYTES, TlsSocket, start_tls
@@ -42,6 +42,16 @@ class Connection:
         self._calling = threading.Lock()  # one call at a time
         self._writing = threading.Lock()  # keeps packets whole; guards what follows
         self._rest = b""  # of a packet or record that a deadline cut in two: goes before anything else
+
+    @property
+    def exposed(self) -> bool:
+        """Whether others may read what is sent: it is not encrypted, and goes to another machine."""
+        if isinstance(self._socket, TlsSocket):
+            return False
+        try:
+            return not is_loopback(self._socket.getpeername()[0])
+        except OSError:  # nobody is there any more
+            return False
 
     def ask(self, call: Call, deadline: float | None) -> None:
         """Wait until this call is done."""

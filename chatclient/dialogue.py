@@ -21,6 +21,8 @@ from protocol import (
     parse_user,
 )
 
+TLS_ALERT = b"\x15\x03"  # how a TLS server answers who speaks none
+
 CLOSING = frozenset(  # these end the connection whatever the client does: never the answer to a call
     {
         Reason.MALFORMED_PACKET,
@@ -143,7 +145,8 @@ class Dialogue:
                     break
                 self._HANDLERS[packet_type](self, body)
         except RemoteProtocolError as error:
-            self.end(f"the server broke the protocol ({error})")
+            hint = "; does it speak TLS? try tls://" if data.startswith(TLS_ALERT) else ""
+            self.end(f"the server broke the protocol ({error}){hint}")
 
     def _on_config(self, body: bytes) -> None:
         username, user_id = parse_user(body)

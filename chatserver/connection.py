@@ -19,6 +19,7 @@ from gevent.event import Event
 
 from chatserver.counters import Counters
 from chatserver.relay import Outbox
+from chatserver.tls import TlsStream
 from protocol import Reason, count_messages, encode_error, rest_of_packet
 
 READ, WRITE = 1, 2  # libev's event bits
@@ -43,7 +44,9 @@ class TimeIsUp(Exception):
 class Connection:
     """A client's byte stream in both directions. `outcome` says why it ended, where it was not the client that left."""
 
-    def __init__(self, sock: socket.socket, counters: Counters, outbox_bytes: int, write_timeout: float) -> None:
+    def __init__(
+        self, sock: socket.socket | TlsStream, counters: Counters, outbox_bytes: int, write_timeout: float
+    ) -> None:
         """`sock` is connected, with gevent's patching; `outbox_bytes` as in Outbox; `write_timeout` in seconds."""
         sock.settimeout(0.0)
         self.outbox = Outbox(outbox_bytes, self._flush_soon)
@@ -181,10 +184,10 @@ class Connection:
     def _give_up(self) -> None:
         """Drop what is queued, but finish the packet that is under way and keep the Error that closes (section 5)."""
         self._gave_up = True
-        end = self._sent + len(rest_of_packet(self._stream, self._sent))
-        if end == len(self._stream) and self.outbox.empty:
-            return
-        self._discard(end, self.outbox.last_packet)
+        taken = self._sent + (self._sock.encrypted if isinstance(self._sock, TlsStream) else 0)
+        end = taken + len(rest_of_packet(self._stream, taken))
+        if end < len(self._stream) or not self.outbox.empty:
+            self._discard(end, self.outbox.last_packet)
 
     def _discard(self, end: int, last_packet: bytes = b"") -> None:
         """Drop all that waits to be sent after the first `end` bytes of the stream, but for a last packet."""

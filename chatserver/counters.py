@@ -39,6 +39,7 @@ class Counters:
     sign_ups: int = 0
     logins: int = 0
     login_failures: Counter[Reason] = field(default_factory=Counter)
+    exposed_passwords: int = 0  # that came unencrypted over a network
     messages_accepted: int = 0  # read from a client, well-formed
     messages_refused: Counter[Reason] = field(default_factory=Counter)  # answered with an Error
     messages_delivered: int = 0  # the kernel has them, for the receiver

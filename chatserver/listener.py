@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import ssl
 from collections import Counter
 from dataclasses import dataclass
 from math import inf
@@ -17,6 +18,7 @@ from chatserver.counters import Counters
 from chatserver.limits import Limits, TokenBucket
 from chatserver.relay import Relay
 from chatserver.session import Session
+from chatserver.tls import TlsStream
 from protocol import HEADER_BYTES, MAX_PACKET_BYTES, Reason
 
 SEND_BUFFER_BYTES = 64 * 1024  # left to itself the kernel buffers megabytes, and the outbox's bound would mean little
@@ -38,6 +40,7 @@ class ServerContext:
     accounts: Accounts
     counters: Counters
     limits: Limits
+    tls: ssl.SSLContext | None  # None: not encrypted
 
 
 def listen(host: str, port: int, backlog: int, write_timeout: float) -> socket.socket:
@@ -103,7 +106,7 @@ class ChatServer(StreamServer):
 
     def serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """One client, in a slot of the pool: read a chunk, handle it, until there is no more."""
-        peer = peer_of(address)
+        peer = peer_of(address, encrypted=bool(self.context.tls))
         connection, session = self._welcome(sock, peer)
         patience = Patience(self.context.limits, connection, session)
         try:
@@ -125,7 +128,8 @@ class ChatServer(StreamServer):
         context, limits = self.context, self.context.limits
         log.info("%s connected", peer.label)
         context.counters.connections += 1
-        connection = Connection(sock, context.counters, limits.outbox_bytes, limits.write_timeout)
+        stream = TlsStream(sock, context.tls) if context.tls else sock
+        connection = Connection(stream, context.counters, limits.outbox_bytes, limits.write_timeout)
         session = Session(context.accounts, context.relay, context.counters, connection.outbox, connection.close, peer)
         self.connections[connection] = session
         self._origins[peer.origin] += 1

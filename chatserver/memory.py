@@ -27,7 +27,7 @@ CONNECTION_BYTES = 2 * KIB  # 1.4 KiB: one that has ended
 USER_BYTES = 1536  # 1,442 bytes: a name of 32 bytes that grows most by NFKC, a hash, three dicts that have just grown
 HASH_BYTES = 256 * KIB  # besides what argon2 asks for: five threads' stacks and arenas
 FIRST_USE_BYTES = 4 * MIB  # 0.6 MiB of threads and libraries; 1.3 MiB that the garbage collector is slow to find
-TLS_BYTES = 160 * KIB  # of one connection: OpenSSL's state and its buffers in both directions
+TLS_BYTES = 200 * KIB  # of one connection: OpenSSL's state, its buffers, and what it has to say that nobody reads
 
 WRAPPED_BYTES = 90  # a Message of one letter as its receiver gets it, name of 32 bytes: an object of 80, a list's slot
 TINY_PACKET_BYTES = 5  # ... which its sender sent in so many; an empty text shares one object with all the others
@@ -79,11 +79,15 @@ def resident_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * KIB
 
 
+def bound(options: Namespace, now: int) -> int:
+    """The most that the process can come to need, in bytes; `now` is what it has at its start."""
+    return now + sum(terms(options).values())
+
+
 def report(options: Namespace, now: int) -> str:
-    """A line for the log; `now` is the process's memory at its start, in bytes."""
-    parts = terms(options)
-    breakdown = ", ".join(f"{name} {size / MIB:.1f} MiB" for name, size in parts.items())
-    most = -(-(now + sum(parts.values())) // MIB)
+    """A line for the log; `now` as in bound()."""
+    breakdown = ", ".join(f"{name} {size / MIB:.1f} MiB" for name, size in terms(options).items())
+    most = -(-bound(options, now) // MIB)
     kernel = -(-kernel_bytes(options) // MIB)
     return (
         f"memory: {now / MIB:.0f} MiB now, {most} MiB at most ({breakdown}); the kernel's buffers {kernel} MiB besides"

@@ -33,10 +33,11 @@ WsgiApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[byt
 class ServerCollector(Collector):
     """Reads the server's plain integers when Prometheus asks."""
 
-    def __init__(self, server: ChatServer, storage: Storage, lag: LoopLag) -> None:
+    def __init__(self, server: ChatServer, storage: Storage, lag: LoopLag, memory_bound: int) -> None:
         self._server = server
         self._storage = storage
         self._lag = lag
+        self._memory_bound = memory_bound
 
     def collect(self) -> Iterator[Metric]:
         """One metric after the other."""
@@ -60,6 +61,7 @@ class ServerCollector(Collector):
                 "Bytes that wait to be sent, of the client with the most",
                 max(outboxes, default=0),
             ),
+            "chat_memory_bound_bytes": ("What process_resident_memory_bytes stays below", self._memory_bound),
             "chat_loop_lag_seconds": ("How late the loop was at worst, in the last ten seconds", self._lag.worst),
         }
         for name, (text, value) in values.items():
@@ -72,6 +74,7 @@ class ServerCollector(Collector):
             "chat_connections": ("Clients that got a place", counters.connections),
             "chat_sign_ups": ("New users", counters.sign_ups),
             "chat_logins": ("Logins granted", counters.logins),
+            "chat_exposed_passwords": ("Clients that sent a password unencrypted", counters.exposed_passwords),
             "chat_messages_accepted": ("Well-formed Messages read from clients", counters.messages_accepted),
             "chat_messages_delivered": ("Messages sent to their receivers", counters.messages_delivered),
             "chat_messages_undeliverable": (
@@ -109,10 +112,10 @@ class MetricsServer(WSGIServer):
             deadline.kill(block=False)
 
 
-def serve_metrics(address: tuple[str, int], server: ChatServer, storage: Storage, lag: LoopLag) -> MetricsServer:
+def serve_metrics(address: tuple[str, int], server: ChatServer, collector: ServerCollector) -> MetricsServer:
     """Start to answer on this address. Raises OSError."""
     registry = CollectorRegistry()
-    registry.register(ServerCollector(server, storage, lag))
+    registry.register(collector)
     ProcessCollector(registry=registry)
     app = _routes(server, make_wsgi_app(registry))
     metrics = MetricsServer(

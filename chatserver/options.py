@@ -37,6 +37,8 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
         )
     if options.burst is None:
         options.burst = max(1.0, options.rate)
+    if options.tls_key and not options.tls_cert:
+        parser.error("--tls-key is the key of a certificate, which --tls-cert names")
     return options
 
 
@@ -76,6 +78,16 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
                 "default": Path("data"),
                 "metavar": "DIR",
                 "help": "folder of the database, made at the first start",
+            },
+            "--tls-cert": {
+                "type": Path,
+                "metavar": "FILE",
+                "help": "speak TLS alone, with the certificate in this PEM file and the chain behind it (default: off)",
+            },
+            "--tls-key": {
+                "type": Path,
+                "metavar": "FILE",
+                "help": "PEM file with its key, unencrypted, unless the first file holds that too (default: off)",
             },
         },
         "who may come in": {

@@ -67,6 +67,7 @@ class Session:
         self._partner_id = 0
         self._messages: list[bytes] = []  # to the partner, not yet handed over: one put for a run of them
         self._wrong_passwords = 0
+        self._warned = False  # that others may have read a password
         self._refusals = 0
 
     def receive(self, data: bytes) -> int:
@@ -104,6 +105,8 @@ class Session:
 
     def _log_in(self, fields: tuple[str, str]) -> None:
         name, password = fields
+        if password and self._peer.exposed:
+            self._warn(name)
         try:
             self.member = self._accounts.log_in(name, password, self._outbox, self._peer.origin)
         except Refused as refused:
@@ -114,6 +117,12 @@ class Session:
         self.name = name
         self.state = State.ONLINE
         self._send_list(self.member)
+
+    def _warn(self, name: str) -> None:
+        if not self._warned:
+            self._counters.exposed_passwords += 1
+            log.warning("%s sent a password for %r unencrypted; the option --tls-cert encrypts", self._peer.label, name)
+        self._warned = True
 
     def _refuse_login(self, name: str, reason: Reason) -> None:
         self._counters.login_failures[reason] += 1

@@ -1,10 +1,11 @@
 """Getting in: connect, wait for a place, answer for the password."""
 
 import ssl
+import sys
 from dataclasses import dataclass
 from getpass import getpass
 
-from chatterminal.display import notice
+from chatterminal.display import notice, visible
 from client import ChatClient, ConnectionClosed, LoginRefused
 from protocol import Reason
 
@@ -21,6 +22,7 @@ class Account:
     port: int
     password: str
     tls: ssl.SSLContext | None = None
+    warned: bool = False  # that the password can be read on the way
 
 
 def connect(account: Account) -> ChatClient:
@@ -43,6 +45,7 @@ def log_in(account: Account, ask: bool) -> ChatClient:
     client = connect(account)
     tries, typed = 0, False
     while True:
+        warn(account, client)
         try:
             client.login(account.name, account.password, timeout=None)
         except LoginRefused as refusal:
@@ -60,6 +63,14 @@ def log_in(account: Account, ask: bool) -> ChatClient:
             client, typed = connect(account), False
         else:
             return client
+
+
+def warn(account: Account, client: ChatClient) -> None:
+    """Before a password is sent that others may read, once."""
+    if account.password and client.exposed and not account.warned:
+        account.warned = True
+        text = f"the password goes to {client.address} unencrypted; tls://{client.address} encrypts, if the server does"
+        print(f"! {visible(text)}", file=sys.stderr)
 
 
 def ask_twice(name: str) -> str:

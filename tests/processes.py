@@ -48,6 +48,7 @@ class ServerProcess:
         self.host = "127.0.0.1"
         self.port = 0
         self.may_stall = False  # a test that stops the process says so
+        self.wire: Callable[[str, int], Wire] = Wire  # how its clients connect
         self._log_file = log_file
 
     @property
@@ -96,7 +97,7 @@ class ServerProcess:
         return self.process.wait(DEADLINE)
 
     def connect(self, source: str = "") -> "Wire":
-        return Wire(self.host, self.port, source=source)
+        return Wire(self.host, self.port, source=source) if source else self.wire(self.host, self.port)
 
     def log_in(self, name: str, password: str = "", source: str = "") -> "Wire":
         """A client that is online and has read the list."""

@@ -1,4 +1,4 @@
-"""ChatClient and the terminal program over TLS: to the real server behind a proxy, and to one that follows a script.
+"""ChatClient and the terminal program over TLS: to the real server, and to one that follows a script.
 
 The same tests run twice: as greenlets, and in a process without gevent, as threads.
 """
@@ -34,7 +34,6 @@ from protocol import PacketType, Reason, encode, encode_error, encode_user, pars
 from tests.processes import DEADLINE, UNPATCHED, ServerProcess, run_server, run_unpatched
 from tests.programs import Program, ScreenProgram
 from tests.scripted_server import Peer, ScriptedServer, message
-from tests.tls_proxy import run_proxy
 
 HOST = "127.0.0.1"
 
@@ -57,13 +56,6 @@ def trust(ca_file: Path) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def chat_server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """The real server, which speaks no TLS."""
-    with run_server(tmp_path / "data") as server:
-        yield server
-
-
-@pytest.fixture
 def certificate(authority: trustme.CA, tmp_path: Path) -> Path:
     path = tmp_path / "certificate.pem"
     authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(str(path))
@@ -71,10 +63,15 @@ def certificate(authority: trustme.CA, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def port(chat_server: ServerProcess, certificate: Path) -> Iterator[int]:
-    """Where the proxy in front of it listens."""
-    with run_proxy(certificate, chat_server.host, chat_server.port) as number:
-        yield number
+def chat_server(certificate: Path, tmp_path: Path) -> Iterator[ServerProcess]:
+    """The real server."""
+    with run_server(tmp_path / "data", "--tls-cert", certificate) as server:
+        yield server
+
+
+@pytest.fixture
+def port(chat_server: ServerProcess) -> int:
+    return chat_server.port
 
 
 @pytest.fixture
@@ -144,7 +141,7 @@ def is_reading(client: ChatClient) -> None:
 # With the real server
 
 
-def test_two_people_chat_through_a_proxy(port: int, trust: ssl.SSLContext) -> None:
+def test_two_people_chat(port: int, trust: ssl.SSLContext) -> None:
     with ChatClient(HOST, port, tls=trust) as alice, ChatClient(HOST, port, tls=trust) as bob:
         assert alice.login("alice") == 1
         assert bob.login("bob") == 2
@@ -387,33 +384,33 @@ def test_certificate_of_an_unknown_authority_is_refused(port: int) -> None:
     assert "--tls-ca FILE" in str(caught.value)
 
 
-def test_certificate_for_another_name_is_refused(
-    authority: trustme.CA, trust: ssl.SSLContext, chat_server: ServerProcess, tmp_path: Path
-) -> None:
+def test_certificate_for_another_name_is_refused(authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path) -> None:
     path = tmp_path / "other.pem"
     authority.issue_cert("chat.example").private_key_and_cert_chain_pem.write_to_path(str(path))
-    with run_proxy(path, chat_server.host, chat_server.port) as port:
+    with run_server(tmp_path / "data", "--tls-cert", path) as server:
         for host in (HOST, "localhost"):
-            with pytest.raises(ConnectionFailed, match=rf"^the certificate of {host}:{port} is for another name \("):
-                ChatClient(host, port, tls=trust)
+            where = f"{host}:{server.port}"
+            with pytest.raises(ConnectionFailed, match=rf"^the certificate of {where} is for another name \("):
+                ChatClient(host, server.port, tls=trust)
 
 
-def test_certificate_that_has_expired_is_refused(
-    authority: trustme.CA, trust: ssl.SSLContext, chat_server: ServerProcess, tmp_path: Path
-) -> None:
+def test_certificate_that_has_expired_is_refused(authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path) -> None:
     path = tmp_path / "old.pem"
     old = authority.issue_cert(HOST, not_after=datetime(2020, 1, 1, tzinfo=UTC))
     old.private_key_and_cert_chain_pem.write_to_path(str(path))
     with (
-        run_proxy(path, chat_server.host, chat_server.port) as port,
+        run_server(tmp_path / "data", "--tls-cert", path) as server,
         pytest.raises(ConnectionFailed, match=r"^the certificate of .* is not valid \(certificate has expired\)$"),
     ):
-        ChatClient(HOST, port, tls=trust)
+        ChatClient(HOST, server.port, tls=trust)
 
 
-def test_server_that_speaks_no_tls(chat_server: ServerProcess, trust: ssl.SSLContext) -> None:
-    with pytest.raises(ConnectionFailed, match=rf"^{chat_server.address} does not speak TLS \("):
-        ChatClient(chat_server.host, chat_server.port, tls=trust)
+def test_server_that_speaks_no_tls(trust: ssl.SSLContext, tmp_path: Path) -> None:
+    with (
+        run_server(tmp_path / "data") as server,
+        pytest.raises(ConnectionFailed, match=rf"^{server.address} does not speak TLS \("),
+    ):
+        ChatClient(HOST, server.port, tls=trust)
 
 
 def test_server_that_closes_instead_of_a_handshake(trust: ssl.SSLContext, pool: ThreadPoolExecutor) -> None:
@@ -492,11 +489,15 @@ def test_untrusted_certificate_ends_the_program(port: int, ca_file: Path) -> Non
 
 def test_reconnects(certificate: Path, ca_file: Path, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(run_server(tmp_path / "data"))
-        port = stack.enter_context(run_proxy(certificate, server.host, server.port))
+        server = stack.enter_context(run_server(tmp_path / "data", "--tls-cert", certificate))
         alice = stack.enter_context(
             ScreenProgram(
-                "terminal.py", "--tls-ca", ca_file, "alice", f"tls://{HOST}:{port}", environment={"HOME": str(tmp_path)}
+                "terminal.py",
+                "--tls-ca",
+                ca_file,
+                "alice",
+                f"tls://{server.address}",
+                environment={"HOME": str(tmp_path)},
             )
         )
         alice.wait_for("^alice>$")
@@ -504,7 +505,7 @@ def test_reconnects(certificate: Path, ca_file: Path, tmp_path: Path) -> None:
         alice.wait_for("^alice -> alice>$")
         assert server.stop() == 0
         alice.wait_for("reconnecting\nalice -> alice>$")
-        stack.enter_context(run_server(tmp_path / "data", "--port", server.port))
+        stack.enter_context(run_server(tmp_path / "data", "--tls-cert", certificate, "--port", server.port))
         alice.wait_for(r"^\* connected again\n\* online: alice \(you\)\nalice -> alice>$")
         alice.type("and back\r")
         alice.wait_for("^alice: and back$")

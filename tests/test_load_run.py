@@ -21,7 +21,6 @@ from tests.loadtests import (
     start_locust,
 )
 from tests.processes import ROOT, ServerProcess
-from tests.tls_proxy import run_proxy
 
 USERS = 20
 ROWS = {"chat init", "connect", "deliver", "login", "refresh", "send"}
@@ -85,16 +84,16 @@ def test_a_host_may_have_a_scheme_or_none(server: ServerProcess, tmp_path: Path,
     assert run.ledger["delivered"] > 0
 
 
-def test_users_speak_tls(server: ServerProcess, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_users_speak_tls(start_server: StartServer, tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     certificate = tmp_path / "certificate.pem"
     authority.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
-    with run_proxy(certificate, server.host, server.port) as port:
-        host = ("--host", f"tls://127.0.0.1:{port}")
-        expect_clean(run := run_locust(tmp_path, *load("", 4, 2), *host, "--tls-ca", "ca.pem"))
-        assert run.ledger["delivered"] > 50
-        distrusting = run_locust(tmp_path, *load("", 4, 60), *host)
+    host = ("--host", f"tls://{start_server('--tls-cert', certificate).address}")
+    expect_clean(run := run_locust(tmp_path, *load("", 4, 2), *host, "--tls-ca", "ca.pem"))
+    assert run.ledger["delivered"] > 50
+    distrusting = run_locust(tmp_path, *load("", 4, 60), *host)
     assert distrusting.status == 1, distrusting.explain()
     assert distrusting.failed == {"connect.failures > 0", "given_up > 0"}
     assert len(distrusting.errors) == 1

@@ -57,5 +57,5 @@ def test_there_is_a_line_for_each_visit_login_refusal_and_end_and_none_for_a_mes
     assert len(lines(server, "logged in as")) == 2
     assert len(lines(server, "refused as 'alice': User Already Online!")) == 1
     assert len(lines(server, "disconnected: ")) == 1
-    known = ("chat server", " connected", "signed up", "logged in", "refused as", "disconnected: ")
+    known = ("chat server", "memory: ", " connected", "signed up", "logged in", "refused as", "disconnected: ")
     assert [line for line in server.log.splitlines() if not any(text in line for text in known)] == []
