@@ -2,6 +2,8 @@
 # make test            set everything up, run the tests but for the slowest (some four minutes)
 # make check           lint, types, and all tests with branch coverage: what a change must pass
 # make bench-tester    how many messages a second one Locust process drives (about two minutes)
+# make slow-reader     what slow readers cost everyone else (five to seven minutes)
+# make restart-test    how clients come back when the server restarts (under a minute)
 # make pictures        take the docs' pictures of the load tester anew (needs Chromium)
 # make clean           remove what make has made; never the database in data/
 
@@ -10,7 +12,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check lint types coverage bench-tester pictures clean
+.PHONY: run test check lint types coverage bench-tester slow-reader restart-test pictures clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
@@ -32,6 +34,12 @@ coverage: $(VENV)/installed-dev
 
 bench-tester: $(VENV)/installed
 	@$(BIN)/python benchmarks/tester.py $(ARGS)
+
+slow-reader: $(VENV)/installed
+	@$(BIN)/python -m stress.slow_reader $(ARGS)
+
+restart-test: $(VENV)/installed-dev
+	@$(BIN)/python -m stress.restart $(ARGS)
 
 pictures: $(VENV)/installed-dev
 	$(BIN)/python -m tests.screenshots docs/pictures

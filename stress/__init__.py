@@ -1,0 +1,1 @@
+"""Long programs that try the promises of docs/RELIABILITY.md: `python -m stress.NAME`, or `make` and its target."""
