@@ -2,9 +2,11 @@
 # make test            set everything up, run the tests but for the slowest (some four minutes)
 # make check           lint, types, and all tests with branch coverage: what a change must pass
 # make soak            20 hostile clients for a minute: the memory's bound, the honest chat (ARGS="--seconds 600")
-# make bench-tester    how many messages a second one Locust process drives (about two minutes)
 # make crash-test      kill the server 200 times, under load and while it starts, and look for anything lost
 # make fuzz            any bytes, as long as you like: guided by coverage, then over sockets (ARGS="--seconds 600")
+# make slow-reader     what slow readers cost everyone else (about eight minutes)
+# make restart-test    how clients come back when the server restarts (under a minute)
+# make bench-tester    how many messages a second one Locust process drives (about two minutes)
 # make pictures        take the docs' pictures of the load tester anew (needs Chromium)
 # make clean           remove what make has made; never the database in data/
 
@@ -13,7 +15,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check lint types coverage soak crash-test fuzz bench-tester pictures clean
+.PHONY: run test check lint types coverage soak crash-test fuzz slow-reader restart-test bench-tester pictures clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
@@ -44,6 +46,12 @@ crash-test: $(VENV)/installed-dev
 
 fuzz: $(VENV)/installed-dev
 	@$(BIN)/python -m stress.fuzz $(ARGS)
+
+slow-reader: $(VENV)/installed
+	@$(BIN)/python -m stress.slow_reader $(ARGS)
+
+restart-test: $(VENV)/installed-dev
+	@$(BIN)/python -m stress.restart $(ARGS)
 
 pictures: $(VENV)/installed-dev
 	$(BIN)/python -m tests.screenshots docs/pictures

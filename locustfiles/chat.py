@@ -64,12 +64,13 @@ class ChatUser(LoadUser):
 
     client: ChatClient
     partner = ""  # whom the server takes for ours
+    has_left = True  # of its own accord, or was never here: who has lost the connection waits before it comes back
 
     # Coming and going
 
     def come_in(self) -> None:
         """Connect and log in, again and again until it succeeds."""
-        for pause in chain([0.0], backoff()):
+        for pause in chain([0.0] if self.has_left else [], backoff()):
             gevent.sleep(pause)
             with suppress(*FAILURES):
                 self.client = self.connect()
@@ -78,6 +79,7 @@ class ChatUser(LoadUser):
                 except BaseException:
                     self.client.close()
                     raise
+                self.has_left = False
                 return
 
     def connect(self) -> ChatClient:
@@ -103,6 +105,7 @@ class ChatUser(LoadUser):
             self.client.ping(self.this_run.options.drain)  # every Error for what was sent is here
         self.drain()
         self.hang_up()
+        self.has_left = True
 
     def hang_up(self) -> None:
         self.go_offline()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stress.attacks import ATTACKS
+from stress.program import run
 from tests.processes import ROOT, ServerProcess, run_server, wait_for
 
 HOSTILE, HONEST = 20, 2
@@ -163,4 +164,4 @@ def _everyone_has_gone(log: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -35,6 +35,7 @@ from protocol import (
 )
 from stress.conversations import Conversation, Ending, conversation
 from stress.honest import HonestPair
+from stress.program import run
 from tests.processes import ServerProcess, run_server
 
 AT_ONCE = 14  # of the server's 20 places
@@ -260,4 +261,4 @@ def _show(report: Report) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

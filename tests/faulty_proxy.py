@@ -102,12 +102,13 @@ class FaultyProxy:
     """Listens on a port of its own and relays to the server at `host`, `port`; without a fault it changes nothing.
 
     `damaged` has the text, `sender:text`, of each Message that was lost, changed, repeated or brought out of its place.
+    `upstream`, host and port, may change: it is where the next clients get to.
     """
 
     def __init__(self, upstream_host: str, upstream_port: int, fault: Fault | None = None) -> None:
         self.damaged: list[bytes] = []
         self.links: list[Link] = []
-        self._upstream = (upstream_host, upstream_port)
+        self.upstream = (upstream_host, upstream_port)
         self._fault = fault or (lambda link, packet, _: link.put(packet))
         self._messages = 0
         listener = socket.create_server(("127.0.0.1", 0))
@@ -130,7 +131,7 @@ class FaultyProxy:
 
     def _serve(self, client: socket.socket, _: object) -> None:
         """One client; the caller closes its socket."""
-        with suppress(ConnectionRefusedError), socket.create_connection(self._upstream) as server:
+        with suppress(ConnectionRefusedError), socket.create_connection(self.upstream) as server:
             link = Link(self, client, server)
             self.links.append(link)
             try:

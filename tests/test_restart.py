@@ -1,0 +1,81 @@
+"""Twenty clients over a restart of the server, and the load tester; `make restart-test` shows more of it."""
+
+from pathlib import Path
+
+import pytest
+
+from stress.restart import SPREADS, Comeback, histogram, logged_in, moments, most_within, restart
+from tests.conftest import StartServer
+from tests.faulty_proxy import FaultyProxy
+from tests.loadtests import load, start_locust
+from tests.processes import wait_for
+
+CLIENTS, TERMINALS = 20, 2
+LOAD_USERS = 15
+LOAD_MOMENT = 0.2  # seconds: one process takes that long to reconnect them all, and they pause up to 0.5
+MOMENT = 0.05  # seconds
+TRIES = 3  # when a machine stands still, those whose pauses end meanwhile go on together
+MANY_REFUSALS = 3
+
+
+@pytest.mark.parametrize(
+    "down", [0.0, pytest.param(3.0, marks=pytest.mark.slow)], ids=["at once", "after three seconds"]
+)
+def test_everyone_is_told_and_comes_back_and_never_half_of_them_at_one_moment(tmp_path: Path, down: float) -> None:
+    for number in range(TRIES):
+        back = restart(tmp_path / str(number), CLIENTS, TERMINALS, down)
+        show(back)
+        assert back.is_complete, back
+        assert all(count <= MANY_REFUSALS for count in back.refusals.values()), back.refusals
+        if max(most_within(MOMENT, spread(back)) for spread in SPREADS.values()) <= CLIENTS // 2:
+            return
+    pytest.fail(f"over half of the clients came within {MOMENT} s, {TRIES} times")
+
+
+def show(back: Comeback) -> None:
+    """In the report of a test that fails, or with pytest -s."""
+    for title, spread in SPREADS.items():
+        print(f"{title}: at most {most_within(MOMENT, spread(back))} within {MOMENT} s\n{histogram(spread(back))}")
+
+
+def test_the_most_within_a_moment_are_counted_wherever_it_begins() -> None:
+    assert most_within(0.1, [0.0, 0.08, 0.12, 0.17, 0.19, 0.5]) == 3
+    assert most_within(0.1, [1.0]) == 1
+
+
+def test_nobody_is_back_who_never_tries(tmp_path: Path) -> None:
+    back = restart(tmp_path, 2, 0, 0.0, lambda: iter([3600.0]), patience=0.5)
+    assert (back.told, back.back, back.missing) == (2, 0, ["client-0", "client-1"])
+    assert (back.first_attempts, back.logins) == ([], [])
+    assert not back.is_complete
+
+
+@pytest.mark.slow
+def test_users_of_the_load_tester_do_not_come_back_all_at_one_moment(start_server: StartServer, tmp_path: Path) -> None:
+    for number in range(TRIES):
+        connects = takeover(start_server, tmp_path / str(number))
+        assert len(connects) == LOAD_USERS
+        if most_within(LOAD_MOMENT, connects) <= LOAD_USERS * 3 // 4:
+            return
+        print(histogram(connects))
+    pytest.fail(f"over three quarters of the users came within {LOAD_MOMENT} s, {TRIES} times")
+
+
+def takeover(start_server: StartServer, folder: Path) -> list[float]:
+    """When Locust's users connected to the server that took over from theirs.
+
+    It listens already, so the very first attempts succeed: while a server starts, these would go unseen.
+    """
+    old, new = (start_server(data_dir=folder / name / "data") for name in ("old", "new"))
+    names = {f"load-{number}" for number in range(LOAD_USERS)}
+    with (
+        FaultyProxy(old.host, old.port) as proxy,
+        start_locust(folder, *load(proxy.address, LOAD_USERS, rate=5), "Chatter") as locust,
+    ):
+        wait_for("everyone's login", lambda: logged_in(old.log) >= names)
+        proxy.upstream = (new.host, new.port)
+        assert old.stop() == 0
+        wait_for("everyone's return", lambda: logged_in(new.log) >= names)
+        locust.interrupt()
+        locust.end()
+    return moments(new.log, " connected")

@@ -1,0 +1,27 @@
+"""A slow reader hurts only itself: the load tester beside many of them, in short (long: `make slow-reader`)."""
+
+from pathlib import Path
+
+import pytest
+
+from stress.slow_reader import KINDS, PLACES, measure
+from tests.conftest import StartServer
+
+EACH = 5
+SECONDS = 6
+
+
+@pytest.mark.slow
+def test_others_lose_nothing_beside_readers_that_are_flooded_and_take_nothing(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server("--pool-size", PLACES, "--write-timeout", 1)
+    readers = [reads for reads in KINDS.values() for _ in range(EACH)]
+    measured = measure(server, tmp_path, readers, SECONDS)
+    assert measured.run.status == 0, measured.run.explain()
+    assert measured.run.is_balanced, measured.run.explain()
+    assert measured.lost == 0
+    assert measured.run.ledger["delivered"] > 0
+    dropped = [number for number in range(len(readers)) if f"slow-{number} disconnected: Too Slow" in server.log]
+    assert dropped == list(range(len(readers))), "they were all under pressure"
+    assert "load-" not in "".join(line for line in server.log.splitlines() if "Too Slow" in line)
