@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stress.inputs import corpus
+from stress.program import run
 from stress.seeds import PACKETS
 
 ROOT = Path(__file__).parent.parent
@@ -130,4 +131,4 @@ def _fuzz_for(seconds: int, seed: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -122,7 +122,13 @@ def _start(processes: ExitStack, kind: str, server: ServerProcess, seconds: floa
     command = [sys.executable, "-m", "stress.attacks", kind, str(server.port), str(seconds)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # slows them down
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for this process, which ends them
     )
     processes.callback(process.wait)
     processes.callback(process.kill)
@@ -139,8 +145,12 @@ def _watch(server: ServerProcess, outcome: Outcome) -> None:
     """Sample until the time is up."""
     cpu, lines, start = _cpu_seconds(server), server.log.count("\n"), time.monotonic()
     outcome.quarters = [0] * 4
+    shown = 0
     while (passed := time.monotonic() - start) < outcome.seconds:
         quarter = int(4 * passed / outcome.seconds)
+        if quarter > shown:
+            shown = quarter
+            print(f"{passed:.0f} s: {outcome.quarters[quarter - 1] / MIB:.0f} MiB", flush=True)
         outcome.quarters[quarter] = max(outcome.quarters[quarter], _memory(server, "VmRSS"))
         time.sleep(SAMPLE_SECONDS)
     outcome.cpu = _cpu_seconds(server) - cpu

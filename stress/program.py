@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 import gevent
+from gevent.monkey import is_module_patched
 
 INTERRUPTED = 130  # as a shell has it for Ctrl-C
 
@@ -15,7 +16,8 @@ def run(main: Callable[[], int]) -> int:
     Left to itself gevent raises that in any greenlet, and prints a traceback. What the programs take from the tests
     says by AssertionError that it waited in vain.
     """
-    gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
+    if is_module_patched("time"):
+        gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
     try:
         return main()
     except KeyboardInterrupt:
