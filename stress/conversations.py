@@ -43,7 +43,7 @@ def conversation(seed: int, number: int) -> Conversation:
     for mutate in random.choices(list(MUTATIONS), weights=list(MUTATIONS.values()), k=random.randrange(4)):
         packets = mutate(random, packets)
     if ending is Ending.DEAF:
-        packets = [*packets, BIG_PING * FLOOD]
+        packets = [*packets, BIG_PING * FLOOD * 2]  # more than the outbox and the buffers take
     stream = b"".join(packets)
     if ending is Ending.RESET:
         stream = stream[: len(stream) - random.randrange(3)]

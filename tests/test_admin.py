@@ -266,6 +266,7 @@ def test_a_backup_opens_as_the_same_database_without_a_warning(database: Databas
     assert rows(folder) == [["2", "żółć", "offline", "yes"]]
 
 
+@pytest.mark.slow
 def test_backups_under_a_storm_of_sign_ups_hold_whole_users_with_their_passwords(
     start_server: StartServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -422,6 +423,7 @@ def test_a_folder_in_use_by_one_who_does_not_listen_is_one_line_and_status_1(tmp
 def test_a_server_that_does_not_answer_is_one_line_and_status_1(server: ServerProcess) -> None:
     server.log_in("alice").close()
     wait_for("the socket", (server.data_dir / SOCKET).exists)
+    server.may_stall = True
     server.process.send_signal(signal.SIGSTOP)
     try:
         assert "does not answer" in refusal(server.data_dir, "users")
@@ -533,6 +535,7 @@ def test_a_request_that_makes_no_sense_is_answered_so(server: ServerProcess, req
         alice.expect_pong()
 
 
+@pytest.mark.slow
 def test_an_operator_who_asks_nothing_holds_up_neither_the_others_nor_the_end(server: ServerProcess) -> None:
     if not Path("/proc/self/fd").exists():
         pytest.skip("the folder of this test is too deep for a socket's path without /proc")

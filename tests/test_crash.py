@@ -25,6 +25,7 @@ def test_twenty_kills_lose_nothing_that_a_client_was_told(tmp_path: Path) -> Non
     assert test.figures["sign-ups confirmed"] > 0
 
 
+@pytest.mark.slow
 def test_the_program_reports_its_seed_and_its_figures() -> None:
     command = [sys.executable, "-m", "stress.crash", "--kills", "1", "--seed", "7"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)

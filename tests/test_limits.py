@@ -94,6 +94,7 @@ def test_what_a_delayed_client_has_sent_before_it_leaves_is_handled(
     server.wait_for_log("alice disconnected: left")
 
 
+@pytest.mark.slow
 def test_a_delay_is_no_idleness(start_server: StartServer) -> None:
     server = start_server("--rate", 0.3, "--burst", 1, "--idle-timeout", 1)
     alice = server.log_in("alice")
@@ -179,6 +180,7 @@ def test_the_limit_of_an_address_holds_for_all_accounts_and_for_no_other_address
     server.log_in("dave").expect_pong()  # without a password there is nothing to guess
 
 
+@pytest.mark.slow
 def test_guesses_on_many_connections_at_once_do_not_get_past_the_limit(start_server: StartServer) -> None:
     server = start_server("--login-attempts", 3)
     secured(server, "alice")
@@ -190,6 +192,7 @@ def test_guesses_on_many_connections_at_once_do_not_get_past_the_limit(start_ser
     assert answers.count(refusal(Reason.TOO_MANY_ATTEMPTS)) == 17
 
 
+@pytest.mark.slow
 def test_right_passwords_at_once_are_all_let_in(start_server: StartServer) -> None:
     names = [f"user{number}" for number in range(12)]
     server = start_server("--login-attempts", 1)
@@ -225,6 +228,7 @@ def test_one_address_may_have_so_many_places_and_another_as_many(start_server: S
         again.expect_error(Reason.TOO_MANY_ATTEMPTS)
 
 
+@pytest.mark.slow
 def test_who_is_refused_takes_no_place(start_server: StartServer) -> None:
     server = start_server("--max-per-address", 1, "--pool-size", 2)
     alice = server.log_in("alice")

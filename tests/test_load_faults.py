@@ -26,6 +26,8 @@ from tests.faulty_proxy import (
 from tests.loadtests import LoadRun, Pair, load, read_ledger, read_numbers, run_locust, start_locust
 from tests.processes import ServerProcess
 
+pytestmark = pytest.mark.slow
+
 USERS = 4
 TOLERANT = [
     part
@@ -200,7 +202,6 @@ def test_a_signal_while_users_wait_for_the_last_messages_loses_none(server: Serv
     assert run.ledger["delivered"] == run.ledger["sent"] > 100
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("tolerant", [False, True])
 def test_users_come_back_when_the_server_does(start_server: StartServer, tmp_path: Path, tolerant: bool) -> None:
     server = start_server()

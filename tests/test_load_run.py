@@ -60,6 +60,7 @@ def test_a_clean_run_passes_and_the_next_one_uses_the_same_names(start_server: S
         assert sorted(signed_up(server.data_dir)) == sorted(f"load-{number}" for number in range(USERS))
 
 
+@pytest.mark.slow
 def test_every_row_has_times_but_send_is_only_counted(server: ServerProcess, tmp_path: Path) -> None:
     run = run_locust(tmp_path, *load(server.address, USERS, 3), "--csv", "locust")
     expect_clean(run)
@@ -77,6 +78,7 @@ def test_every_row_has_times_but_send_is_only_counted(server: ServerProcess, tmp
     assert float(statistics["deliver"]["Average Content Size"]) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["", "tcp://"])
 def test_a_host_may_have_a_scheme_or_none(server: ServerProcess, tmp_path: Path, scheme: str) -> None:
     run = run_locust(tmp_path, *load(server.address, 2, 1), "--host", f"{scheme}{server.address}")
@@ -108,6 +110,7 @@ def test_in_pairs_two_users_write_to_each_other(server: ServerProcess, tmp_path:
     assert main_pairs(tmp_path / "ledger.csv") == {0: 1, 1: 0, 2: 3, 3: 2}
 
 
+@pytest.mark.slow
 def test_in_a_ring_each_user_writes_to_the_next(server: ServerProcess, tmp_path: Path) -> None:
     options = ("--pairing", "ring", "--ledger", "ledger.csv", "Chatter")
     expect_clean(run_locust(tmp_path, *load(server.address, 5, 2), *options))
@@ -124,6 +127,7 @@ def number_of(name: str) -> int:
     return int(name.removeprefix("load-"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [100, 125])
 def test_messages_have_the_size_that_was_asked_for(server: ServerProcess, tmp_path: Path, size: int) -> None:
     texts = []
@@ -134,7 +138,7 @@ def test_messages_have_the_size_that_was_asked_for(server: ServerProcess, tmp_pa
         link.put(packet)
 
     with FaultyProxy(server.host, server.port, note) as proxy:
-        expect_clean(run := run_locust(tmp_path, *load(proxy.address, 4, 1), "--message-size", size))
+        expect_clean(run := run_locust(tmp_path, *load(proxy.address, 4, 3), "--message-size", size))
     assert len(texts) == run.ledger["delivered"] > 0
     assert {len(text) for text in texts} == {size}
 
@@ -148,12 +152,14 @@ def test_a_message_that_no_packet_takes_ends_the_run_with_one_error(server: Serv
     assert "Traceback" not in run.log
 
 
+@pytest.mark.slow
 def test_a_class_of_users_may_run_alone(server: ServerProcess, tmp_path: Path) -> None:
     expect_clean(run := run_locust(tmp_path, *load(server.address, 4, 2), "Refresher"))
     assert run.rows.keys() == {"connect", "login", "refresh"}
     assert run.pairs == 0
 
 
+@pytest.mark.slow
 def test_only_users_with_a_task_of_the_chosen_tags_take_part(server: ServerProcess, tmp_path: Path) -> None:
     expect_clean(run := run_locust(tmp_path, *load(server.address, 4, 2), "--tags", "refresh"))
     assert run.rows.keys() == {"connect", "login", "refresh"}
@@ -162,6 +168,7 @@ def test_only_users_with_a_task_of_the_chosen_tags_take_part(server: ServerProce
 # Files
 
 
+@pytest.mark.slow
 def test_the_histogram_is_written_as_text_that_plotters_read(server: ServerProcess, tmp_path: Path) -> None:
     expect_clean(run := run_locust(tmp_path, *load(server.address, 4, 2), "--histogram", "deliver.hdr"))
     heading, empty, *lines = (tmp_path / "deliver.hdr").read_text().splitlines()
@@ -176,6 +183,7 @@ def test_the_histogram_is_written_as_text_that_plotters_read(server: ServerProce
     assert any(line.split()[-1] == f"{counts[-1]:.3f}]" for line in lines if "TotalCount" in line)
 
 
+@pytest.mark.slow
 def test_the_ledger_is_written_as_a_line_for_each_pair(server: ServerProcess, tmp_path: Path) -> None:
     expect_clean(run := run_locust(tmp_path, *load(server.address, 8, 2), "--ledger", "ledger.csv"))
     pairs = read_ledger(tmp_path / "ledger.csv")
@@ -217,6 +225,7 @@ def expect_one_failure(run: LoadRun, error: str) -> None:
     assert "Traceback" not in run.log
 
 
+@pytest.mark.slow
 def test_users_without_a_place_in_the_server_fail_to_log_in(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--pool-size", 4)
     run = run_locust(tmp_path, *load(server.address, 6, 3), "--timeout", 1, "Chatter")
@@ -230,6 +239,7 @@ def test_users_without_a_place_in_the_server_fail_to_log_in(start_server: StartS
     assert run.ledger["delivered"] > 50
 
 
+@pytest.mark.slow
 def test_who_still_waits_for_a_place_when_the_run_ends_has_failed(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--pool-size", 4)
     run = run_locust(tmp_path, *load(server.address, 6, 3), "Chatter")
@@ -262,6 +272,7 @@ def test_ctrl_c_ends_a_run_in_order(server: ServerProcess, tmp_path: Path) -> No
     assert run.ledger["delivered"] > 50
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_with_a_shape_in_order(server: ServerProcess, tmp_path: Path) -> None:
     files = (CHAT, ROOT / "locustfiles" / "shapes" / "steps.py")
     with start_locust(tmp_path, *load(server.address, 8, rate=200), files=files) as locust:

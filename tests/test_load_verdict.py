@@ -49,6 +49,7 @@ def test_a_latency_that_was_not_measured_fails_the_run(server: ServerProcess, tm
     assert run.verdict["refresh.p99 > 1 s"].figure == "no such row: not measured"
 
 
+@pytest.mark.slow
 def test_a_generator_that_cannot_keep_up_makes_the_latencies_invalid(server: ServerProcess, tmp_path: Path) -> None:
     options = [*load(server.address, 8, 3), "--fail-if", "deliver.p99>60s", *SLOW_GENERATOR]
     run = run_locust(tmp_path, *options)
@@ -59,6 +60,7 @@ def test_a_generator_that_cannot_keep_up_makes_the_latencies_invalid(server: Ser
     assert INVALID in run.out
 
 
+@pytest.mark.slow
 def test_faults_fail_the_run_whatever_the_generator_did(server: ServerProcess, tmp_path: Path) -> None:
     with FaultyProxy(server.host, server.port, lose_every(50)) as proxy:
         options = [*load(proxy.address, 4, 3), "--fail-if", "deliver.p99>60s", "--drain", 1, *SLOW_GENERATOR]

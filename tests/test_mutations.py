@@ -58,6 +58,7 @@ def hold(link: Link, packet: bytes) -> None:
     gevent.spawn_later(0.2, link.put, packet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lose, change, double, hold])
 def test_an_honest_message_that_is_damaged_is_a_fault(
     start_server: StartServer, damage: Callable[[Link, bytes], object]
@@ -90,6 +91,7 @@ def faults_behind(start_server: StartServer, fault: Fault) -> str:
     return "\n".join(report.faults)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_a_fault(start_server: StartServer) -> None:
     server = start_server(*SERVER_OPTIONS)
     gevent.spawn_later(0.5, server.process.kill)

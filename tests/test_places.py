@@ -129,6 +129,7 @@ def test_a_reader_that_never_reads_is_too_slow_and_everybody_else_chats_on(start
     assert sent - queued <= delivered + refused <= sent, "only what was queued for the slow one is lost"
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_slow_but_steady_is_not_too_slow(start_server: StartServer) -> None:
     server = start_server("--outbox-bytes", 4096, "--write-timeout", 2)
     reader = Wire(server.host, server.port, receive_buffer=2304)
@@ -145,6 +146,7 @@ def test_a_reader_that_is_slow_but_steady_is_not_too_slow(start_server: StartSer
     reader.close()
 
 
+@pytest.mark.slow
 def test_a_sender_that_waits_for_its_partner_is_not_idle(start_server: StartServer) -> None:
     server = start_server("--idle-timeout", 2, "--outbox-bytes", 4096, "--write-timeout", 60)
     reader, sender = server.log_in("reader"), server.log_in("sender")
