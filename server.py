@@ -48,8 +48,9 @@ def main() -> int:
     options = parse_options()
     start_log(options.log_level)
     stop = Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(signum, _on_signal, signum, stop)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # as nohup has it
+            gevent.signal_handler(signum, _on_signal, signum, stop)
     with ExitStack() as stack:
         try:
             server = _start(options, stack)
@@ -86,13 +87,14 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
     stack.callback(context.accounts.close)
     server = ChatServer(listener, context, options.pool_size)
     lag = stack.enter_context(LoopLag())
+    resident = memory.resident_bytes()
     if options.metrics_port is not None:
-        bound = memory.bound(options, memory.resident_bytes())
-        _serve_metrics(options, stack, server, ServerCollector(server, storage, lag, bound))
+        collector = ServerCollector(server, storage, lag, memory.bound(options, resident))
+        _serve_metrics(options, stack, server, collector)
     server.start()
     name = f"{__version__} with TLS" if tls else __version__
     log.info("chat server %s, listening on %s", name, format_address(listener.getsockname()))
-    log.info("%s", memory.report(options, memory.resident_bytes()))
+    log.info("%s", memory.report(options, resident))
     return server
 
 

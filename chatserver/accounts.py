@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import gevent
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.exceptions import VerificationError
 
 from chatserver.attempts import Attempts, TooManyAttempts
 from chatserver.counters import Counters
@@ -186,7 +186,7 @@ class Accounts:
     def _matches(self, user: User, stored: str, password: str) -> bool:
         try:
             return self._passwords.matches(stored, password)
-        except (InvalidHashError, VerificationError):
+        except (ValueError, VerificationError):  # not ASCII, no hash (InvalidHashError), half of one
             log.error("what passwords.csv has for user %d is no usable argon2 hash: nobody can log in with it", user.id)
             return False
 

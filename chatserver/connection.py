@@ -53,6 +53,7 @@ class Connection:
         self.outcome = ""
         self.waiting_since: float | None = None  # for input, in seconds by the loop's clock; None while it is handled
         self.at_rest = False  # its session has handled all that was read, and reads no more
+        self.said_all = False  # nothing is left but to wait until the client closes, too
         self.undelivered = 0  # bytes that were queued for this client and never sent
         self._sock = sock
         self._counters = counters
@@ -208,15 +209,17 @@ class Connection:
 
     # The end
 
-    def finish(self) -> None:
-        """Let go of the client, when its session is over: send what is queued, half-close, discard input until it
-        closes too. Were unread input left, the kernel would reset the connection and destroy what we sent last.
+    def finish(self, timeout: float) -> None:
+        """Let go of the client, when its session is over: send what is queued, which may take `timeout` seconds,
+        half-close, discard input until it closes too. Were unread input left, the kernel would reset the connection and
+        destroy what we sent last. stop_reading() cuts this short once `said_all`.
         """
         if self._writer:
             self._writer.kill()  # it only ever waits for the kernel; from here on this greenlet sends
         try:
-            self._send_rest()
+            self._send_rest(timeout)
             self._sock.shutdown(socket.SHUT_WR)
+            self.said_all = True
             with suppress(TimeIsUp, InputOver), Timeout(LINGER_SECONDS, TimeIsUp):
                 while self._receive(RECV_BYTES):
                     pass
@@ -228,11 +231,11 @@ class Connection:
             self._readable.close()
             self._sock.close()
 
-    def _send_rest(self) -> None:
+    def _send_rest(self, timeout: float) -> None:
         if not self._gave_up:
             try:
-                with Timeout(self._write_timeout, TimeIsUp):
-                    self._send_all(self._write_timeout)
+                with Timeout(timeout, TimeIsUp):
+                    self._send_all(timeout)
             except (NoProgress, TimeIsUp):
                 self._give_up()
         with suppress(NoProgress, TimeIsUp), Timeout(LINGER_SECONDS, TimeIsUp):

@@ -13,7 +13,7 @@ from gevent.server import StreamServer
 
 from chatserver.accounts import Accounts
 from chatserver.address import Peer, peer_of
-from chatserver.connection import RECV_BYTES, Connection
+from chatserver.connection import LINGER_SECONDS, RECV_BYTES, Connection
 from chatserver.counters import Counters
 from chatserver.limits import Limits, TokenBucket
 from chatserver.relay import Relay
@@ -97,6 +97,7 @@ class ChatServer(StreamServer):
         super().__init__(listener, self.serve, spawn=self._slots)
         self.context = context
         self._lingering = Pool(pool_size)
+        self._leaving: dict[Connection, None] = {}  # those in it, the longest first
         self._origins: Counter[str] = Counter()  # connections served, by address
         self.connections: dict[Connection, Session] = {}
         self.draining = False
@@ -116,13 +117,14 @@ class ChatServer(StreamServer):
             connection.end_with("a fault of the server's own")
         finally:
             patience.end()
-            self._forget(peer)
             connection.at_rest = True
             if not self.draining:  # else drain() lets go of all, when nobody hands anything over any more
                 try:
                     self._end_session(connection)
                 finally:
-                    self._lingering.spawn(_see_off, connection, session.label)
+                    self._make_room()
+                    self._lingering.spawn(self._see_off, connection, session)
+            self._forget(peer)
 
     def _welcome(self, sock: socket.socket, peer: Peer) -> tuple[Connection, Session]:
         context, limits = self.context, self.context.limits
@@ -135,6 +137,8 @@ class ChatServer(StreamServer):
         self._origins[peer.origin] += 1
         if self._origins[peer.origin] > limits.connections_per_address:
             connection.close(Reason.TOO_MANY_ATTEMPTS)
+        if self.draining:  # accepted, but not yet among those that drain() has told
+            connection.stop_reading()
         return connection, session
 
     def kick(self, user_id: int) -> bool:
@@ -166,12 +170,32 @@ class ChatServer(StreamServer):
             connection.close(Reason.SERVER_SHUTTING_DOWN)
         self._slots.join(timeout=seconds / 4)
         goodbyes = [
-            gevent.spawn(_see_off, connection, session.label) for connection, session in self.connections.items()
+            gevent.spawn(self._see_off, connection, session) for connection, session in self.connections.items()
         ]
         ends = [gevent.spawn(self._end_session, connection) for connection in self.connections]
         leaving = [*goodbyes, *ends, *self._lingering]
         gevent.joinall(leaving, timeout=max(0, deadline - gevent.get_hub().loop.now()))
         gevent.killall(leaving)
+
+    def _make_room(self) -> None:
+        """Where as many as may be are seen off, the one that has waited longest for its client to close waits no more:
+        clients that do not close would keep those who wait for a place out.
+        """
+        if self._lingering.full():
+            for connection in self._leaving:
+                if connection.said_all:
+                    connection.stop_reading()
+                    break
+
+    def _see_off(self, connection: Connection, session: Session) -> None:
+        self._leaving[connection] = None
+        try:  # who never logged in has no claim to the time that a slow reader has
+            connection.finish(self.context.limits.write_timeout if session.name else LINGER_SECONDS)
+        finally:
+            del self._leaving[connection]
+            if lost := connection.undelivered:
+                level = logging.WARNING if session.name else logging.DEBUG
+                log.log(level, "%s: %d bytes that waited for this client were never sent", session.label, lost)
 
     def _end_session(self, connection: Connection) -> None:
         session = self.connections.pop(connection)
@@ -196,14 +220,6 @@ def _converse(connection: Connection, session: Session, context: ServerContext) 
         if bucket.tokens < 1:
             context.counters.delays += 1
             connection.pause(bucket.delay)
-
-
-def _see_off(connection: Connection, label: str) -> None:
-    try:
-        connection.finish()
-    finally:
-        if connection.undelivered:
-            log.warning("%s: %d bytes that waited for this client were never sent", label, connection.undelivered)
 
 
 class Patience:

@@ -1,12 +1,19 @@
 """The log: whole lines on standard error, also where that is a file on a disk that fills up."""
 
+import errno
 import logging
 import os
+import select
 import sys
+
+from gevent.monkey import get_original
+
+PIPE_BYTES = 4096  # that a pipe with room takes without waiting (PIPE_BUF)
+poll = get_original("select", "poll")  # gevent's own would let others run in the middle of a line
 
 
 class LineHandler(logging.Handler):
-    """Writes lines straight to a descriptor; never raises, and waits for nothing but the write itself.
+    """Writes lines straight to a descriptor; never raises, and never waits, not even for a pipe that nobody reads.
 
     Lines that cannot be written are counted, and the next one that can be comes behind one that tells the figure. A
     write may be short where a disk is nearly full: the rest of that line then comes before anything else, so that none
@@ -17,6 +24,9 @@ class LineHandler(logging.Handler):
         """None writes nowhere."""
         super().__init__()
         self._descriptor = descriptor
+        self._room = poll()
+        if descriptor is not None:
+            self._room.register(descriptor, select.POLLOUT)
         self._rest = b""  # of a line that is begun
         self._lost = 0  # lines, since that was last told
         self._problem = ""
@@ -41,7 +51,9 @@ class LineHandler(logging.Handler):
         written = 0
         try:
             while written < len(data):
-                written += os.write(self._descriptor, data[written:])
+                if not self._room.poll(0):
+                    raise BlockingIOError(errno.EAGAIN, "nobody reads it")
+                written += os.write(self._descriptor, data[written : written + PIPE_BYTES])
         except OSError as error:
             self._problem = error.strerror or str(error)
         missing = data[written:]

@@ -1,5 +1,6 @@
 """What an operator's tools ask over HTTP: /metrics in Prometheus's text format, /healthz, /readyz."""
 
+import io
 import logging
 import socket
 import struct
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias
 
 import gevent
 from gevent.pool import Pool
-from gevent.pywsgi import WSGIServer
+from gevent.pywsgi import WSGIHandler, WSGIServer
 from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -25,6 +26,8 @@ from storage import Storage
 
 REQUESTS_AT_ONCE = 4
 REQUEST_SECONDS = 10.0
+REQUEST_BYTES = 16384  # more than Prometheus sends; http.client alone would take 6.5 MB of headers, in four copies
+OPEN_METRICS = "application/openmetrics-text"
 UNACKED_OFFSET = 24  # of tcpi_unacked in struct tcp_info, linux/tcp.h; in a listening socket it counts who waits
 
 WsgiApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -100,8 +103,31 @@ class ServerCollector(Collector):
         return HistogramMetricFamily("chat_storage_seconds", text, buckets, latency.seconds)
 
 
+class _Request(io.RawIOBase):
+    """What a client sends, up to REQUEST_BYTES; then it ends."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._room = REQUEST_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._sock.recv_into(buffer, min(len(buffer), self._room)) if self._room else 0
+        self._room -= count
+        return count
+
+
+class _Handler(WSGIHandler):
+    def __init__(self, sock: Any, address: Any, server: Any) -> None:
+        super().__init__(sock, address, server, io.BufferedReader(_Request(sock)))  # type: ignore[call-arg]
+
+
 class MetricsServer(WSGIServer):
-    """A few requests at once, none of which may take its time: a port that is open is attacked."""
+    """A few requests at once, none of which may take its time or room: a port that is open is attacked."""
+
+    handler_class = _Handler
 
     def handle(self, sock: Any, address: Any) -> None:
         """Serve one connection, for REQUEST_SECONDS altogether; a socket's own timeout begins anew at each byte."""
@@ -145,6 +171,8 @@ def _routes(server: ChatServer, metrics: WsgiApp) -> WsgiApp:
 
         match environ["PATH_INFO"]:
             case "/metrics":
+                asked_for = environ.get("HTTP_ACCEPT", "")  # a version that makes no sense would be our fault
+                environ["HTTP_ACCEPT"] = OPEN_METRICS if OPEN_METRICS in asked_for else ""
                 return metrics(environ, start_and_close)
             case "/healthz":
                 status, body = "200 OK", "ok\n"

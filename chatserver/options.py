@@ -37,6 +37,8 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
         )
     if options.burst is None:
         options.burst = max(1.0, options.rate)
+    elif options.rate == inf:
+        parser.error("--burst is how much --rate lets pass at once, and there is no --rate")
     if options.tls_key and not options.tls_cert:
         parser.error("--tls-key is the key of a certificate, which --tls-cert names")
     return options

@@ -26,7 +26,7 @@ class Passwords:
     def matches(self, stored: str, password: str) -> bool:
         """Whether `password` is the one that was hashed.
 
-        Raises InvalidHashError or VerificationError for a `stored` that is no hash, or half of one.
+        Raises ValueError or VerificationError for a `stored` that is no hash, or half of one.
         """
         try:
             return self._threads.run(self._hasher.verify, stored, password)

@@ -120,7 +120,7 @@ def test_the_stored_status_follows_the_truth(door: Door) -> None:
     assert not door.storage.is_online(1)
 
 
-@pytest.mark.parametrize("stored", ["as typed", "$argon2id$v=19$m=8,t=1,p=1$", "$argon2i$xx"])
+@pytest.mark.parametrize("stored", ["as typed", "$argon2id$v=19$m=8,t=1,p=1$", "$argon2i$xx", "$argon2id$é"])
 def test_a_stored_password_that_is_no_hash_lets_nobody_in(
     door: Door, caplog: pytest.LogCaptureFixture, stored: str
 ) -> None:

@@ -41,7 +41,7 @@ def test_a_connection_that_breaks_anywhere_in_a_packet_counts_the_whole_ones(shi
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         client.close()
         wait_for("the reset", lambda: connection.outbox.leads_nowhere)
-        connection.finish()
+        connection.finish(DEADLINE)
     delivered = 1 + (counters.bytes_sent - len(first)) // len(small)
     assert counters.messages_delivered == delivered
     assert counters.messages_undeliverable == count + 1 - delivered

@@ -18,7 +18,7 @@ from chatserver.logs import LineHandler
 from protocol import encode_login
 from tests.processes import DEADLINE, ROOT, Wire, answers, wait_for
 
-LOST = re.compile(r"(\d+) lines of this log were lost: Resource temporarily unavailable")
+LOST = re.compile(r"(\d+) lines of this log were lost: nobody reads it")
 
 
 def record(text: str) -> logging.LogRecord:
@@ -100,7 +100,7 @@ def test_a_line_that_was_begun_is_completed_at_the_end_of_the_process(pipe: Smal
     pipe.drain(65536)
     line, told, rest = pipe.read.split(b"\n")
     assert line == b"x" * 5000
-    assert told == b"1 lines of this log were lost: Resource temporarily unavailable"
+    assert told == b"1 lines of this log were lost: nobody reads it"
     assert rest == b""
 
 
@@ -112,7 +112,7 @@ def test_a_traceback_that_is_lost_counts_with_all_its_lines(pipe: SmallPipe) -> 
     pipe.read = b""
     handler.handle(record("d"))
     pipe.drain(4096)
-    assert pipe.read == b"3 lines of this log were lost: Resource temporarily unavailable\nd\n"
+    assert pipe.read == b"3 lines of this log were lost: nobody reads it\nd\n"
 
 
 def test_a_call_of_the_log_that_makes_no_sense_raises_nothing(
@@ -175,3 +175,23 @@ def test_no_file_that_got_the_number_of_a_closed_standard_error_is_written_to(tm
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=DEADLINE, check=False)
     assert (done.returncode, done.stdout) == (0, "2\n")
     assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_pipe_that_nobody_reads_holds_nobody_up_and_the_log_tells_what_it_lost(
+    tmp_path: Path, unused_port: int
+) -> None:
+    command = [sys.executable, "server.py", "--port", str(unused_port), "--data-dir", str(tmp_path / "data")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        wait_for("the server", lambda: answers(unused_port))
+        for _ in range(1000):  # two lines each: more than the 64 KiB that a pipe takes
+            Wire("127.0.0.1", unused_port).close()
+        with Wire("127.0.0.1", unused_port) as client:
+            client.expect_pong()
+        first = os.read(process.stderr.fileno(), 65536)
+        process.terminate()
+        log = (first + process.stderr.read()).decode()
+    assert process.returncode == 0
+    assert re.search(r"\d+ lines of this log were lost: nobody reads it", log)
+    assert log.splitlines()[-1].endswith("stopped")
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in log.splitlines())

@@ -4,6 +4,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -362,3 +363,21 @@ def test_clients_that_send_byte_by_byte_are_cut_off_and_others_are_served(measur
     while sum(map(takes_more, clients)):  # the test's own time limit ends it
         time.sleep(0.5)
     assert ask(measured, "/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+def test_a_version_that_makes_no_sense_is_not_looked_at(measured: ServerProcess, kind: str) -> None:
+    status, answered, _ = ask(measured, "/metrics", Accept=f"{kind}; version=abc")
+    assert (status, answered.partition(";")[0]) == (200, kind)
+
+
+def test_headers_beyond_all_measure_are_not_kept(measured: ServerProcess) -> None:
+    """A hundred lines of 64 KiB are what Python's http.client takes, and it keeps them until the last has come."""
+    before = measured.metrics()["process_resident_memory_bytes"]
+    clients = [http(measured) for _ in range(3)]  # one place is left for us
+    for client in clients:
+        with suppress(OSError):  # the server has had enough
+            client.sendall(b"GET /metrics HTTP/1.1\r\n" + (b"X: " + b"x" * 65000 + b"\r\n") * 99)
+    assert measured.metrics()["process_resident_memory_bytes"] < before + 8 * 2**20
+    for client in clients:
+        client.close()

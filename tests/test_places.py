@@ -52,7 +52,7 @@ def test_twenty_clients_are_served_at_once_and_the_next_ones_in_order_as_places_
 
 
 def test_an_error_that_closes_does_not_hold_a_place_while_it_lingers(start_server: StartServer) -> None:
-    server = start_server("--pool-size", 1)
+    server = start_server("--pool-size", 1, "--log-level", "debug")
     rude = server.connect()
     rude.send(b"\x00\x00")
     server.wait_for_log("disconnected: Unknown Packet Type")
@@ -77,6 +77,25 @@ def test_a_client_that_is_told_to_go_and_stays_is_let_go_all_the_same(start_serv
         return False
 
     wait_for("the end of the server's patience", is_reset)
+
+
+def test_refused_clients_that_do_not_close_do_not_hold_up_an_honest_one(start_server: StartServer) -> None:
+    server = start_server("--pool-size", 2, "--max-per-address", 1)
+    rude = [server.connect("127.0.0.2") for _ in range(60)]  # each lingers: two at once for 2 s would take a minute
+    server.log_in("honest").expect_pong()
+    for client in rude:
+        client.close()
+
+
+@pytest.mark.slow
+def test_clients_that_neither_log_in_nor_read_hold_a_place_for_seconds(start_server: StartServer) -> None:
+    server = start_server("--pool-size", 2, "--login-timeout", 1, "--outbox-bytes", 4096, "--write-timeout", 20)
+    rude = [Wire(server.host, server.port, receive_buffer=4096) for _ in range(6)]
+    for client in rude:  # by the time for a slow reader, they would take a minute
+        Flood(client, encode(PacketType.PING, b"x" * 138)).until_stuck(0.1)
+    server.log_in("honest").expect_pong()
+    for client in rude:
+        client.close()
 
 
 def test_128_users_sign_up_and_the_129th_is_refused(server: ServerProcess) -> None:

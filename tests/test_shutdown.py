@@ -12,7 +12,7 @@ from tests.conftest import StartServer
 from tests.processes import DEADLINE, RELAYED_BIG, ServerProcess, stuck_pair
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_everyone_is_told_and_the_status_is_0(server: ServerProcess, signum: int) -> None:
     alice, nameless = server.log_in("alice"), server.connect()
     nameless.expect_pong()
