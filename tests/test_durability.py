@@ -125,7 +125,7 @@ def test_what_a_start_repairs_is_on_disk_before_the_first_client_is_served(trace
     calls, server = traced_login(trace_file, "1,alice\n2,to", "alice", "")
     ready = next(call for call in calls if "chat server" in call.arguments)
     (made,) = [call for call in appends(calls, server.data_dir) if call.file.endswith("status.tmp")]
-    (rename,) = [call for call in calls if call.name.startswith("rename")]
+    (rename,) = [call for call in calls if call.name.startswith("rename") and str(server.data_dir) in call.arguments]
     (cut,) = [call for call in calls if call.name == "ftruncate" and "users.csv" in call.file]
     assert is_synced(made, rename, calls)
     assert any(call.is_sync and call.file == str(server.data_dir) and rename.end < call.begin for call in calls)
