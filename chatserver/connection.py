@@ -108,9 +108,11 @@ class Connection:
         """Note why this ends: the first cause is the one to tell."""
         self.outcome = self.outcome or outcome
 
-    def close(self, reason: Reason | None, outcome: str = "idle") -> None:
-        """End this connection from outside its session, telling the client the reason if there is one. Never waits."""
-        self.end_with(reason or outcome)
+    def close(self, reason: Reason | None, outcome: str = "") -> None:
+        """End this connection from outside its session, telling the client the reason if there is one; `outcome` says
+        more, or what there is no reason for. Never waits.
+        """
+        self.end_with(outcome or reason or "")
         self.outbox.close(encode_error(reason) if reason else b"")
         self.stop_reading()
 

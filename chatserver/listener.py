@@ -136,15 +136,17 @@ class ChatServer(StreamServer):
         self.connections[connection] = session
         self._origins[peer.origin] += 1
         if self._origins[peer.origin] > limits.connections_per_address:
-            connection.close(Reason.TOO_MANY_ATTEMPTS)
+            connection.close(Reason.TOO_MANY_ATTEMPTS, "too many connections from its address")
         if self.draining:  # accepted, but not yet among those that drain() has told
             connection.stop_reading()
         return connection, session
 
     def kick(self, user_id: int) -> bool:
-        """End the connection of a user without an Error; False where the user is not online. Never waits."""
+        """End the connection of a user without an Error, also where the client has left and what it sent is still being
+        handled; False where there is none. Never waits.
+        """
         for connection, session in self.connections.items():
-            if session.member and session.member.user_id == user_id and connection.outbox.takes:
+            if session.member and session.member.user_id == user_id:
                 connection.close(None, "ended by an operator")
                 return True
         return False
@@ -255,4 +257,4 @@ class Patience:
         if left > 0:
             self._wait(left)
         else:
-            self._connection.close(reason)
+            self._connection.close(reason, "" if reason else "idle")

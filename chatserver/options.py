@@ -155,6 +155,7 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
             "--metrics-host": {
                 "type": _host,
                 "default": "127.0.0.1",
+                "metavar": "HOST",
                 "help": "address where metrics are served; there is no password",
             },
             "--drain": _duration(
@@ -218,4 +219,11 @@ def _positive(text: str, what: str) -> float:
 
 def _or_off(parse: Callable[[str], float]) -> dict[str, Any]:
     """A limit that "off", the default, takes away."""
-    return {"type": lambda text: inf if text == "off" else parse(text), "default": inf, "metavar": "N"}
+
+    def parse_or_off(text: str) -> float:
+        try:
+            return inf if text == "off" else parse(text)
+        except ArgumentTypeError as error:
+            raise ArgumentTypeError(f'{error}, or "off"') from None
+
+    return {"type": parse_or_off, "default": inf, "metavar": "N"}

@@ -18,7 +18,7 @@ MEANINGS: dict[str, str] = {
     Reason.USER_LIMIT_REACHED: "the server takes no new users",
     Reason.PASSWORD_REQUIRED: "give one with --password, --password-file or CHAT_PASSWORD",
     Reason.INVALID_PASSWORD: "it is too long",
-    Reason.TOO_MANY_ATTEMPTS: "wait a minute",
+    Reason.TOO_MANY_ATTEMPTS: "too many wrong passwords, or connections from your address; wait a minute",
 }
 
 

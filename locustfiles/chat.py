@@ -124,7 +124,9 @@ class ChatUser(LoadUser):
             act()
         except ServerError:
             gevent.sleep(PAUSE_SECONDS)
-        except FAILURES:
+        except FAILURES as failure:
+            if isinstance(failure, ConnectionClosed):
+                self.end_of_connection(failure)
             self.hang_up()
 
     # Speaking and listening
@@ -148,7 +150,11 @@ class ChatUser(LoadUser):
                 self.handle(client.receive(timeout=None))
         except ConnectionClosed as closing:
             if self.client is client:
-                self.connection_lost(ServerError(closing.reason) if closing.reason else closing)
+                self.end_of_connection(closing)
+
+    def end_of_connection(self, closing: ConnectionClosed) -> None:
+        """Whoever notices first, a listener or a task, counts it."""
+        self.connection_lost(ServerError(closing.reason) if closing.reason else closing)
 
     def handle_events(self) -> None:
         """Take in what has come already."""

@@ -120,7 +120,11 @@ def _skip() -> int:
 def _fuzz_for(seconds: int, seed: int) -> int:
     print(f"sessions alone: {seconds} s", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="chat-fuzz-"))
-    outcome = fuzz(folder, f"-max_total_time={seconds}", f"-seed={seed}", show=lambda now: print(now, flush=True))
+    try:
+        outcome = fuzz(folder, f"-max_total_time={seconds}", f"-seed={seed}", show=lambda now: print(now, flush=True))
+    except KeyboardInterrupt:
+        shutil.rmtree(folder)
+        raise
     print(outcome)
     if outcome.crash:
         print(f"FAULT: {outcome.told}\nThe input is in {outcome.crash}. Again:")
