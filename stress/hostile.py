@@ -95,6 +95,7 @@ def attack(data_dir: Path, seconds: float) -> Outcome:
     """Attack a server of its own for so long. Raises AssertionError where it does not serve on, or stop, well."""
     with run_server(data_dir, *OPTIONS) as server, ExitStack() as processes:
         outcome = _begin(server, seconds)
+        server.may_stall = True  # a turn of the loop handles 20 full chunks: long, where coverage traces each line
         honest = _start(processes, "honest", server, seconds)
         server.wait_for_log("logged in as honest-b")
         hostile = {kind.__name__: _start(processes, kind.__name__, server, seconds) for kind in ATTACKS}

@@ -35,6 +35,8 @@ from tests.processes import DEADLINE, UNPATCHED, ServerProcess, run_server, run_
 from tests.programs import Program, ScreenProgram
 from tests.scripted_server import Peer, ScriptedServer, message
 
+pytestmark = pytest.mark.slow
+
 HOST = "127.0.0.1"
 
 
@@ -518,7 +520,6 @@ def test_is_what_it_says() -> None:
     assert ("gevent" in sys.modules) != (UNPATCHED in os.environ)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(UNPATCHED in os.environ, reason="this is that process")
 def test_the_same_with_threads() -> None:
     run_unpatched(__file__)

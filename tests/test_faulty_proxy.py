@@ -22,6 +22,8 @@ from tests.faulty_proxy import (
 )
 from tests.processes import DEADLINE, ServerProcess, Wire, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _no_greenlet_dies(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:

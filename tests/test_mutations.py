@@ -11,6 +11,8 @@ from stress.mutate import SERVER_OPTIONS, Report, mutate
 from tests.conftest import StartServer
 from tests.faulty_proxy import Fault, FaultyProxy, Link
 
+pytestmark = pytest.mark.slow
+
 NOBODY_DEAF = 130  # from this conversation of seed 1 on, for long: a test with a deaf one takes seconds longer
 
 
@@ -34,7 +36,6 @@ def test_honest_users_notice_nothing_of_mutated_conversations(start_server: Star
     assert {"Config", "Pong", "Malformed Packet", "Unknown Packet Type"} <= set(report.answers)
 
 
-@pytest.mark.slow
 def test_honest_users_notice_nothing_of_many_mutated_conversations(start_server: StartServer) -> None:
     report = mutate(start_server(*SERVER_OPTIONS), 2000, seed=2)
     check(report, 2000)
@@ -58,7 +59,6 @@ def hold(link: Link, packet: bytes) -> None:
     gevent.spawn_later(0.2, link.put, packet)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lose, change, double, hold])
 def test_an_honest_message_that_is_damaged_is_a_fault(
     start_server: StartServer, damage: Callable[[Link, bytes], object]
@@ -91,7 +91,6 @@ def faults_behind(start_server: StartServer, fault: Fault) -> str:
     return "\n".join(report.faults)
 
 
-@pytest.mark.slow
 def test_a_server_that_dies_is_a_fault(start_server: StartServer) -> None:
     server = start_server(*SERVER_OPTIONS)
     gevent.spawn_later(0.5, server.process.kill)

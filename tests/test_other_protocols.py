@@ -14,6 +14,8 @@ import pytest
 from tests.loadtests import CAPACITY, free_port, load, run_locust
 from tests.processes import DEADLINE, ROOT, answers, wait_for
 
+pytestmark = pytest.mark.slow
+
 ECHO = ROOT / "examples" / "echo.py"
 
 
@@ -40,7 +42,6 @@ def test_the_example_tests_a_protocol_of_its_own(echo_server: str, tmp_path: Pat
     assert "Traceback" not in run.log
 
 
-@pytest.mark.slow
 def test_the_capacity_test_serves_another_protocol_too(echo_server: str, tmp_path: Path) -> None:
     options = ["--first-rate", "4", "--trial-time", "1", "--target-p99", "0.1"]  # ms, which nobody can promise
     run = run_locust(tmp_path, *at(echo_server), *options, files=(ECHO, CAPACITY))
@@ -92,7 +93,6 @@ def test_a_mistake_in_a_user_is_an_exception_and_not_the_servers_fault(
     assert told in run.log
 
 
-@pytest.mark.slow
 def test_the_bench_of_the_tester_prints_both_rates_and_the_share_of_locust() -> None:
     command = [sys.executable, "benchmarks/tester.py", "--rounds", "1", "--seconds", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=4 * DEADLINE, check=True)
