@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -16,8 +15,8 @@ from pathlib import Path
 from stress.inputs import corpus
 from stress.program import run
 from stress.seeds import PACKETS
+from tests.processes import ROOT, untraced
 
-ROOT = Path(__file__).parent.parent
 PROGRESS_SECONDS = 5.0
 CANNOT = "atheris cannot be imported here: it is for Linux on x86-64"
 LIMITS = ("-max_len=256", "-timeout=20", "-rss_limit_mb=1024")  # bytes of an input, seconds of a run, memory of all
@@ -55,12 +54,11 @@ def fuzz(
     """Run libFuzzer with these options of its own, in a process that it can take over; all files are in `folder`."""
     inputs, dictionary = _prepare(folder)
     command = [sys.executable, *program, str(inputs), f"-artifact_prefix={folder}/", *LIMITS]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # two tracers
     outcome, begin, shown, lines = Outcome(), time.monotonic(), time.monotonic(), []
     with subprocess.Popen(
         [*command, f"-dict={dictionary}", *options],
         cwd=ROOT,
-        env=environment,
+        env=untraced(),  # one tracer is enough
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from stress.attacks import ATTACKS
 from stress.program import run
-from tests.processes import ROOT, ServerProcess, run_server, wait_for
+from tests.processes import ROOT, ServerProcess, run_server, untraced, wait_for
 
 HOSTILE, HONEST = 20, 2
 OPTIONS = ("--pool-size", HOSTILE + HONEST, "--login-timeout", 2, "--write-timeout", 2)
@@ -121,11 +121,10 @@ def _begin(server: ServerProcess, seconds: float) -> Outcome:
 
 def _start(processes: ExitStack, kind: str, server: ServerProcess, seconds: float) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "stress.attacks", kind, str(server.port), str(seconds)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # slows them down
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=environment,
+        env=untraced(),  # coverage slows them down
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

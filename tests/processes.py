@@ -144,11 +144,15 @@ def run_to_end(*options: object, **environment: str) -> subprocess.CompletedProc
     )
 
 
+def untraced() -> dict[str, str]:
+    """The environment of a process whose coverage is not measured."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+
+
 def run_unpatched(test_file: str) -> None:
     """Run these tests once more, in a process without gevent, whose threads are threads."""
     command = [sys.executable, "-m", "pytest", "--noconftest", "-q", "-p", "no:cacheprovider", test_file]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # brings gevent
-    environment[UNPATCHED] = "1"
+    environment = untraced() | {UNPATCHED: "1"}  # coverage brings gevent
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 

@@ -19,7 +19,7 @@ from chatserver.control import MAX_REQUEST_BYTES, SOCKET
 from protocol import Reason, encode_login
 from storage import CsvStorage, User
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, ROOT, ServerProcess, run_server, wait_for
+from tests.processes import DEADLINE, ROOT, ServerProcess, run_server, untraced, wait_for
 from tests.programs import ScreenProgram
 
 Finished = subprocess.CompletedProcess[str]
@@ -342,8 +342,7 @@ def test_a_backup_that_does_not_fit_is_an_error_and_leaves_nothing(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (6, 6))
 
-    untraced = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # it writes files, too
-    reason = refusal(server.data_dir, "backup", target, preexec_fn=fill_up, env=untraced)
+    reason = refusal(server.data_dir, "backup", target, preexec_fn=fill_up, env=untraced())  # coverage writes too
     assert reason == f"{target} cannot be written: File too large"
     assert target.exists() is made
     assert not made or list(target.iterdir()) == []
