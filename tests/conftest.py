@@ -3,6 +3,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.scripted_server import SECONDS, ScriptedServer
 
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background programs would ignore it
 for name in [name for name in os.environ if name.startswith("CHAT_")]:
     del os.environ[name]  # options of whoever runs the tests
 
