@@ -8,8 +8,10 @@ our own caller asked for.
 """
 
 import unicodedata
-from collections.abc import Iterator
-from enum import IntEnum, StrEnum
+from collections.abc import Iterator, Mapping, Set
+from enum import IntEnum, IntFlag, StrEnum
+from itertools import groupby
+from typing import NamedTuple
 
 DEFAULT_PORT = 9034
 
@@ -22,6 +24,7 @@ MAX_USERNAME_BYTES = 32
 MAX_PASSWORD_BYTES = 64
 ID_WIDTHS = (1, 2, 4)
 MAX_ID_BYTES = 4
+MAX_HISTORY = 255  # messages that one History packet can ask for
 
 
 class PacketType(IntEnum):
@@ -31,12 +34,42 @@ class PacketType(IntEnum):
     CHAT_INIT = 0x02
     MESSAGE = 0x03
     ERROR = 0x04
+    PRESENCE = 0x05
+    RECEIPT = 0x06
+    HISTORY = 0x07
     PING = 0x08
     PONG = 0x09
 
 
+class Feature(IntFlag):
+    """What a client asks for in its Config (section 7)."""
+
+    PRESENCE = 0x01
+    RECEIPTS = 0x02
+    HISTORY = 0x04
+    MAILBOX = 0x08
+    BRIEF = 0x10
+
+
+NO_FEATURES = Feature(0)
+ALL_FEATURES = ~NO_FEATURES
+
+
+class Level(IntEnum):
+    """How far a Message has come (section 7.2)."""
+
+    STORED = 1
+    DELIVERED = 2
+
+
 FROM_CLIENT = frozenset({PacketType.CONFIG, PacketType.CHAT_INIT, PacketType.MESSAGE, PacketType.PING, PacketType.PONG})
 FROM_SERVER = frozenset({PacketType.CONFIG, PacketType.MESSAGE, PacketType.ERROR, PacketType.PING, PacketType.PONG})
+EXTRA_FROM_CLIENT = {PacketType.HISTORY: Feature.HISTORY}  # with the feature that has to be asked for first
+EXTRA_FROM_SERVER = {
+    PacketType.PRESENCE: Feature.PRESENCE,
+    PacketType.RECEIPT: Feature.RECEIPTS,
+    PacketType.HISTORY: Feature.HISTORY,
+}
 
 
 class Reason(StrEnum):
@@ -59,6 +92,7 @@ class Reason(StrEnum):
     UNKNOWN_PACKET_TYPE = "Unknown Packet Type"
     LOGIN_TIMEOUT = "Login Timeout"
     TOO_MANY_ATTEMPTS = "Too Many Attempts"
+    MAILBOX_FULL = "Mailbox Full"
     TOO_SLOW = "Too Slow"
     SERVER_SHUTTING_DOWN = "Server Shutting Down"
 
@@ -78,12 +112,12 @@ class LocalProtocolError(Exception):
 class Decoder:
     """Cuts a TCP byte stream into packets, however it is chunked (section 1).
 
-    `accepts` holds the packet types that this peer may send: FROM_CLIENT in a server, FROM_SERVER in a client. Fewer
-    than 140 bytes are held between two calls.
+    `accepts` holds the packet types that this peer may send: FROM_CLIENT in a server, FROM_SERVER in a client, and what
+    features add to them. Fewer than 140 bytes are held between two calls.
     """
 
-    def __init__(self, accepts: frozenset[PacketType]) -> None:
-        self._accepts = accepts
+    def __init__(self, accepts: Set[PacketType]) -> None:
+        self._accepts = set(accepts)
         self._rest = b""
         self._failure: RemoteProtocolError | None = None
 
@@ -113,6 +147,11 @@ class Decoder:
             start = stop
         self._rest = data[start:]
 
+    def accept_extra(self, extra: Mapping[PacketType, Feature], features: Feature) -> None:
+        """From the next packet on the peer may send of these types those whose feature is among `features` alone."""
+        for packet_type, feature in extra.items():
+            (self._accepts.add if feature in features else self._accepts.discard)(packet_type)
+
     def _fail(self, reason: Reason) -> RemoteProtocolError:
         self._failure = RemoteProtocolError(reason)
         return self._failure
@@ -133,11 +172,13 @@ def encode_string(text: bytes) -> bytes:
     return len(text).to_bytes(STRING_PREFIX_BYTES, "big") + text
 
 
-def encode_login(username: str, password: str = "") -> bytes:
+def encode_login(username: str, password: str = "", features: Feature = NO_FEATURES) -> bytes:
     """A client's Config. Raises LocalProtocolError where name and password together do not fit."""
     body = encode_string(username.encode())
-    if password:
+    if password or features:
         body += encode_string(password.encode())
+    if features:
+        body += bytes((features,))
     return encode(PacketType.CONFIG, body)
 
 
@@ -147,11 +188,16 @@ def encode_user(username: str, user_id: int, id_width: int) -> bytes:
 
 
 def encode_chat_init(user_id: int) -> bytes:
-    """Chat Init, the id in as few bytes as it needs."""
+    """Chat Init."""
+    return encode(PacketType.CHAT_INIT, _encode_any_id(user_id))
+
+
+def _encode_any_id(user_id: int) -> bytes:
+    """In as few bytes as it needs."""
     width = max(1, (user_id.bit_length() + 7) // 8)
     if user_id < 1 or width > MAX_ID_BYTES:
         raise LocalProtocolError(f"a user id is a number from 1 to {2 ** (8 * MAX_ID_BYTES) - 1}, not {user_id}")
-    return encode(PacketType.CHAT_INIT, user_id.to_bytes(width, "big"))
+    return user_id.to_bytes(width, "big")
 
 
 def encode_message(text: bytes) -> bytes:
@@ -162,6 +208,32 @@ def encode_message(text: bytes) -> bytes:
 def encode_error(reason: Reason) -> bytes:
     """An Error packet."""
     return encode(PacketType.ERROR, encode_string(reason.encode()))
+
+
+def encode_presence(is_online: bool, username: str, user_id: int, id_width: int) -> bytes:
+    """Another user has come, or gone (section 7.1)."""
+    body = bytes((is_online,)) + encode_string(username.encode()) + user_id.to_bytes(id_width, "big")
+    return encode(PacketType.PRESENCE, body)
+
+
+def encode_receipt(level: Level, first: int, last: int) -> bytes:
+    """The Messages of these numbers have come so far (section 7.2)."""
+    return encode(PacketType.RECEIPT, bytes((level,)) + first.to_bytes(4, "big") + last.to_bytes(4, "big"))
+
+
+def encode_history_request(count: int, user_id: int) -> bytes:
+    """A client's History: the last `count` messages with this user. Raises LocalProtocolError for more than 255."""
+    if not 0 <= count <= MAX_HISTORY:
+        raise LocalProtocolError(f"0 to {MAX_HISTORY} messages can be asked for, not {count}")
+    return encode(PacketType.HISTORY, bytes((count,)) + _encode_any_id(user_id))
+
+
+def encode_dated(seconds: int, sender_id: int, id_width: int) -> bytes:
+    """A server's History: when the message that follows was sent, in seconds of Unix time, and by whom."""
+    return encode(PacketType.HISTORY, seconds.to_bytes(4, "big") + sender_id.to_bytes(id_width, "big"))
+
+
+HISTORY_END = encode(PacketType.HISTORY, b"")
 
 
 def text_room(sender: str) -> int:
@@ -188,6 +260,7 @@ class Envelope:
     def __init__(self, sender: str) -> None:
         prefix = f"{sender}:".encode()
         self._room = text_room(sender)
+        self._has_split = False  # since runs() was asked
         self._heads = [
             bytes((PacketType.MESSAGE, STRING_PREFIX_BYTES + length, 0, length)) + prefix
             for length in range(len(prefix), MAX_TEXT_BYTES + 1)
@@ -197,7 +270,18 @@ class Envelope:
         """The Message packet for `text`, or several, in order, where one is too small."""
         if len(text) <= self._room:
             return self._heads[len(text)] + text
+        self._has_split = True
         return b"".join(self._heads[len(piece)] + piece for piece in split_text(text, self._room))
+
+    def runs(self, wrapped: list[bytes]) -> list[list[bytes]]:
+        """All that wrap() has given since the last call, in order, so that in each list either every Message is one
+        packet, or there is one Message of several.
+        """
+        if not self._has_split:
+            return [wrapped]
+        self._has_split = False
+        runs = groupby(enumerate(wrapped), lambda one: one[0] if len(one[1]) > MAX_PACKET_BYTES else -1)
+        return [[message for _, message in run] for _, run in runs]
 
 
 # Parsing
@@ -216,16 +300,21 @@ def parse_text(body: bytes) -> bytes:
     return text
 
 
-def parse_login(body: bytes) -> tuple[str, str]:
-    """(username, password) of a client's Config; "" is no password. The features byte is not used yet (section 7).
+class Login(NamedTuple):
+    """A client's Config. "" is no password; `features` is None where it says nothing about them."""
 
-    Raises RemoteProtocolError (Malformed Packet).
-    """
+    username: str
+    password: str
+    features: Feature | None
+
+
+def parse_login(body: bytes) -> Login:
+    """A client's Config. A feature that we do not know is left out. Raises RemoteProtocolError (Malformed Packet)."""
     username, rest = _take_string(body)
     password, features = _take_string(rest) if rest else ("", b"")
     if len(features) > 1:
         raise RemoteProtocolError(Reason.MALFORMED_PACKET)
-    return username, password
+    return Login(username, password, Feature(features[0]) & ALL_FEATURES if features else None)
 
 
 def parse_user(body: bytes) -> tuple[str, int]:
@@ -242,6 +331,44 @@ def parse_user_id(body: bytes) -> int:
     return user_id
 
 
+class Presence(NamedTuple):
+    """Another user has come, or gone."""
+
+    is_online: bool
+    username: str
+    user_id: int
+
+
+def parse_presence(body: bytes) -> Presence:
+    """A server's Presence. Raises RemoteProtocolError (Malformed Packet)."""
+    if body[:1] not in (b"\0", b"\1"):
+        raise RemoteProtocolError(Reason.MALFORMED_PACKET)
+    return Presence(bool(body[0]), *parse_user(body[1:]))
+
+
+def parse_receipt(body: bytes) -> tuple[Level, int, int]:
+    """(level, first, last) of a server's Receipt. Raises RemoteProtocolError (Malformed Packet)."""
+    first, last = int.from_bytes(body[1:5], "big"), int.from_bytes(body[5:], "big")
+    if len(body) != 9 or body[0] not in tuple(Level) or not 0 < first <= last:
+        raise RemoteProtocolError(Reason.MALFORMED_PACKET)
+    return Level(body[0]), first, last
+
+
+def parse_history_request(body: bytes) -> tuple[int, int]:
+    """(count, user id) of a client's History. Raises RemoteProtocolError (Malformed Packet)."""
+    if not body:
+        raise RemoteProtocolError(Reason.MALFORMED_PACKET)
+    return body[0], parse_user_id(body[1:])
+
+
+def parse_dated(body: bytes) -> tuple[int, int] | None:
+    """(Unix time in seconds, sender's id) of a server's History; None where the replay ends.
+
+    Raises RemoteProtocolError (Malformed Packet).
+    """
+    return (int.from_bytes(body[:4], "big"), parse_user_id(body[4:])) if body else None
+
+
 def _take_string(body: bytes) -> tuple[str, bytes]:
     end = STRING_PREFIX_BYTES + int.from_bytes(body[:STRING_PREFIX_BYTES], "big")
     if len(body) < STRING_PREFIX_BYTES or end > len(body):
@@ -256,13 +383,22 @@ def _decode(text: bytes) -> str:
         raise RemoteProtocolError(Reason.MALFORMED_PACKET) from None
 
 
-def count_messages(stream: bytes, end: int) -> int:
-    """How many of the Messages in a stream of whole packets are complete within its first `end` bytes."""
-    count = start = 0
-    while start < len(stream) and (stop := start + HEADER_BYTES + stream[start + 1]) <= end:
-        count += stream[start] == PacketType.MESSAGE
+def whole_packets(stream: bytes) -> tuple[int, int]:
+    """How many whole packets a stream begins with, and their bytes."""
+    count = end = 0
+    while end + 1 < len(stream) and (stop := end + HEADER_BYTES + stream[end + 1]) <= len(stream):
+        count, end = count + 1, stop
+    return count, end
+
+
+def split_packets(stream: bytes) -> list[bytes]:
+    """The packets of a stream of whole ones."""
+    packets, start = [], 0
+    while start < len(stream):
+        stop = start + HEADER_BYTES + stream[start + 1]
+        packets.append(stream[start:stop])
         start = stop
-    return count
+    return packets
 
 
 def rest_of_packet(stream: bytes, sent: int) -> bytes:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import protocol
-from protocol import FROM_CLIENT, FROM_SERVER, Decoder, Envelope, LocalProtocolError, PacketType, Reason
+from protocol import FROM_CLIENT, FROM_SERVER, Decoder, Envelope, Feature, LocalProtocolError, PacketType, Reason
 from protocol import RemoteProtocolError as Fault
 
 # name, bytes as in section 4, who sends it, (type, body)
@@ -111,14 +111,16 @@ def test_an_id_is_read_at_any_width_up_to_four(body: str, user_id: int) -> None:
 @pytest.mark.parametrize(
     ("body", "login"),
     [
-        ("0001 61", ("a", "")),
-        ("0000", ("", "")),
-        ("0001 61 0000", ("a", "")),
-        ("0001 61 0001 62", ("a", "b")),
-        ("0001 61 0001 62 ff", ("a", "b")),
+        ("0001 61", ("a", "", None)),
+        ("0000", ("", "", None)),
+        ("0001 61 0000", ("a", "", None)),
+        ("0001 61 0001 62", ("a", "b", None)),
+        ("0001 61 0001 62 ff", ("a", "b", protocol.ALL_FEATURES)),
     ],
 )
-def test_a_login_has_a_name_and_may_have_a_password_and_features(body: str, login: tuple[str, str]) -> None:
+def test_a_login_has_a_name_and_may_have_a_password_and_features(
+    body: str, login: tuple[str, str, Feature | None]
+) -> None:
     assert protocol.parse_login(bytes.fromhex(body)) == login
 
 
@@ -198,7 +200,7 @@ def test_a_relayed_text_fits_packets_and_arrives_unchanged(sender: str, text: by
 
 @given(names, texts.filter(lambda text: 0 < len(text.encode()) <= 64), st.integers(1, 2**32 - 1))
 def test_logins_and_entries_survive_the_round_trip(name: str, password: str, user_id: int) -> None:
-    assert protocol.parse_login(protocol.encode_login(name, password)[2:]) == (name, password)
+    assert protocol.parse_login(protocol.encode_login(name, password)[2:]) == (name, password, None)
     assert protocol.parse_user(protocol.encode_user(name, user_id, 4)[2:]) == (name, user_id)
     assert protocol.parse_user_id(protocol.encode_chat_init(user_id)[2:]) == user_id
 
@@ -220,7 +222,7 @@ def test_the_protocol_is_pure() -> None:
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module or "")
-    assert imported == {"collections.abc", "enum", "unicodedata"}
+    assert imported == {"collections.abc", "enum", "itertools", "typing", "unicodedata"}
 
 
 @given(st.lists(st.binary(max_size=50)))
