@@ -8,13 +8,13 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic
 
 from chatclient.address import format_address, is_loopback
-from chatclient.dialogue import Call, Dialogue, Event
+from chatclient.dialogue import Call, Dialogue, Ending, Event
 from chatclient.errors import ConnectionClosed, ConnectionFailed, explain
 from chatclient.tls import RECORD_BYTES, TlsSocket, start_tls
 from protocol import rest_of_packet
@@ -53,6 +53,27 @@ class Connection:
         except OSError:  # nobody is there any more
             return False
 
+    @property
+    def online(self) -> dict[str, int]:
+        """Who is online, by all that has been read; a change makes another dict."""
+        with self._changed:
+            return self._dialogue.online
+
+    @property
+    def known(self) -> dict[str, int]:
+        """All of whom we have heard, online or not; it grows while one looks."""
+        return self._dialogue.known
+
+    @property
+    def sent(self) -> int:
+        """The number of the last Message sent."""
+        return self._dialogue.sent
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the connection has ended."""
+        return self._dialogue.ending
+
     def ask(self, call: Call, deadline: float | None) -> None:
         """Wait until this call is done."""
         with _held(self._calling, deadline):
@@ -64,9 +85,13 @@ class Connection:
                 with self._changed:
                     self._dialogue.give_up()
 
-    def tell(self, texts: Iterable[bytes], deadline: float | None) -> None:
-        """Send Messages. After a TimeoutError the first ones are on their way, the others will not be sent."""
-        self._write(partial(self._dialogue.tell, texts), deadline)
+    def tell(self, texts: Sequence[bytes], deadline: float | None) -> range:
+        """Send Messages; their numbers.
+
+        After a TimeoutError the first ones are on their way, the others will not be sent.
+        """
+        last = self._write(partial(self._dialogue.tell, texts), deadline)
+        return range(last - len(texts) + 1, last + 1)
 
     def receive(self, deadline: float | None) -> Event:
         """The next event, oldest first; those that came before the ending are still given out."""
@@ -85,13 +110,16 @@ class Connection:
 
     # Writing
 
-    def _write(self, begin: Callable[[], bytes], deadline: float | None) -> None:
-        """Send the whole packets that `begin` makes when it is their turn; at a TimeoutError one may be cut in two."""
+    def _write(self, begin: Callable[[], bytes], deadline: float | None) -> int:
+        """Send the whole packets that `begin` makes when it is their turn; at a TimeoutError one may be cut in two.
+
+        Returns the number of the last Message sent by then.
+        """
         with _held(self._writing, deadline):
-            with self._changed:
-                packets = begin()
             while self._rest:
                 self._rest = self._rest[self._send_some(self._rest, deadline) :]
+            with self._changed:
+                packets = begin()
             sent = 0
             try:
                 while sent < len(packets):
@@ -99,8 +127,11 @@ class Connection:
             finally:
                 taken = min(sent + self._record, len(packets))
                 self._rest = packets[sent:taken] + rest_of_packet(packets, taken)
+                self._dialogue.take_back(packets[sent + len(self._rest) :])
+            last = self._dialogue.sent
         with self._changed:
             self._answer_pings()
+        return last
 
     def _send_some(self, data: bytes | memoryview, deadline: float | None) -> int:
         """Send what there is room for, at least one byte.

@@ -6,19 +6,28 @@ Pure: bytes in, events and answers out, and the bytes that are to be written. No
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import ClassVar, NamedTuple, TypeAlias
 
 from protocol import (
+    EXTRA_FROM_SERVER,
     FROM_SERVER,
+    NO_FEATURES,
     Decoder,
+    Feature,
+    Level,
     PacketType,
     Reason,
     RemoteProtocolError,
     encode,
     encode_message,
+    parse_dated,
+    parse_presence,
+    parse_receipt,
     parse_text,
     parse_user,
+    split_packets,
 )
 
 TLS_ALERT = b"\x15\x03"  # how a TLS server answers who speaks none
@@ -51,7 +60,35 @@ class ErrorReceived:
     reason: str
 
 
-Event: TypeAlias = MessageReceived | ErrorReceived
+@dataclass(frozen=True, slots=True)
+class PresenceChanged:
+    """Another user has come, or gone (section 7)."""
+
+    name: str
+    user_id: int
+    is_online: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptReceived:
+    """Our Messages number `first` to `last`, counted from 1, have come so far (section 7)."""
+
+    level: Level
+    first: int
+    last: int
+
+
+Event: TypeAlias = MessageReceived | ErrorReceived | PresenceChanged | ReceiptReceived
+
+
+@dataclass(frozen=True, slots=True)
+class PastMessage:
+    """What somebody wrote, whole, at this Unix time in seconds."""
+
+    time: int
+    sender_id: int
+    sender: str
+    text: str
 
 
 class Ending(NamedTuple):
@@ -66,14 +103,19 @@ class Call:
     """A question to the server, and once it is `done`, the answer.
 
     `packets` ask it; without any, the answer is that all that was written before has been handled. With `own_name` the
-    answer is a list that this name ends (section 3.2), and otherwise that no Error came (section 3.4).
+    answer is a list that this name ends (section 3.2), with `replays` it is past messages (section 7), and otherwise
+    that no Error came (section 3.4).
     """
 
     packets: bytes = b""
     own_name: str = ""
+    features: Feature = NO_FEATURES  # that `packets` ask for, if any
+    replays: bool = False
     done: bool = False
     refusal: str | None = None
     users: dict[str, int] = field(default_factory=dict)
+    past: list[PastMessage] = field(default_factory=list)
+    changes: list[PresenceChanged] = field(default_factory=list)  # since it was asked
 
 
 class Dialogue:
@@ -85,9 +127,15 @@ class Dialogue:
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque()
+        self.known: dict[str, int] = {}  # all of whom we have heard, with their ids
         self.pongs = b""  # that are due
+        self.sent = 0  # Messages
         self.ending: Ending | None = None
         self._decoder = Decoder(FROM_SERVER)
+        self._features = NO_FEATURES  # the server may act on these
+        self._users: dict[str, int] = {}  # who is online, in any order
+        self._online: dict[str, int] | None = None  # the same in order; None when it has to be made anew
+        self._replay: list[PastMessage] = []  # what has come of the one that is under way
         self._tokens = itertools.count(1)
         self._written = 0  # how many times something was written
         self._settled = 0  # how many of them are known to be handled
@@ -100,9 +148,18 @@ class Dialogue:
     # Outwards
 
     def tell(self, texts: Iterable[bytes]) -> bytes:
-        """The Messages to write, of 136 bytes of text at most each; their Errors will be events."""
+        """The Messages to write, of 136 bytes of text at most each; their Errors will be events.
+
+        They count as `sent`, unless take_back() says otherwise.
+        """
+        packets = [encode_message(text) for text in texts]
         self._written += 1
-        return b"".join(map(encode_message, texts))
+        self.sent += len(packets)
+        return b"".join(packets)
+
+    def take_back(self, packets: bytes) -> None:
+        """These, the last of what tell() or ask() returned last, do not go out after all."""
+        self.sent -= sum(packet[0] == PacketType.MESSAGE for packet in split_packets(packets))
 
     def ask(self, call: Call) -> bytes:
         """What to write for this call, which is pending from now on.
@@ -113,7 +170,8 @@ class Dialogue:
         settled = self._settled == self._written
         self._written += 1
         self._call, self._mark = call, self._written
-        self._ends = None if call.own_name else self._token()
+        self._accept(self._features | call.features)  # a Presence may come before the end of the list
+        self._ends = None if call.own_name or call.replays else self._token()
         if not call.packets:
             self._opens = self._ends
             return _ping(self._ends)
@@ -121,7 +179,9 @@ class Dialogue:
         return _ping(self._opens) + call.packets + _ping(self._ends)
 
     def give_up(self) -> None:
-        """Wait for no answer any more. An Error that still comes is an event."""
+        """Wait for no answer any more. An Error that still comes is an event, a replay is nothing."""
+        if self._call:
+            self._features |= self._call.features  # they may be granted yet
         self._call = None
 
     def take_pongs(self) -> bytes:
@@ -134,6 +194,16 @@ class Dialogue:
         self.ending = self.ending or Ending(text, reason)
 
     # Inwards
+
+    @property
+    def online(self) -> dict[str, int]:
+        """The list last asked for, name to id, with what Presence has changed since, in ascending id order.
+
+        A change makes another dict.
+        """
+        if self._online is None:
+            self._online = dict(sorted(self._users.items(), key=itemgetter(1)))
+        return self._online
 
     def receive(self, data: bytes) -> None:
         """Take in what the server sent; b"" is that it closed. After the ending nothing counts any more."""
@@ -150,24 +220,55 @@ class Dialogue:
 
     def _on_config(self, body: bytes) -> None:
         username, user_id = parse_user(body)
-        if self._call and self._opens is None:
-            self._call.users[username] = user_id
-            if username == self._call.own_name:
-                self._finish(self._call)
+        self.known[username] = user_id
+        if call := self._answered():
+            call.users[username] = user_id
+            if username == call.own_name:
+                self._users = call.users.copy()
+                for change in call.changes:  # an entry may be older than they are
+                    self._apply(change)
+                self._online = None
+                self._finish(call)
 
     def _on_message(self, body: bytes) -> None:
         sender, _, text = parse_text(body).decode().partition(":")
-        self.events.append(MessageReceived(sender, text))
+        if self._replay:
+            message = self._replay[-1]
+            self._replay[-1] = replace(message, sender=sender, text=message.text + text)
+        else:
+            self.events.append(MessageReceived(sender, text))
 
     def _on_error(self, body: bytes) -> None:
         reason = parse_text(body).decode()
-        if self._call and self._opens is None and reason not in CLOSING:
-            self._call.refusal = reason
-            self._finish(self._call)
+        if reason not in CLOSING and (call := self._answered()):
+            call.refusal = reason
+            self._finish(call)
             return
         self.events.append(ErrorReceived(reason))
         if reason in CLOSING:
             self.end(f"the server closed the connection ({reason})", reason)
+
+    def _on_presence(self, body: bytes) -> None:
+        is_online, name, user_id = parse_presence(body)
+        change = PresenceChanged(name, user_id, is_online)
+        self.known[name] = user_id
+        self._apply(change)
+        self._online = None
+        if self._call:
+            self._call.changes.append(change)
+        self.events.append(change)
+
+    def _on_receipt(self, body: bytes) -> None:
+        self.events.append(ReceiptReceived(*parse_receipt(body)))
+
+    def _on_history(self, body: bytes) -> None:
+        if dated := parse_dated(body):
+            self._replay.append(PastMessage(*dated, sender="", text=""))
+            return
+        past, self._replay = self._replay, []
+        if (call := self._answered()) and call.replays:
+            call.past = past
+            self._finish(call)
 
     def _on_ping(self, body: bytes) -> None:
         self.pongs += encode(PacketType.PONG, body)
@@ -182,12 +283,31 @@ class Dialogue:
         PacketType.CONFIG: _on_config,
         PacketType.MESSAGE: _on_message,
         PacketType.ERROR: _on_error,
+        PacketType.PRESENCE: _on_presence,
+        PacketType.RECEIPT: _on_receipt,
+        PacketType.HISTORY: _on_history,
         PacketType.PING: _on_ping,
         PacketType.PONG: _on_pong,
     }
 
+    def _answered(self) -> Call | None:
+        """The call that is answered by what comes now."""
+        return self._call if self._opens is None else None
+
+    def _apply(self, change: PresenceChanged) -> None:
+        if change.is_online:
+            self._users[change.name] = change.user_id
+        else:
+            self._users.pop(change.name, None)
+
+    def _accept(self, features: Feature) -> None:
+        self._decoder.accept_extra(EXTRA_FROM_SERVER, features)
+
     def _finish(self, call: Call) -> None:
         call.done = True
+        if call.refusal is None and call.features:
+            self._features = call.features
+        self._accept(self._features)
         self._settled = self._mark
         self._call = None
 

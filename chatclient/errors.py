@@ -32,7 +32,7 @@ class LoginRefused(ServerError):
 
 
 class ChatRefused(ServerError):
-    """The answer to chat(); the old partner stays."""
+    """The answer to chat(), where the old partner stays, or to history()."""
 
 
 def explain(error: Exception) -> str:

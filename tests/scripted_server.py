@@ -2,16 +2,37 @@
 
 import socket
 from collections import deque
-from typing import Self
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, Self, TypeVar
 
-from protocol import FROM_CLIENT, Decoder, PacketType, Reason, encode, encode_error, encode_string, encode_user
+from protocol import (
+    ALL_FEATURES,
+    EXTRA_FROM_CLIENT,
+    FROM_CLIENT,
+    Decoder,
+    PacketType,
+    Reason,
+    encode,
+    encode_dated,
+    encode_error,
+    encode_string,
+    encode_user,
+)
 
 SECONDS = 10.0  # for every wait
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def message(sender: str, text: str) -> bytes:
     """The Message that brings `text` to its receiver."""
     return encode(PacketType.MESSAGE, encode_string(f"{sender}:{text}".encode()))
+
+
+def past(seconds: int, sender_id: int, *messages: bytes) -> bytes:
+    """What a replay says about one message, which takes these Messages."""
+    return encode_dated(seconds, sender_id, 1) + b"".join(messages)
 
 
 class Peer:
@@ -20,6 +41,7 @@ class Peer:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self._decoder = Decoder(FROM_CLIENT)
+        self._decoder.accept_extra(EXTRA_FROM_CLIENT, ALL_FEATURES)
         self._packets: deque[tuple[int, bytes]] = deque()
 
     def __enter__(self) -> Self:
@@ -87,3 +109,13 @@ class ScriptedServer:
         connection, _ = self.listener.accept()
         connection.settimeout(SECONDS)
         return Peer(connection)
+
+
+class Start:
+    """Runs a call elsewhere while the test plays the server."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self._executor = executor
+
+    def __call__(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return self._executor.submit(call, *args, **kwargs)

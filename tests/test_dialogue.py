@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from chatclient.dialogue import CLOSING, Call, Dialogue, ErrorReceived, Event, MessageReceived
 from protocol import (
+    ALL_FEATURES,
+    EXTRA_FROM_CLIENT,
     FROM_CLIENT,
     Decoder,
     PacketType,
@@ -47,7 +49,9 @@ def feed(dialogue: Dialogue, request: pytest.FixtureRequest) -> Feed:
 
 
 def packets(written: bytes) -> list[tuple[int, bytes]]:
-    return list(Decoder(FROM_CLIENT).packets(written))
+    decoder = Decoder(FROM_CLIENT)
+    decoder.accept_extra(EXTRA_FROM_CLIENT, ALL_FEATURES)
+    return list(decoder.packets(written))
 
 
 def types(written: bytes) -> list[int]:
