@@ -22,8 +22,10 @@ from gevent.event import Event
 from chatserver import __version__, memory
 from chatserver.accounts import Accounts
 from chatserver.address import format_address
+from chatserver.archive import Archive
 from chatserver.control import control_socket
 from chatserver.counters import Counters
+from chatserver.delivery import Delivery
 from chatserver.lag import LoopLag
 from chatserver.limits import Limits
 from chatserver.listener import ChatServer, ServerContext, listen
@@ -32,9 +34,11 @@ from chatserver.metrics import ServerCollector, serve_metrics
 from chatserver.options import parse_options
 from chatserver.relay import Relay
 from chatserver.tls import server_context
-from storage import CsvStorage, Storage, StorageError
+from chatstorage.chats import ChatFile
+from storage import CHATS, CsvStorage, Storage, StorageError
 
 OPEN_FILES_RESERVE = 64  # the listener, the database, the loop, the log, the interpreter's own
+COMMIT_SECONDS = {"interval": 0.05, "always": 0.0}  # that a message waits for others to be written with it
 
 log = logging.getLogger("chat")
 
@@ -83,13 +87,15 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
         storage = stack.enter_context(CsvStorage(options.data_dir, options.max_users, options.max_id))
     except OSError as error:
         raise CannotStart(f"{options.data_dir}: {error.strerror or error}") from error
-    context = _make_context(options, storage, tls)
+    counters = Counters()
+    archive = _open_archive(options, stack, storage, counters)
+    context = _make_context(options, storage, archive, counters, tls)
     stack.callback(context.accounts.close)
     server = ChatServer(listener, context, options.pool_size)
     lag = stack.enter_context(LoopLag())
     resident = memory.resident_bytes()
     if options.metrics_port is not None:
-        collector = ServerCollector(server, storage, lag, memory.bound(options, resident))
+        collector = ServerCollector(server, storage, archive, lag, memory.bound(options, resident))
         _serve_metrics(options, stack, server, collector)
     server.start()
     name = f"{__version__} with TLS" if tls else __version__
@@ -117,11 +123,32 @@ def _encryption(options: Namespace) -> ssl.SSLContext | None:
         raise CannotStart(str(error)) from error
 
 
-def _make_context(options: Namespace, storage: Storage, tls: ssl.SSLContext | None) -> ServerContext:
-    relay, counters = Relay(), Counters()
+def _open_archive(options: Namespace, stack: ExitStack, storage: Storage, counters: Counters) -> Archive | None:
+    """The past chats, without those of users who have been removed. Raises CannotStart, StorageError."""
+    if options.history == "off":
+        return None
+    path = options.data_dir / CHATS
+    try:
+        file = stack.enter_context(ChatFile(path, options.history_messages))
+    except OSError as error:
+        raise CannotStart(f"{path}: {error.strerror or error}") from error
+    for user_id in file.users():
+        if not storage.is_user(user_id):
+            log.info("%s: removed the chats of user %d, who was removed", path, user_id)
+            file.remove(user_id)
+    archive = Archive(file, counters, COMMIT_SECONDS[options.sync], options.mailbox_messages)
+    stack.callback(archive.close)
+    return archive
+
+
+def _make_context(
+    options: Namespace, storage: Storage, archive: Archive | None, counters: Counters, tls: ssl.SSLContext | None
+) -> ServerContext:
+    relay = Relay()
     return ServerContext(
         relay=relay,
         accounts=Accounts(storage, relay, counters, options.id_width, options.require_password, options.login_attempts),
+        delivery=Delivery(relay, archive, counters, storage.is_user, options.id_width),
         counters=counters,
         limits=Limits(
             outbox_bytes=options.outbox_bytes,

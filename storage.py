@@ -43,6 +43,7 @@ __all__ = [
 USERS = "users.csv"
 PASSWORDS = "passwords.csv"
 STATUS = "status.csv"
+CHATS = "chats.db"  # beside them, and none of ours: chatstorage/chats.py
 LOCK = "lock"
 
 logger = logging.getLogger("storage")
@@ -112,6 +113,9 @@ class CsvStorage(Storage):
     def find(self, name: str) -> User | None:
         user = self.look_alike(name)
         return user if user is not None and user.name == name else None
+
+    def is_user(self, user_id: int) -> bool:
+        return user_id in self._users
 
     def look_alike(self, name: str) -> User | None:
         return self._by_skeleton.get(skeleton(name))

@@ -14,8 +14,9 @@ from argon2.exceptions import VerificationError
 
 from chatserver.attempts import Attempts, TooManyAttempts
 from chatserver.counters import Counters
+from chatserver.outbox import Outbox
 from chatserver.passwords import Passwords
-from chatserver.relay import Member, Outbox, Relay
+from chatserver.relay import Member, Relay
 from chatserver.workers import Workers
 from protocol import MAX_PASSWORD_BYTES, Reason, encode_user, is_valid_username
 from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached

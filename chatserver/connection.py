@@ -18,9 +18,9 @@ from gevent import Greenlet, Timeout, get_hub
 from gevent.event import Event
 
 from chatserver.counters import Counters
-from chatserver.relay import Outbox
+from chatserver.outbox import Outbox
 from chatserver.tls import TlsStream
-from protocol import Reason, count_messages, encode_error, rest_of_packet
+from protocol import Reason, encode_error, rest_of_packet
 
 READ, WRITE = 1, 2  # libev's event bits
 RECV_BYTES = 16384  # 64 KiB costs a fifth more CPU per message, and keeps everyone else waiting four times as long
@@ -167,7 +167,6 @@ class Connection:
         """Send what the kernel takes without waiting; True when nothing is left."""
         while True:
             if self._sent == len(self._stream):
-                self._settle()
                 self._stream, self._sent = self.outbox.take(), 0
                 if not self._stream:
                     return True
@@ -194,20 +193,8 @@ class Connection:
 
     def _discard(self, end: int, last_packet: bytes = b"") -> None:
         """Drop all that waits to be sent after the first `end` bytes of the stream, but for a last packet."""
-        outbox, counters = self.outbox, self._counters
-        stream = self._stream[:end] + last_packet
-        lost = len(self._stream) + len(outbox.take()) - len(stream)
-        kept = min(count_messages(self._stream, end), outbox.messages_in_flight)
-        counters.messages_undeliverable += outbox.messages_in_flight - kept
-        outbox.messages_in_flight = kept
-        outbox.sent(lost)
-        self.undelivered += lost
-        self._stream = stream
-
-    def _settle(self) -> None:
-        """All that was in flight has gone out."""
-        self._counters.messages_delivered += self.outbox.messages_in_flight
-        self.outbox.messages_in_flight = 0
+        self.undelivered += self.outbox.drop(self._stream, end, len(last_packet))
+        self._stream = self._stream[:end] + last_packet
 
     # The end
 
@@ -229,7 +216,6 @@ class Connection:
             log.debug("gone before the end: %s", error)
         finally:
             self._discard(self._sent)
-            self._settle()
             self._readable.close()
             self._sock.close()
 

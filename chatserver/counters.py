@@ -33,7 +33,10 @@ class Latency:
 
 @dataclass(slots=True)
 class Counters:
-    """Only ever counted up. Every accepted Message is delivered, refused, undeliverable, or still under way."""
+    """Only ever counted up. Every accepted Message is delivered, refused, mailed, undeliverable, or still under way.
+
+    It is the fate of a Message that nobody else asks for.
+    """
 
     connections: int = 0
     sign_ups: int = 0
@@ -44,14 +47,26 @@ class Counters:
     messages_refused: Counter[Reason] = field(default_factory=Counter)  # answered with an Error
     messages_delivered: int = 0  # the kernel has them, for the receiver
     messages_undeliverable: int = 0  # queued for a receiver whose connection ended first
+    messages_mailed: int = 0  # into a mailbox, as the receiver was not there, or not long enough
+    mailbox_delivered: int = 0  # out of one: the kernel has them, for the receiver
+    messages_stored: int = 0  # durable on disk
     bytes_received: int = 0
     bytes_sent: int = 0
     disconnects: Counter[str] = field(default_factory=Counter)  # by what the log says
     delays: int = 0  # how often a client over its --rate was read later
     storage: Latency = field(default_factory=Latency)  # of a write, waiting for its turn included
+    commits: Latency = field(default_factory=Latency)  # of chats
 
     @property
     def messages_under_way(self) -> int:
         """Accepted, and nothing has become of them yet."""
-        settled = self.messages_delivered + self.messages_undeliverable + self.messages_refused.total()
-        return self.messages_accepted - settled
+        settled = self.messages_delivered + self.messages_undeliverable + self.messages_mailed
+        return self.messages_accepted - settled - self.messages_refused.total()
+
+    def delivered(self, count: int) -> None:
+        """As in Fate."""
+        self.messages_delivered += count
+
+    def dropped(self, count: int) -> None:
+        """As in Fate."""
+        self.messages_undeliverable += count

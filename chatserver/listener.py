@@ -15,6 +15,7 @@ from chatserver.accounts import Accounts
 from chatserver.address import Peer, peer_of
 from chatserver.connection import LINGER_SECONDS, RECV_BYTES, Connection
 from chatserver.counters import Counters
+from chatserver.delivery import Delivery
 from chatserver.limits import Limits, TokenBucket
 from chatserver.relay import Relay
 from chatserver.session import Session
@@ -38,6 +39,7 @@ class ServerContext:
 
     relay: Relay
     accounts: Accounts
+    delivery: Delivery
     counters: Counters
     limits: Limits
     tls: ssl.SSLContext | None  # None: not encrypted
@@ -132,7 +134,15 @@ class ChatServer(StreamServer):
         context.counters.connections += 1
         stream = TlsStream(sock, context.tls) if context.tls else sock
         connection = Connection(stream, context.counters, limits.outbox_bytes, limits.write_timeout)
-        session = Session(context.accounts, context.relay, context.counters, connection.outbox, connection.close, peer)
+        session = Session(
+            context.accounts,
+            context.relay,
+            context.delivery,
+            context.counters,
+            connection.outbox,
+            connection.close,
+            peer,
+        )
         self.connections[connection] = session
         self._origins[peer.origin] += 1
         if self._origins[peer.origin] > limits.connections_per_address:

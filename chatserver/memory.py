@@ -11,10 +11,12 @@ from pathlib import Path
 
 from argon2 import PasswordHasher
 
+from chatserver.archive import MAIL_BYTES, PENDING_BYTES
 from chatserver.connection import RECV_BYTES
 from chatserver.listener import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
+from chatserver.outbox import PUT_BYTES
 from chatserver.passwords import HASHES_AT_ONCE
-from chatserver.relay import PUT_BYTES
+from chatstorage.chats import CACHE_BYTES
 from protocol import MAX_PACKET_BYTES
 
 KIB, MIB = 1024, 1024 * 1024
@@ -30,7 +32,10 @@ FIRST_USE_BYTES = 4 * MIB  # 0.6 MiB of threads and libraries; 1.3 MiB that the 
 TLS_BYTES = 200 * KIB  # of one connection: OpenSSL's state, its buffers, and what it has to say that nobody reads
 
 WRAPPED_BYTES = 90  # a Message of one letter as its receiver gets it, name of 32 bytes: an object of 80, a list's slot
+RELAYED_BYTES = 38  # ... of them, on the wire
 TINY_PACKET_BYTES = 5  # ... which its sender sent in so many; an empty text shares one object with all the others
+LARGEST_BATCH_BYTES = RECV_BYTES // TINY_PACKET_BYTES * RELAYED_BYTES
+SQLITE_BYTES = 16 * MIB  # statements, which keep what they were given last: up to 127 batches of LARGEST_BATCH_BYTES
 ENTRY_BYTES = 120  # of a list on its way: an entry that nobody else has any more, a slot in each of two lists
 ENDED_UNSEEN = 40  # for each place: the garbage collector looks at the old ones after ten, and then ten, rounds
 
@@ -43,7 +48,7 @@ def terms(options: Namespace) -> dict[str, int]:
         f"{users} users": users * USER_BYTES,
         f"{HASHES_AT_ONCE} hashes": HASHES_AT_ONCE * (PasswordHasher().memory_cost * KIB + HASH_BYTES),
         "first use": FIRST_USE_BYTES,
-    }
+    } | ({"chats": 2 * PENDING_BYTES + CACHE_BYTES + SQLITE_BYTES} if options.history == "on" else {})
 
 
 def place(options: Namespace) -> int:
@@ -58,6 +63,9 @@ def place(options: Namespace) -> int:
         "its writer": GREENLET_BYTES,
         "the one that is seen off, and what it still sends": GREENLET_BYTES + CONNECTION_BYTES + RECV_BYTES,
         "those that were here before": ENDED_UNSEEN * CONNECTION_BYTES,
+        "what it sends, on its way to disk, or a part of its mailbox": MAIL_BYTES + LARGEST_BATCH_BYTES
+        if options.history == "on"
+        else 0,
         "TLS": 2 * TLS_BYTES if getattr(options, "tls_cert", None) else 0,
     }
     return SLACK * sum(parts.values())

@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from chatserver.counters import LATENCY_BOUNDS
+from chatserver.archive import Archive
+from chatserver.counters import LATENCY_BOUNDS, Latency
 from chatserver.lag import LoopLag
 from chatserver.listener import ChatServer
 from protocol import Reason
@@ -36,9 +37,12 @@ WsgiApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[byt
 class ServerCollector(Collector):
     """Reads the server's plain integers when Prometheus asks."""
 
-    def __init__(self, server: ChatServer, storage: Storage, lag: LoopLag, memory_bound: int) -> None:
+    def __init__(
+        self, server: ChatServer, storage: Storage, archive: Archive | None, lag: LoopLag, memory_bound: int
+    ) -> None:
         self._server = server
         self._storage = storage
+        self._archive = archive
         self._lag = lag
         self._memory_bound = memory_bound
 
@@ -46,7 +50,11 @@ class ServerCollector(Collector):
         """One metric after the other."""
         yield from self._gauges()
         yield from self._counters()
-        yield self._storage_latency()
+        counters = self._server.context.counters
+        yield _latency(
+            "chat_storage_seconds", "Writes to the CSV files, waiting for their turn included", counters.storage
+        )
+        yield _latency("chat_commit_seconds", "Commits of messages to chats.db", counters.commits)
 
     def _gauges(self) -> Iterator[Metric]:
         outboxes = [connection.outbox.size for connection in self._server.connections]
@@ -56,8 +64,12 @@ class ServerCollector(Collector):
             "chat_waiting": ("Connections that wait for a place", waiting(self._server)),
             "chat_signed_up": ("Users who have signed up", len(self._storage.users())),
             "chat_messages_under_way": (
-                "Messages accepted, and not yet delivered, refused or found undeliverable",
+                "Messages accepted, and not yet delivered, refused, mailed or found undeliverable",
                 self._server.context.counters.messages_under_way,
+            ),
+            "chat_mailbox_messages": (
+                "Messages that wait for users who are away",
+                sum(self._archive.mail.values()) if self._archive else None,
             ),
             "chat_outbox_bytes": ("Bytes that wait to be sent, of all clients", sum(outboxes)),
             "chat_outbox_bytes_max": (
@@ -84,6 +96,9 @@ class ServerCollector(Collector):
                 "Messages that waited for a receiver whose connection ended",
                 counters.messages_undeliverable,
             ),
+            "chat_messages_mailed": ("Messages that went to a mailbox", counters.messages_mailed),
+            "chat_mailbox_delivered": ("Messages out of mailboxes sent to their receivers", counters.mailbox_delivered),
+            "chat_messages_stored": ("Messages written to disk", counters.messages_stored),
             "chat_received_bytes": ("Bytes from clients", counters.bytes_received),
             "chat_sent_bytes": ("Bytes to clients", counters.bytes_sent),
             "chat_delays": ("How often a client over its --rate was made to wait", counters.delays),
@@ -94,13 +109,6 @@ class ServerCollector(Collector):
         yield _by_reason("chat_login_failures", "Logins refused", counters.login_failures)
         yield _by_reason("chat_messages_refused", "Messages answered with an Error", counters.messages_refused)
         yield _by_reason("chat_disconnects", "Connections ended", counters.disconnects)
-
-    def _storage_latency(self) -> Metric:
-        latency = self._server.context.counters.storage
-        bounds = [*map(str, LATENCY_BOUNDS), "+Inf"]
-        buckets = list(zip(bounds, accumulate(latency.counts), strict=True))
-        text = "Writes to the database, waiting for their turn included"
-        return HistogramMetricFamily("chat_storage_seconds", text, buckets, latency.seconds)
 
 
 class _Request(io.RawIOBase):
@@ -186,6 +194,12 @@ def _routes(server: ChatServer, metrics: WsgiApp) -> WsgiApp:
         return [body.encode()]
 
     return app
+
+
+def _latency(name: str, text: str, latency: Latency) -> Metric:
+    bounds = [*map(str, LATENCY_BOUNDS), "+Inf"]
+    buckets = list(zip(bounds, accumulate(latency.counts), strict=True))
+    return HistogramMetricFamily(name, text, buckets, latency.seconds)
 
 
 def _by_reason(name: str, text: str, counts: Counter[Reason] | Counter[str]) -> Metric:

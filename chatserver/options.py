@@ -117,6 +117,23 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
                 'refused; "off" for any number',
             },
         },
+        "past chats": {
+            "--history": {
+                "choices": ("on", "off"),
+                "default": "on",
+                "help": "keep messages on disk, for history and for who is away; off keeps nothing",
+            },
+            "--history-messages": _number(
+                10_000, "messages kept of each two users; the oldest go first, up to an eighth more may stay", 1
+            ),
+            "--mailbox-messages": _number(1000, "messages that wait for a user who is away", 1),
+            "--sync": {
+                "choices": ("interval", "always"),
+                "default": "interval",
+                "help": "when messages go to disk: 50 ms after the first of them, with all that came meanwhile; or at "
+                "once, with all that came while the disk was busy",
+            },
+        },
         "how much at once": {
             "--pool-size": _number(20, "clients served at once", 1),
             "--max-per-address": {

@@ -11,16 +11,24 @@ from typing import Any
 from chatserver.accounts import Accounts, Refused
 from chatserver.address import Peer
 from chatserver.counters import Counters
-from chatserver.relay import Member, Outbox, Relay
+from chatserver.delivery import Delivery
+from chatserver.outbox import Outbox
+from chatserver.receipts import Receipts
+from chatserver.relay import Member, Relay
 from protocol import (
+    EXTRA_FROM_CLIENT,
     FROM_CLIENT,
+    NO_FEATURES,
     Decoder,
     Envelope,
+    Feature,
+    Login,
     PacketType,
     Reason,
     RemoteProtocolError,
     encode,
     encode_error,
+    parse_history_request,
     parse_login,
     parse_text,
     parse_user_id,
@@ -47,6 +55,7 @@ class Session:
         self,
         accounts: Accounts,
         relay: Relay,
+        delivery: Delivery,
         counters: Counters,
         outbox: Outbox,
         close: Callable[[Reason], None],
@@ -58,6 +67,7 @@ class Session:
         self.member: Member | None = None
         self._accounts = accounts
         self._relay = relay
+        self._delivery = delivery
         self._counters = counters
         self._outbox = outbox
         self._close = close
@@ -66,6 +76,7 @@ class Session:
         self._envelope: Envelope  # with the first partner
         self._partner_id = 0
         self._messages: list[bytes] = []  # to the partner, not yet handed over: one put for a run of them
+        self._numbered = 0  # Messages that came before those
         self._wrong_passwords = 0
         self._warned = False  # that others may have read a password
         self._refusals = 0
@@ -103,8 +114,8 @@ class Session:
         if member:
             self._accounts.log_out(self.name, member)
 
-    def _log_in(self, fields: tuple[str, str]) -> None:
-        name, password = fields
+    def _log_in(self, login: Login) -> None:
+        name, password, features = login
         if password and self._peer.exposed:
             self._warn(name)
         try:
@@ -116,7 +127,27 @@ class Session:
         log.info("%s logged in as %s, id %d", self._peer.label, name, self.member.user_id)
         self.name = name
         self.state = State.ONLINE
-        self._send_list(self.member)
+        self._enable(self.member, features or NO_FEATURES)
+        with self._outbox.reserved():  # from this moment on: nobody overtakes what waits in the mailbox
+            if features and Feature.BRIEF in features:
+                self._outbox.put(self.member.entry)
+            else:
+                self._send_list(self.member)
+            self._delivery.catch_up(self.member)
+
+    def _enable(self, member: Member, features: Feature) -> None:
+        """What the client asks for, in place of what it has asked for before (section 7)."""
+        member.mails = Feature.MAILBOX in features
+        self._decoder.accept_extra(EXTRA_FROM_CLIENT, features)
+        self._relay.watch(member, Feature.PRESENCE in features)
+        if (member.receipts is not None) == (Feature.RECEIPTS in features):
+            return
+        if member.receipts:
+            self._outbox.notices.remove(member.receipts.take)
+            member.receipts = None
+        else:
+            member.receipts = Receipts(self._outbox.announce)
+            self._outbox.notices.append(member.receipts.take)
 
     def _warn(self, name: str) -> None:
         if not self._warned:
@@ -135,10 +166,12 @@ class Session:
         else:
             self._error(reason)
 
-    def _list_again(self, fields: tuple[str, str]) -> None:
-        name, _ = fields
-        if name == self.name and self.member:
-            self._send_list(self.member)
+    def _list_again(self, login: Login) -> None:
+        if login.username == self.name and self.member:
+            if login.features is not None:
+                self._enable(self.member, login.features)
+            with self._outbox.reserved():
+                self._send_list(self.member)
         else:
             self._error(Reason.ALREADY_LOGGED_IN)
 
@@ -147,7 +180,7 @@ class Session:
         self._outbox.put_each([*others, own.entry])
 
     def _start_chat(self, partner_id: int) -> None:
-        if not self._relay.is_online(partner_id):
+        if not (self.member and self._delivery.can_reach(self.member, partner_id)):
             self._error(Reason.USER_NOT_ONLINE)
             return
         self._partner_id = partner_id
@@ -160,11 +193,20 @@ class Session:
 
     def _hand_over(self) -> None:
         messages, self._messages = self._messages, []
-        if not messages:
+        if not messages or self.member is None:  # a session that has ended has neither
             return
         self._counters.messages_accepted += len(messages)
-        for _ in range(len(messages) - self._relay.deliver(self._partner_id, messages)):
-            self._refuse_message(Reason.USER_NOT_ONLINE)
+        for run in self._envelope.runs(messages):
+            first = self._numbered + 1
+            self._numbered += len(run)
+            taken, reason = self._delivery.hand_over(self.member, self._partner_id, run, first)
+            for _ in range(len(run) - taken):
+                self._refuse_message(reason)
+
+    def _replay(self, fields: tuple[int, int]) -> None:
+        count, user_id = fields
+        if self.member and (reason := self._delivery.replay(self.member, user_id, count)):
+            self._error(reason)
 
     def _pong(self, body: bytes) -> None:
         self._outbox.put(encode(PacketType.PONG, body))
@@ -176,12 +218,15 @@ class Session:
         self._error(Reason.NOT_LOGGED_IN)
 
     def _message_before_login(self, _: object) -> None:
-        self._counters.messages_accepted += 1
-        self._refuse_message(Reason.NOT_LOGGED_IN)
+        self._refuse_next(Reason.NOT_LOGGED_IN)
 
     def _message_before_chat(self, _: object) -> None:
+        self._refuse_next(Reason.NO_CHAT_STARTED)
+
+    def _refuse_next(self, reason: Reason) -> None:
         self._counters.messages_accepted += 1
-        self._refuse_message(Reason.NO_CHAT_STARTED)
+        self._numbered += 1
+        self._refuse_message(reason)
 
     def _refuse_message(self, reason: Reason) -> None:
         self._counters.messages_refused[reason] += 1
@@ -195,6 +240,7 @@ PARSERS: dict[int, Callable[[bytes], Any]] = {
     PacketType.CONFIG: parse_login,
     PacketType.CHAT_INIT: parse_user_id,
     PacketType.MESSAGE: parse_text,
+    PacketType.HISTORY: parse_history_request,
     PacketType.PING: bytes,
     PacketType.PONG: bytes,
 }
@@ -211,6 +257,7 @@ HANDLERS: dict[State, dict[int, Callable[[Session, Any], None]]] = {
         PacketType.CONFIG: Session._list_again,
         PacketType.CHAT_INIT: Session._start_chat,
         PacketType.MESSAGE: Session._message_before_chat,
+        PacketType.HISTORY: Session._replay,
         PacketType.PING: Session._pong,
         PacketType.PONG: Session._ignore,
     },
@@ -218,6 +265,7 @@ HANDLERS: dict[State, dict[int, Callable[[Session, Any], None]]] = {
         PacketType.CONFIG: Session._list_again,
         PacketType.CHAT_INIT: Session._start_chat,
         PacketType.MESSAGE: Session._message,
+        PacketType.HISTORY: Session._replay,
         PacketType.PING: Session._pong,
         PacketType.PONG: Session._ignore,
     },

@@ -70,6 +70,10 @@ class Storage(ABC):
         """The user of exactly this name."""
 
     @abstractmethod
+    def is_user(self, user_id: int) -> bool:
+        """Whether somebody has this id now."""
+
+    @abstractmethod
     def look_alike(self, name: str) -> User | None:
         """The user whose name looks like this one (see `skeleton`), or is this one."""
 

@@ -1,8 +1,9 @@
 """Kills the server at random moments, under load and while it starts, and looks for anything that was lost.
 
 After each kill the files are read as they lie, and again after the next start, which repairs them; a few accounts also
-log in, all of them at the end. What a client was told must be there; a request that got no answer may have been done or
-not, but nothing between. Exit status: 0 when nothing was lost, 1 otherwise, 130 after Ctrl-C.
+log in, all of them at the end. What a client was told must be there, a Message with a `stored` receipt included; a
+request that got no answer may have been done or not, but nothing between. Exit status: 0 when nothing was lost, 1
+otherwise, 130 after Ctrl-C.
 """
 
 import argparse
@@ -16,149 +17,33 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from client import ChatClient, ChatError, LoginRefused, MessageReceived
-from protocol import Reason
-from stress.records import Account, Inspector
+from client import ChatClient, ChatError, MessageReceived
+from stress.clients import OPERATIONS, Client, verify
+from stress.records import Inspector, find_missing
 from tests.processes import ServerProcess, launch_server, run_server
 
 CLIENTS = 8
-SECURING_CLIENTS = 2  # of them use passwords: the server hashes two at once, and more would only queue for that
 LOAD_SECONDS = (0.05, 0.3, 2.0)  # a kill comes at any moment of one of these
 START_SECONDS = 0.002  # ... or of this, from the first change that a start makes in the folder
 START_SHARE = 0.25  # of the kills
 SAMPLE = 2  # accounts of each client that log in after a start
 TIMEOUT = 30.0
-OPTIONS = ("--id-width", 2, "--max-users", 65535, "--login-attempts", "off")  # many wrong passwords are given
-FIGURES = ("kills", "starts killed", "sign-ups confirmed", "passwords accepted", "logins", "ambiguous", "of them done")
+OPTIONS = (  # many wrong passwords are given, and many letters written
+    *("--id-width", 2, "--max-users", 65535, "--login-attempts", "off"),
+    *("--mailbox-messages", 10**6, "--history-messages", 10**6),
+)
+FIGURES = (
+    *("kills", "starts killed", "sign-ups confirmed", "passwords accepted", "logins", "letters stored"),
+    *("ambiguous", "of them done"),
+)
 REPAIRS = re.compile(
     r"users\.csv: cut off a sign-up that was never finished"
     r"|passwords\.csv: (cut off a torn last line|removed \d+ without a user)"
     r"|status\.csv: (cut off a torn last line|removed \d+ without a user|added \d+ that users lacked)"
 )
-
-
-class Client:
-    """One of those who use the server at once. The accounts are its own, so that it knows what is right."""
-
-    def __init__(self, number: int, seed: object, faults: list[str], figures: Counter[str]) -> None:
-        self.accounts: list[Account] = []
-        self.random = random.Random(f"{seed}-{number}")
-        self.figures = figures
-        self.secures = number < SECURING_CLIENTS
-        self._number = number
-        self._names = 0
-        self._faults = faults
-
-    def fault(self, text: str) -> None:
-        self._faults.append(text)
-
-    def new_account(self) -> Account:
-        self._names += 1
-        name = f"{self._number}-{self._names}"
-        self.accounts.append(Account(name if self._names % 5 else f'"{name}"'))
-        return self.accounts[-1]
-
-    def some_account(self, *, secured: bool | None = None) -> Account | None:
-        """One that has a password, or has none, or either; None where there is no such account."""
-        found = [one for one in self.accounts if one.user_id and secured in (None, bool(one.password))]
-        return self.random.choice(found) if found else None
-
-    def log_in(self, chat: ChatClient, account: Account, password: str) -> bool:
-        """Whether the password was taken. Any other outcome is put down as a fault."""
-        while True:
-            try:
-                user_id = chat.login(account.name, password)
-            except LoginRefused as refused:
-                if refused.reason == Reason.USER_ALREADY_ONLINE:  # of a connection that we have just closed
-                    time.sleep(0.002)
-                    continue
-                account.refused()
-                if refused.reason not in (Reason.WRONG_PASSWORD, Reason.PASSWORD_REQUIRED):
-                    self.fault(f"{account.name!r}: {refused.reason}")
-                return False
-            if account.user_id not in (0, user_id):
-                self.fault(f"{account.name!r}: was told id {account.user_id}, and now {user_id}")
-            account.granted(user_id)
-            self.figures["logins"] += 1
-            return True
-
-
-# What clients do. Each is one connection; Account.begin() comes before what changes the database.
-
-
-def sign_up(client: Client, chat: ChatClient) -> None:
-    account = client.new_account()
-    account.begin(_new_password(client) if client.secures and client.random.random() < 0.5 else "")
-    if client.log_in(chat, account, account.pending or ""):
-        client.figures["sign-ups confirmed"] += 1
-        client.figures["passwords accepted"] += bool(account.password)
-
-
-def set_first_password(client: Client, chat: ChatClient) -> None:
-    account = client.some_account(secured=False)
-    if account and client.secures:
-        password = _new_password(client)
-        account.begin(password)
-        if client.log_in(chat, account, password):
-            client.figures["passwords accepted"] += 1
-
-
-def log_in(client: Client, chat: ChatClient) -> None:
-    if account := client.some_account():
-        verify(client, chat, account)
-
-
-def guess(client: Client, chat: ChatClient) -> None:
-    if account := client.some_account(secured=True):
-        verify(client, chat, account, guesses=True)
-
-
-def talk(client: Client, chat: ChatClient) -> None:
-    account = client.some_account(secured=False)
-    if account and client.log_in(chat, account, ""):
-        chat.chat(account.user_id)
-        texts = [f"text {number}" for number in range(50)]
-        for text in texts:
-            chat.send(text)
-        for text in texts:
-            event = chat.receive()
-            if not isinstance(event, MessageReceived) or event.text != text:
-                client.fault(f"{account.name!r}: sent {text!r}, and received {event}")
-
-
-def stay(client: Client, chat: ChatClient) -> None:
-    account = client.some_account()
-    if account and client.log_in(chat, account, account.password):
-        while True:  # until the server is killed, with somebody online: the next start has something to repair
-            time.sleep(0.01)
-            chat.ping()
-
-
-OPERATIONS: dict[Callable[[Client, ChatClient], None], int] = {  # how often, against each other
-    sign_up: 20,
-    log_in: 10,
-    talk: 4,
-    guess: 2,
-    stay: 1,
-    set_first_password: 3,
-}
-
-
-def verify(client: Client, chat: ChatClient, account: Account, guesses: bool = False) -> None:
-    """The password of this account works, and no other."""
-    if guesses and account.password and client.log_in(chat, account, account.password + "x"):
-        client.fault(f"user {account.user_id}, {account.name!r}: a wrong password was taken")
-    elif not client.log_in(chat, account, account.password):
-        client.fault(f"user {account.user_id}, {account.name!r}: the password {account.password!r} was refused")
-
-
-def _new_password(client: Client) -> str:
-    return f"secret-{client.random.getrandbits(40):x}"
-
-
-# Kills
 
 
 class CrashTest:
@@ -236,9 +121,24 @@ class CrashTest:
             accounts = (
                 client.accounts if everyone else client.random.sample(client.accounts, len(client.accounts))[:SAMPLE]
             )
+            if not everyone:  # what waits for the friend shall wait until the end
+                accounts = [account for account in accounts if account is not client.friend]
             for account in accounts:
                 with ChatClient(server.host, server.port, TIMEOUT) as chat:
                     verify(client, chat, account, guesses=everyone)
+                    if account is client.friend and everyone:
+                        self._read_letters(client, chat)
+
+    def _read_letters(self, client: Client, chat: ChatClient) -> None:
+        """All that was stored for the friend has waited, in order."""
+        chat.ping()
+        received = []
+        with suppress(TimeoutError):
+            while isinstance(event := chat.receive(timeout=0), MessageReceived):
+                received.append(event.text)
+        stored = {text for *_, text in client.stored}
+        if [text for text in received if text in stored] != sorted(stored, key=lambda text: int(text.split()[1])):
+            self.faults.append(f"{client.friend}: {len(stored)} letters were stored, and others came: {received}")
 
     def _use(self, client: Client, port: int) -> None:
         """Runs in a thread: use the server until it is killed."""
@@ -256,6 +156,7 @@ class CrashTest:
         accounts = [account for client in self._clients for account in client.accounts]
         before = {account.name: (account.user_id, account.password) for account in accounts if account.ambiguous}
         self.faults += self._inspector.inspect(self._data, accounts, repaired)
+        self.faults += find_missing(self._data, [letter for client in self._clients for letter in client.stored])
         after = {account.name: (account.user_id, account.password) for account in accounts}
         self.figures["ambiguous"] += len(before)
         self.figures["of them done"] += sum(after[name] != before[name] for name in before)

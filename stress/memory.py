@@ -1,9 +1,10 @@
 """What stands in for the disk and the threads where many sessions are tried in a second."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Self
 
 from chatserver.workers import T, Workers
+from chatstorage.chats import ChatFile, Row
 from chatstorage.interface import skeleton
 from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
 
@@ -30,6 +31,9 @@ class MemoryStorage(Storage):
     def find(self, name: str) -> User | None:
         user = self.look_alike(name)
         return user if user and user.name == name else None
+
+    def is_user(self, user_id: int) -> bool:
+        return 0 < user_id <= len(self._users)
 
     def look_alike(self, name: str) -> User | None:
         return self._users.get(skeleton(name))
@@ -72,6 +76,64 @@ class MemoryStorage(Storage):
     def _write(self) -> None:
         if self.fails:
             raise StorageUnavailable("the disk fails")
+
+
+class MemoryChats(ChatFile):
+    """Past chats in memory, of which nothing is ever too old. Its disk can fail, for writing or for reading."""
+
+    ROWS_AT_ONCE = 2  # read from a mailbox, however many more bytes may be: a short mailbox is read in parts, too
+
+    def __init__(self) -> None:
+        """No file."""
+        self.rows: dict[int, Row] = {}  # in the order in which they were stored
+        self.cannot_write = False
+        self.cannot_read = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is kept."""
+
+    def highest_id(self) -> int:
+        return max(self.rows, default=0)
+
+    def users(self) -> list[int]:
+        return sorted({user for row in self.rows.values() for user in (row.sender, row.receiver)})
+
+    def mailbox_sizes(self) -> dict[int, int]:
+        receivers = {row.receiver for row in self.rows.values() if row.waiting}
+        return {user: sum(row.waiting for row in self.rows.values() if row.receiver == user) for user in receivers}
+
+    def last(self, one: int, other: int, count: int) -> list[Row]:
+        between = [row for row in self._read() if {row.sender, row.receiver} == {one, other}]
+        found = []
+        while between and count > 0:
+            found.append(between.pop())
+            count -= found[-1].count
+        return found[::-1]
+
+    def mailbox(self, receiver: int, after: int, _: int) -> list[Row]:
+        waiting = (row for row in self._read() if row.receiver == receiver and row.id > after and row.waiting)
+        return [row for _, row in zip(range(self.ROWS_AT_ONCE), waiting, strict=False)]
+
+    def write(self, new: Sequence[Row], waiting: Mapping[int, int]) -> None:
+        if self.cannot_write:
+            raise StorageUnavailable("the disk fails")
+        for row in new:
+            if row.id in self.rows:
+                raise ValueError(f"stored twice: {row}")
+            self.rows[row.id] = row
+        for number, count in waiting.items():
+            self.rows[number] = self.rows[number]._replace(waiting=count)
+
+    def remove(self, user: int) -> None:
+        raise NotImplementedError("no client can ask for it")
+
+    def _read(self) -> Iterable[Row]:
+        if self.cannot_read:
+            raise StorageUnavailable("the disk fails")
+        return self.rows.values()
 
 
 class Inline(Workers):

@@ -4,14 +4,19 @@ The files are read here by code of its own: a fault of storage.py that wrote and
 """
 
 import re
+import shutil
+import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+Letter = tuple[int, int, str]  # the sender's id, the receiver's, the text
 LINE = re.compile(r'([1-9][0-9]*),(?:"((?:[^"]|"")+)"|([^",]+))')
 
 
@@ -125,6 +130,31 @@ def _read_lines(path: Path, whole: bool, faults: list[str]) -> list[tuple[int, s
         else:
             faults.append(f"{path.name}, line {number}: this is no line: {line!r}")
     return fields
+
+
+def read_letters(folder: Path) -> list[Letter]:
+    """What is in chats.db, oldest first, each Message being one packet; of a copy, as reading it would repair it."""
+    with tempfile.TemporaryDirectory() as copy:
+        for path in folder.glob("chats.db*"):
+            shutil.copy(path, copy)
+        with closing(sqlite3.connect(Path(copy) / "chats.db")) as database:
+            batches = database.execute("SELECT sender, receiver, packets FROM batches ORDER BY id").fetchall()
+    letters: list[Letter] = []
+    for sender, receiver, packets in batches:
+        while packets:
+            body, packets = packets[4 : 2 + packets[1]], packets[2 + packets[1] :]
+            letters.append((sender, receiver, body.partition(b":")[2].decode()))
+    return letters
+
+
+def find_missing(folder: Path, stored: Sequence[Letter]) -> list[str]:
+    """Of what clients were told is stored, that which is not there once."""
+    found = Counter(read_letters(folder)) if stored else Counter()
+    return [
+        f"chats.db: {letter} was receipted as stored, and is there {found[letter]} times"
+        for letter in stored
+        if found[letter] != 1
+    ]
 
 
 def find_doubles(users: Sequence[tuple[int, str]]) -> list[str]:

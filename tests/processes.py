@@ -15,7 +15,18 @@ from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from protocol import Envelope, PacketType, Reason, encode, encode_chat_init, encode_error, encode_login, encode_message
+from protocol import (
+    NO_FEATURES,
+    Envelope,
+    Feature,
+    PacketType,
+    Reason,
+    encode,
+    encode_chat_init,
+    encode_error,
+    encode_login,
+    encode_message,
+)
 
 ROOT = Path(__file__).parent.parent
 BIG = encode_message(b"x" * 100)
@@ -65,8 +76,8 @@ class ServerProcess:
         assert ready, self.log
         self.port = int(ready[2])
 
-    def wait_for_log(self, text: str) -> None:
-        wait_for(f"{text!r} in the log", lambda: text in self.log)
+    def wait_for_log(self, text: str, times: int = 1) -> None:
+        wait_for(f"{text!r} in the log", lambda: self.log.count(text) >= times)
 
     @property
     def stalls(self) -> list[str]:
@@ -99,10 +110,10 @@ class ServerProcess:
     def connect(self, source: str = "") -> "Wire":
         return Wire(self.host, self.port, source=source) if source else self.wire(self.host, self.port)
 
-    def log_in(self, name: str, password: str = "", source: str = "") -> "Wire":
+    def log_in(self, name: str, password: str = "", source: str = "", features: Feature = NO_FEATURES) -> "Wire":
         """A client that is online and has read the list."""
         wire = self.connect(source)
-        wire.send(encode_login(name, password))
+        wire.send(encode_login(name, password, features))
         wire.read_list(name)
         return wire
 

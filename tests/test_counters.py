@@ -6,16 +6,13 @@ from contextlib import contextmanager
 
 import gevent
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from chatserver.connection import Connection
 from chatserver.counters import Counters, Latency
-from protocol import PacketType, count_messages, encode, encode_message
+from protocol import encode_message
 from tests.processes import DEADLINE, wait_for
 
 RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, for 0 s
-PACKETS = st.lists(st.tuples(st.sampled_from([PacketType.MESSAGE, PacketType.PONG]), st.binary(max_size=138)))
 
 
 @contextmanager
@@ -36,7 +33,8 @@ def test_a_connection_that_breaks_anywhere_in_a_packet_counts_the_whole_ones(shi
     count = 200_000
     with small_pair() as (sock, client):
         connection = Connection(sock, counters, 10_000_000, DEADLINE)
-        connection.outbox.put(first + small * count, count + 1)
+        run = [first, *[small] * count]
+        connection.outbox.deliver(b"".join(run), run, counters)
         gevent.sleep(0.05)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         client.close()
@@ -47,20 +45,6 @@ def test_a_connection_that_breaks_anywhere_in_a_packet_counts_the_whole_ones(shi
     assert counters.messages_undeliverable == count + 1 - delivered
     assert connection.undelivered == len(first) + count * len(small) - counters.bytes_sent
     assert connection.outbox.size == 0
-
-
-@given(PACKETS, st.data())
-def test_the_messages_that_are_complete_are_counted(
-    packets: list[tuple[PacketType, bytes]], data: st.DataObject
-) -> None:
-    encoded = [encode(*packet) for packet in packets]
-    stream = b"".join(encoded)
-    end = data.draw(st.integers(0, len(stream)))
-    expected, position = 0, 0
-    for packet in encoded:
-        position += len(packet)
-        expected += position <= end and packet[0] == PacketType.MESSAGE
-    assert count_messages(stream, end) == expected
 
 
 def test_a_latency_that_is_as_long_as_a_bound_or_longer_than_all_is_counted_once() -> None:

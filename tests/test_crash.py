@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 
+from chatstorage.chats import ChatFile, Row
+from protocol import Envelope
 from stress.crash import CrashTest
-from stress.records import Account, Inspector
+from stress.records import Account, Inspector, find_missing
 from tests.processes import ROOT, untraced
 
 HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -23,6 +25,7 @@ def test_twenty_kills_lose_nothing_that_a_client_was_told(tmp_path: Path) -> Non
     assert test.faults == []
     assert test.figures["kills"] == 20
     assert test.figures["sign-ups confirmed"] > 0
+    assert test.figures["letters stored"] > 0
 
 
 @pytest.mark.slow
@@ -162,3 +165,20 @@ def test_a_sign_up_without_an_answer_never_lacks_its_password(folder: Path) -> N
     replace("users.csv", "3,", "4,dave\n3,")(folder)
     (fault,) = inspect(folder, [*accounts(), dave], repaired=False)
     assert "user 4, 'dave': none is stored in place of the password ['secret']" in fault
+
+
+def test_a_letter_that_was_receipted_and_is_not_there_once_is_missing(tmp_path: Path) -> None:
+    def row(number: int, *texts: str) -> Row:
+        packets = b"".join(Envelope("alice").wrap(text.encode()) for text in texts)
+        return Row(number, 1, 2, 1_700_000_000, len(texts), 0, packets)
+
+    with ChatFile(tmp_path / "chats.db", 100) as chats:
+        chats.write([row(1, "one", "two"), row(2, "two"), row(3, "three")], {})
+        there = [path.name for path in tmp_path.iterdir()]
+        assert find_missing(tmp_path, [(1, 2, "one"), (1, 2, "three")]) == []
+        assert find_missing(tmp_path, [(1, 2, "two")]) == [
+            "chats.db: (1, 2, 'two') was receipted as stored, and is there 2 times"
+        ]
+        for letter in ((1, 2, "four"), (2, 1, "one"), (1, 3, "one")):
+            assert "is there 0 times" in find_missing(tmp_path, [letter])[0]
+        assert [path.name for path in tmp_path.iterdir()] == there, "and it was only looked at"

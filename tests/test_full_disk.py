@@ -10,12 +10,13 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from protocol import Reason, encode_login
+from protocol import Feature, Level, PacketType, Reason, encode, encode_error, encode_login, encode_receipt
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, ServerProcess, Wire, run_server, wait_for
+from tests.processes import DEADLINE, ROOT, ServerProcess, Wire, run_server, wait_for
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING|ERROR) [^\n]+")
 LOST = re.compile(r"WARNING (\d+) lines of this log were lost: (.+)")
@@ -119,14 +120,22 @@ def test_the_log_goes_on_in_whole_lines_and_tells_how_many_it_lost(four_users: S
 # A real file system
 
 
+class SmallDisk(NamedTuple):
+    """A file system of its own, that only processes started `under` a command see, at `inside`; `path` leads there."""
+
+    path: Path
+    inside: Path
+    under: tuple[str, ...]
+
+
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB, mounted where nobody else sees it."""
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A file system of 1 MiB, mounted where nobody else sees it."""
     if not shutil.which("unshare"):
         pytest.skip("unshare is not installed: no file system can be mounted apart from everyone's")
     mount_point = tmp_path / "disk"
     mount_point.mkdir()
-    script = 'mount -t tmpfs -o size=64k none "$1" && echo mounted && exec sleep 600'
+    script = 'mount -t tmpfs -o size=1m none "$1" && echo mounted && exec sleep 600'
     holder = subprocess.Popen(
         ["unshare", "-m", "sh", "-c", script, "sh", str(mount_point)],
         stdout=subprocess.PIPE,
@@ -138,7 +147,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         if holder.stdout.readline() != "mounted\n":
             _, problem = holder.communicate(timeout=DEADLINE)
             pytest.skip(f"no file system can be mounted here: {problem.strip()}")
-        yield Path(f"/proc/{holder.pid}/root{mount_point}")  # the way in, for us and for the server
+        enter = ("nsenter", "--target", str(holder.pid), "--mount", f"--wd={ROOT}", "--")
+        yield SmallDisk(Path(f"/proc/{holder.pid}/root{mount_point}"), mount_point, enter)
     finally:
         holder.kill()
         holder.communicate()
@@ -153,15 +163,16 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-def test_a_full_file_system_is_survived_log_included(small_disk: Path) -> None:
+def test_a_full_file_system_is_survived_log_included(small_disk: SmallDisk) -> None:
     signed_up = 120  # nearly a page of users.csv
-    (small_disk / "data").mkdir()
-    (small_disk / "data" / "users.csv").write_text("".join(f"{n},{'n' * 25}{n}\n" for n in range(1, signed_up + 1)))
-    with run_server(small_disk / "data", "--max-users", 255) as server:
+    data, inside = small_disk.path / "data", small_disk.inside / "data"
+    data.mkdir()
+    (data / "users.csv").write_text("".join(f"{n},{'n' * 25}{n}\n" for n in range(1, signed_up + 1)))
+    with run_server(data, "--max-users", 255, "--data-dir", inside, under=small_disk.under) as server:
         alice, bob = server.log_in("alice"), server.log_in("bob")
         signed_up += 2
         alice.chat_with(signed_up)
-        ballast = fill(small_disk)
+        ballast = fill(small_disk.path)
 
         def is_full() -> bool:  # the last page of each file has room left
             nonlocal signed_up
@@ -172,7 +183,7 @@ def test_a_full_file_system_is_survived_log_included(small_disk: Path) -> None:
                 return False
 
         wait_for("Storage Unavailable", is_full)
-        fill(small_disk)  # the page that a cut gave back
+        fill(small_disk.path)  # the page that a cut gave back
         for _ in range(60):  # until the log's last page is full, too
             with server.connect() as client:
                 client.expect_pong()
@@ -188,3 +199,35 @@ def test_a_full_file_system_is_survived_log_included(small_disk: Path) -> None:
         users = (server.data_dir / "users.csv").read_text().splitlines()
         assert len(users) == signed_up + 1
         assert users[-1] == f"{signed_up + 1},newcomer"
+
+
+def test_what_waits_for_a_mailbox_is_refused_or_kept_until_there_is_room(start_server: StartServer) -> None:
+    server = start_server("--sync", "always")
+    server.log_in("bob").close()
+    server.wait_for_log("bob disconnected")
+    alice = server.log_in("alice", features=Feature.MAILBOX | Feature.RECEIPTS)
+    alice.chat_with(1)
+    alice.say("1")
+    alice.expect(encode_receipt(Level.STORED, 1, 1))
+    limit_files(server, max(path.stat().st_size for path in server.data_dir.iterdir()))
+    accepted = 1
+    while True:
+        alice.say(f"{accepted + 1}")
+        alice.send(encode(PacketType.PING, b"?"))
+        packet = alice.read()
+        if packet != (PacketType.PONG, b"?"):
+            break
+        accepted += 1
+    assert packet == (PacketType.ERROR, encode_error(Reason.STORAGE_UNAVAILABLE)[2:])
+    alice.expect(encode(PacketType.PONG, b"?"))
+    alice.chat_with(2)
+    alice.say("to whom is here")
+    alice.expect_message("alice:to whom is here")
+    alice.expect(encode_receipt(Level.DELIVERED, accepted + 2, accepted + 2))
+    limit_files(server, resource.RLIM_INFINITY)
+    alice.expect(encode_receipt(Level.STORED, 2, accepted))
+    server.wait_for_log("the database can be written again")
+    bob = server.log_in("bob")
+    for number in range(accepted):
+        bob.expect_message(f"alice:{number + 1}")
+    bob.expect_pong()

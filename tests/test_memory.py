@@ -10,7 +10,7 @@ from chatserver import memory
 from chatserver.connection import RECV_BYTES
 from chatserver.listener import RECEIVE_BUFFER_BYTES
 from chatserver.options import parse_options
-from chatserver.relay import PUT_BYTES, Outbox
+from chatserver.outbox import PUT_BYTES, Outbox
 from protocol import Envelope
 from stress.hostile import attack
 from tests.conftest import StartServer

@@ -1,113 +1,14 @@
-"""Outboxes and who is online: bounds in bytes, waiting, closing."""
+"""Who is online, and who is told of it."""
 
-from typing import Any
-
-import gevent
 import pytest
-from gevent import Greenlet
 
-from chatserver.relay import PUT_BYTES, Member, Outbox, Relay
-
-
-def outbox(limit: int, puts: int = 1) -> Outbox:
-    """With room for so many bytes in so many puts."""
-    return Outbox(limit + puts * PUT_BYTES, lambda: None)
-
-
-def waiting(greenlet: "Greenlet[Any, Any]") -> bool:
-    gevent.sleep(0)
-    gevent.sleep(0)
-    return not greenlet.dead
-
-
-def test_what_is_put_comes_out_in_order_and_joined() -> None:
-    box = outbox(100)
-    assert box.put(b"ab")
-    assert box.put_each([b"c", b"d"]) == 2
-    assert box.take() == b"abcd"
-    assert box.take() == b""
-
-
-def test_bytes_in_flight_count_until_they_are_sent() -> None:
-    box = outbox(10)
-    box.put(b"x" * 10)
-    taken = box.take()
-    sender = gevent.spawn(box.put, b"y")
-    assert waiting(sender)
-    box.sent(len(taken))
-    assert sender.get(timeout=5) is True
-    assert box.take() == b"y"
-
-
-def test_what_a_put_costs_besides_its_bytes_is_given_back_when_it_is_taken() -> None:
-    box = outbox(4, puts=2)
-    box.put(b"12")
-    box.put(b"3")
-    sender = gevent.spawn(box.put, b"4")
-    assert waiting(sender), "there is room for its byte, but not for a third put"
-    box.sent(len(box.take()))
-    assert sender.get(timeout=5) is True
-    box.sent(len(box.take()))
-    assert box.put_each([b"1", b"2", b"34"]) == 3, "in one put, so there is room as at first"
-    assert box.take() == b"1234"
-
-
-def test_a_batch_larger_than_the_outbox_goes_through_as_room_is_made() -> None:
-    box = outbox(10)
-    sender = gevent.spawn(box.put_each, [b"1234", b"5678", b"abcd", b"efgh"])
-    received = b""
-    while waiting(sender) or not box.empty:
-        taken = box.take()
-        assert len(taken) <= 10
-        received += taken
-        box.sent(len(taken))
-    assert received == b"12345678abcdefgh"
-    assert sender.value == 4
-
-
-def test_closing_tells_those_who_wait_how_much_went_in() -> None:
-    box = outbox(8)
-    batch = gevent.spawn(box.put_each, [b"1234", b"5678", b"abcd"])
-    single = gevent.spawn(box.put, b"z")
-    assert waiting(batch)
-    assert waiting(single)
-    box.close(b"the end")
-    assert batch.get(timeout=5) == 1
-    assert single.get(timeout=5) is False
-    assert box.take() == b"1234the end"
-
-
-def test_after_the_first_close_nothing_goes_in_not_even_another_last_packet() -> None:
-    box = outbox(100)
-    box.close(b"first")
-    box.close(b"second")
-    assert box.put(b"late") is False
-    assert box.put_each([b"late"]) == 0
-    assert box.take() == b"first"
-
-
-def test_an_outbox_that_leads_nowhere_takes_nothing_more_and_lets_go_of_those_who_wait() -> None:
-    box = outbox(4)
-    box.put(b"1234")
-    sender = gevent.spawn(box.put, b"5")
-    assert waiting(sender)
-    box.lead_nowhere()
-    assert sender.get(timeout=5) is False
-    assert box.put_each([b"6"]) == 0
-    assert not box.closed, "what its client sent before is still handled"
-
-
-def test_the_writer_is_told_of_each_put() -> None:
-    puts: list[bool] = []
-    box = Outbox(1000, lambda: puts.append(True))
-    box.put(b"a")
-    box.put_each([b"b", b"c"])
-    box.close(b"d")
-    assert len(puts) == 3
+from chatserver.outbox import PUT_BYTES, Outbox
+from chatserver.relay import Member, Relay
+from protocol import encode_presence, encode_user
 
 
 def member(user_id: int) -> Member:
-    return Member(user_id, b"entry", outbox(100))
+    return Member(user_id, encode_user(f"user{user_id}", user_id, 1), Outbox(1000 + 10 * PUT_BYTES, lambda: None))
 
 
 def test_everyone_is_listed_in_ascending_id_order() -> None:
@@ -124,7 +25,7 @@ def test_a_member_whose_outbox_is_closed_is_no_longer_online() -> None:
     one.outbox.close()
     assert not relay.is_online(1)
     assert relay.everyone() == []
-    assert relay.deliver(1, [b"x"]) == 0
+    assert relay.find(1) is None
 
 
 def test_a_member_who_cannot_be_reached_is_no_longer_online() -> None:
@@ -133,7 +34,7 @@ def test_a_member_who_cannot_be_reached_is_no_longer_online() -> None:
     relay.join(one)
     one.outbox.lead_nowhere()
     assert not relay.is_online(1)
-    assert relay.deliver(1, [b"x"]) == 0
+    assert relay.find(1) is None
 
 
 def test_leaving_late_does_not_take_the_successor_offline() -> None:
@@ -152,4 +53,62 @@ def test_leaving_late_does_not_take_the_successor_offline() -> None:
 def test_nobody_is_online_under_an_id_that_never_joined(user_id: int) -> None:
     relay = Relay()
     assert not relay.is_online(user_id)
-    assert relay.deliver(user_id, [b"x"]) == 0
+    assert relay.find(user_id) is None
+
+
+# Presence
+
+
+def watching(relay: Relay, user_id: int) -> Member:
+    one = member(user_id)
+    relay.join(one)
+    relay.watch(one, wanted=True)
+    return one
+
+
+def test_who_asks_for_it_is_told_who_comes_and_goes_but_not_of_itself() -> None:
+    relay, other = Relay(), member(2)
+    watcher = watching(relay, 1)
+    relay.join(other)
+    assert watcher.outbox.take() == encode_presence(True, "user2", 2, 1)
+    relay.leave(other)
+    assert watcher.outbox.take() == encode_presence(False, "user2", 2, 1)
+    relay.leave(watcher)
+    relay.join(watcher)
+    assert watcher.outbox.take() == b""
+
+
+def test_who_does_not_ask_or_no_longer_does_is_told_nothing() -> None:
+    relay, silent = Relay(), member(1)
+    relay.join(silent)
+    watcher = watching(relay, 2)
+    relay.watch(watcher, wanted=False)
+    relay.join(member(3))
+    assert silent.outbox.take() == watcher.outbox.take() == b""
+
+
+def test_asking_twice_is_as_good_as_once() -> None:
+    relay = Relay()
+    watcher = watching(relay, 1)
+    relay.watch(watcher, wanted=True)
+    relay.join(member(2))
+    assert watcher.outbox.take() == encode_presence(True, "user2", 2, 1)
+
+
+def test_who_does_not_read_is_told_only_what_happened_last_to_each_user() -> None:
+    relay, two, three = Relay(), member(2), member(3)
+    watcher = watching(relay, 1)
+    for _ in range(1000):
+        relay.join(two)
+        relay.join(three)
+        relay.leave(two)
+    assert watcher.outbox.take() == encode_presence(True, "user3", 3, 1) + encode_presence(False, "user2", 2, 1)
+
+
+def test_leaving_late_is_not_told_where_the_successor_is_online() -> None:
+    relay, old, new = Relay(), member(2), member(2)
+    relay.join(old)
+    relay.join(new)
+    watcher = watching(relay, 1)
+    relay.leave(old)
+    assert watcher.outbox.take() == b""

@@ -8,16 +8,22 @@ import pytest
 from chatserver.accounts import Accounts
 from chatserver.address import Peer
 from chatserver.counters import Counters
-from chatserver.relay import Outbox, Relay
+from chatserver.delivery import Delivery
+from chatserver.outbox import Outbox
+from chatserver.relay import Relay
 from chatserver.session import HANDLERS, PARSERS, Session, State
 from protocol import (
+    EXTRA_FROM_CLIENT,
     FROM_CLIENT,
+    HISTORY_END,
     Envelope,
+    Feature,
     PacketType,
     Reason,
     encode,
     encode_chat_init,
     encode_error,
+    encode_history_request,
     encode_login,
     encode_message,
     encode_user,
@@ -30,9 +36,10 @@ PING, PONG = encode(PacketType.PING, b"?"), encode(PacketType.PONG, b"?")
 class Client:
     """A session with its outbox, and what came out of it."""
 
-    def __init__(self, accounts: Accounts, relay: Relay, counters: Counters) -> None:
+    def __init__(self, accounts: Accounts, relay: Relay, delivery: Delivery, counters: Counters) -> None:
         self.outbox = Outbox(64 * 1024, lambda: None)
-        self.session = Session(accounts, relay, counters, self.outbox, self._close, Peer("test", "test"))
+        peer = Peer("test", "test")
+        self.session = Session(accounts, relay, delivery, counters, self.outbox, self._close, peer)
 
     def _close(self, reason: Reason) -> None:
         self.outbox.close(encode_error(reason))
@@ -55,9 +62,10 @@ class Room:
         self.relay = Relay()
         self.counters = Counters()
         self.accounts = Accounts(storage, self.relay, self.counters, 1, password_required=False, login_attempts=10)
+        self.delivery = Delivery(self.relay, None, self.counters, storage.is_user, 1)
 
     def client(self, *packets: bytes) -> Client:
-        client = Client(self.accounts, self.relay, self.counters)
+        client = Client(self.accounts, self.relay, self.delivery, self.counters)
         client.send(*packets)
         return client
 
@@ -71,6 +79,8 @@ def room(tmp_path: Path) -> Iterator[Room]:
 
 
 ALICE, BOB = encode_login("alice"), encode_login("bob")
+CURIOUS = encode_login("alice", features=Feature.HISTORY)
+PAST, PAST_WITH_NOBODY = encode_history_request(5, 1), encode_history_request(5, 9)
 TO_SELF = encode_chat_init(1)
 HOW_TO_REACH = {State.CONNECTED: (), State.ONLINE: (ALICE,), State.CHATTING: (ALICE, TO_SELF)}
 LIST = encode_user("alice", 1, 1)
@@ -88,6 +98,7 @@ def error(reason: Reason) -> bytes:
         (State.CONNECTED, encode_message(b"x"), error(Reason.NOT_LOGGED_IN), State.CONNECTED),
         (State.CONNECTED, PING, PONG, State.CONNECTED),
         (State.CONNECTED, PONG, b"", State.CONNECTED),
+        (State.CONNECTED, PAST, error(Reason.UNKNOWN_PACKET_TYPE), State.CONNECTED),
         (State.ONLINE, ALICE, LIST, State.ONLINE),
         (State.ONLINE, BOB, error(Reason.ALREADY_LOGGED_IN), State.ONLINE),
         (State.ONLINE, TO_SELF, b"", State.CHATTING),
@@ -95,6 +106,9 @@ def error(reason: Reason) -> bytes:
         (State.ONLINE, encode_message(b"x"), error(Reason.NO_CHAT_STARTED), State.ONLINE),
         (State.ONLINE, PING, PONG, State.ONLINE),
         (State.ONLINE, PONG, b"", State.ONLINE),
+        (State.ONLINE, PAST, error(Reason.UNKNOWN_PACKET_TYPE), State.ONLINE),
+        (State.ONLINE, CURIOUS + PAST, LIST + HISTORY_END, State.ONLINE),
+        (State.ONLINE, CURIOUS + PAST_WITH_NOBODY, LIST + error(Reason.USER_NOT_ONLINE), State.ONLINE),
         (State.CHATTING, ALICE, LIST, State.CHATTING),
         (State.CHATTING, BOB, error(Reason.ALREADY_LOGGED_IN), State.CHATTING),
         (State.CHATTING, TO_SELF, b"", State.CHATTING),
@@ -102,6 +116,8 @@ def error(reason: Reason) -> bytes:
         (State.CHATTING, encode_message(b"x"), Envelope("alice").wrap(b"x"), State.CHATTING),
         (State.CHATTING, PING, PONG, State.CHATTING),
         (State.CHATTING, PONG, b"", State.CHATTING),
+        (State.CHATTING, PAST, error(Reason.UNKNOWN_PACKET_TYPE), State.CHATTING),
+        (State.CHATTING, CURIOUS + PAST, LIST + HISTORY_END, State.CHATTING),
     ],
 )
 def test_every_packet_in_every_state(room: Room, state: State, packet: bytes, answer: bytes, next_state: State) -> None:
@@ -112,9 +128,10 @@ def test_every_packet_in_every_state(room: Room, state: State, packet: bytes, an
 
 
 def test_the_tables_cover_every_state_and_every_packet_that_a_client_may_send() -> None:
-    assert set(PARSERS) == FROM_CLIENT
+    assert set(PARSERS) == FROM_CLIENT | EXTRA_FROM_CLIENT.keys()
     assert set(HANDLERS) == set(State)
-    assert all(set(handlers) == FROM_CLIENT for handlers in HANDLERS.values())
+    for state, handlers in HANDLERS.items():  # nobody has asked for anything before the login
+        assert set(handlers) == (FROM_CLIENT if state is State.CONNECTED else set(PARSERS))
 
 
 @pytest.mark.parametrize("state", State)

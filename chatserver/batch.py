@@ -1,0 +1,77 @@
+"""A run of Messages from one sender to one receiver, on its way."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from chatserver.counters import Counters
+from chatserver.receipts import Receipts
+from protocol import Level
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Messages that were handed over together, as their receiver gets them, and what becomes of them (a Fate).
+
+    Either each is one packet, or there is one of several. `owed`: what cannot be delivered waits in the receiver's
+    mailbox.
+    """
+
+    sender: int
+    receiver: int
+    packets: bytes
+    count: int
+    counters: Counters
+    on_settled: Callable[["Batch"], None]  # nobody delivers or drops anything of it any more
+    owed: bool = False
+    receipts: Receipts | None = None  # who sent it wants to know
+    first: int = 0  # number of its first Message, of those that the sender's connection has sent; from 1
+    is_again: bool = False  # comes out of a mailbox
+    id: int = 0  # in the archive, once it is there
+    written: int | None = None  # how many wait in the mailbox, by what is on disk, or about to be
+    time: int = field(default_factory=lambda: int(time.time()))
+    delivered_count: int = 0
+    dropped_count: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many of its last Messages are for the mailbox, as far as is known now."""
+        return self.count - self.delivered_count if self.owed else 0
+
+    def delivered(self, count: int) -> None:
+        """As in Fate."""
+        if self.is_again:
+            self.counters.mailbox_delivered += count
+        else:
+            self.counters.messages_delivered += count
+        if self.receipts:
+            first = self.first + self.delivered_count
+            self.receipts.reach(Level.DELIVERED, first, first + count - 1)
+        self.delivered_count += count
+        self._settle()
+
+    def dropped(self, count: int) -> None:
+        """As in Fate."""
+        if not self.owed:
+            self.counters.messages_undeliverable += count
+        elif not self.is_again:
+            self.counters.messages_mailed += count
+        self.dropped_count += count
+        self._settle()
+
+    def keep(self, run: list[bytes]) -> None:
+        """Only these first Messages of it were taken; the others were refused."""
+        self.packets = b"".join(run)
+        self.count = len(run)
+        self._settle()
+
+    def stored(self) -> None:
+        """All of it is durable on disk, and need not be kept here."""
+        self.packets = b""
+        self.counters.messages_stored += self.count
+        if self.receipts and self.count:
+            self.receipts.reach(Level.STORED, self.first, self.first + self.count - 1)
+
+    def _settle(self) -> None:
+        if self.delivered_count + self.dropped_count == self.count:
+            self.on_settled(self)

@@ -1,0 +1,163 @@
+"""Where a Message goes: to its receiver, or to the receiver's mailbox, and to the archive in any case."""
+
+import logging
+from collections.abc import Callable
+
+from chatserver.archive import Archive
+from chatserver.batch import Batch
+from chatserver.counters import Counters
+from chatserver.relay import Member, Relay
+from chatstorage.chats import Row, messages
+from protocol import HISTORY_END, Reason, encode_dated, encode_error
+from storage import StorageUnavailable
+
+NOT_ONLINE = Reason.USER_NOT_ONLINE  # looked up for each run of Messages, and an enum's members take their time
+
+log = logging.getLogger("chat")
+
+
+class Delivery:
+    """Hands Messages over, now or later. Without an archive there is no later, and no past."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        archive: Archive | None,
+        counters: Counters,
+        is_user: Callable[[int], bool],
+        id_width: int,
+    ) -> None:
+        """`is_user`: whether somebody has signed up with this id."""
+        self._relay = relay
+        self._archive = archive
+        self._counters = counters
+        self._is_user = is_user
+        self._id_width = id_width
+
+    def can_reach(self, sender: Member, receiver: int) -> bool:
+        """Whether this sender may choose this receiver for a partner now."""
+        return self._relay.is_online(receiver) or self._may_mail(sender, receiver)
+
+    def hand_over(self, sender: Member, receiver: int, run: list[bytes], first: int) -> tuple[int, Reason]:
+        """Hand over what Envelope.runs gives, waiting for room; how many Messages were taken, and why not the others.
+
+        `first` is the number of the first one among those of the sender's connection.
+        """
+        if self._archive is None and sender.receipts is None:  # the short way
+            member = self._relay.find(receiver)
+            taken = member.outbox.deliver(b"".join(run), run, self._counters) if member else 0
+            return taken, NOT_ONLINE
+        if self._archive:
+            self._archive.wait_for_room()
+        member = self._free_member(receiver)
+        batch = self._batch(sender, receiver, run, first)
+        if member is None:
+            return self._mail(batch, run) if self._may_mail(sender, receiver) else (0, NOT_ONLINE)
+        archive = None if self._archive is None or self._archive.is_failing else self._archive
+        batch.owed = archive is not None and sender.mails
+        if archive and batch.owed:
+            archive.add(batch)  # before it is put: when the receiver is lost meanwhile, it is in the mailbox
+        taken = member.outbox.deliver(batch.packets, run, batch)
+        if batch.owed:
+            if taken < len(run):
+                batch.dropped(len(run) - taken)
+            return len(run), NOT_ONLINE
+        if taken < len(run):
+            batch.keep(run[:taken])
+        if archive and taken:
+            archive.add(batch)
+        return taken, NOT_ONLINE
+
+    def catch_up(self, member: Member) -> None:
+        """Put all that waits in this user's mailbox into its outbox, which is reserved, as the client reads."""
+        if self._archive is None or not self._archive.has_mail(member.user_id):
+            return
+        outbox = member.outbox
+        try:
+            for row in self._archive.take_mail(member.user_id, lambda: outbox.takes):
+                batch = self._batch_again(row)
+                self._archive.again(batch, row.waiting)
+                parts = messages(row)[-row.waiting :]
+                taken = outbox.put_each(parts, batch)
+                if taken < len(parts):
+                    batch.dropped(len(parts) - taken)
+        except StorageUnavailable as error:
+            log.error("the mailbox of user %d cannot be read: %s", member.user_id, error)
+            outbox.put(encode_error(Reason.STORAGE_UNAVAILABLE))
+
+    def replay(self, member: Member, partner: int, count: int) -> Reason | None:
+        """Put the last `count` messages with this user into the outbox, dated (section 7.3); why there are none."""
+        if not self._is_user(partner):
+            return Reason.USER_NOT_ONLINE
+        try:
+            rows = self._archive.last(member.user_id, partner, count) if self._archive and count else ()
+        except StorageUnavailable as error:
+            log.error("past chats cannot be read: %s", error)
+            return Reason.STORAGE_UNAVAILABLE
+        surplus = max(0, sum(row.count for row in rows) - count)  # all of it in the first row
+        dated = [
+            encode_dated(row.time, row.sender, self._id_width) + message
+            for number, row in enumerate(rows)
+            for message in messages(row)[0 if number else surplus :]
+        ]
+        with member.outbox.reserved():
+            member.outbox.put_each([*dated, HISTORY_END])
+        return None
+
+    def _free_member(self, receiver: int) -> Member | None:
+        """The receiver, if it is online and has caught up with its mailbox; waits for that."""
+        while (member := self._relay.find(receiver)) and member.outbox.is_reserved:
+            member.outbox.wait_until_free()
+        return member
+
+    def _may_mail(self, sender: Member, receiver: int) -> bool:
+        return self._archive is not None and sender.mails and self._is_user(receiver)
+
+    def _mail(self, batch: Batch, run: list[bytes]) -> tuple[int, Reason]:
+        """As hand_over(), for a receiver who is not online."""
+        archive = self._archive
+        if archive is None or archive.is_failing:
+            return 0, Reason.STORAGE_UNAVAILABLE
+        taken = max(0, min(len(run), archive.mailbox_messages - archive.mail[batch.receiver]))
+        if taken < len(run):
+            batch.keep(run[:taken])
+        if taken:
+            batch.owed = True
+            archive.add(batch)
+            batch.dropped(taken)
+        return taken, Reason.MAILBOX_FULL
+
+    def _batch(self, sender: Member, receiver: int, run: list[bytes], first: int) -> Batch:
+        return Batch(
+            sender.user_id,
+            receiver,
+            b"".join(run),
+            len(run),
+            self._counters,
+            self._settled,
+            receipts=sender.receipts,
+            first=first,
+        )
+
+    def _batch_again(self, row: Row) -> Batch:
+        """Out of a mailbox, its last `waiting` Messages; its sender is told if it is still connected."""
+        sender = self._relay.find(row.sender)
+        receipts = sender.receipts if sender else None
+        return Batch(
+            row.sender,
+            row.receiver,
+            b"",  # they are on disk already
+            row.count,
+            self._counters,
+            self._settled,
+            owed=True,
+            receipts=receipts if receipts and receipts.connection == row.connection else None,
+            first=row.first,
+            is_again=True,
+            id=row.id,
+            delivered_count=row.count - row.waiting,
+        )
+
+    def _settled(self, batch: Batch) -> None:
+        if self._archive:
+            self._archive.settled(batch)

@@ -1,0 +1,165 @@
+"""What clients of the crash test do: sign up, log in, change passwords, guess, talk, stay, write letters.
+
+Each keeps its own record of what the server has told it.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from client import ChatClient, LoginRefused, MessageReceived, ReceiptReceived
+from protocol import NO_FEATURES, Feature, Level, Reason
+from stress.records import Account, Letter
+
+SECURING_CLIENTS = 2  # of them use passwords: the server hashes two at once, and more would only queue for that
+LETTERS = 20  # written at once
+
+
+class Client:
+    """One of those who use the server at once. The accounts are its own, so that it knows what is right."""
+
+    def __init__(self, number: int, seed: object, faults: list[str], figures: Counter[str]) -> None:
+        self.accounts: list[Account] = []
+        self.friend: Account | None = None  # who is written to, and never there before the end
+        self.stored: list[Letter] = []  # by their receipts
+        self.random = random.Random(f"{seed}-{number}")
+        self.figures = figures
+        self.secures = number < SECURING_CLIENTS
+        self._number = number
+        self._names = 0
+        self.letters = 0
+        self._faults = faults
+
+    def fault(self, text: str) -> None:
+        self._faults.append(text)
+
+    def new_account(self) -> Account:
+        self._names += 1
+        name = f"{self._number}-{self._names}"
+        self.accounts.append(Account(name if self._names % 5 else f'"{name}"'))
+        return self.accounts[-1]
+
+    def some_account(self, *, secured: bool | None = None) -> Account | None:
+        """One that has a password, or has none, or either; None where there is no such account."""
+        found = [
+            one
+            for one in self.accounts
+            if one.user_id and one is not self.friend and secured in (None, bool(one.password))
+        ]
+        return self.random.choice(found) if found else None
+
+    def log_in(self, chat: ChatClient, account: Account, password: str, features: Feature = NO_FEATURES) -> bool:
+        """Whether the password was taken. Any other outcome is put down as a fault."""
+        while True:
+            try:
+                user_id = chat.login(account.name, password, features=features)
+            except LoginRefused as refused:
+                if refused.reason == Reason.USER_ALREADY_ONLINE:  # of a connection that we have just closed
+                    time.sleep(0.002)
+                    continue
+                account.refused()
+                if refused.reason not in (Reason.WRONG_PASSWORD, Reason.PASSWORD_REQUIRED):
+                    self.fault(f"{account.name!r}: {refused.reason}")
+                return False
+            if account.user_id not in (0, user_id):
+                self.fault(f"{account.name!r}: was told id {account.user_id}, and now {user_id}")
+            account.granted(user_id)
+            self.figures["logins"] += 1
+            return True
+
+
+# What clients do. Each is one connection; Account.begin() comes before what changes the database.
+
+
+def sign_up(client: Client, chat: ChatClient) -> None:
+    account = client.new_account()
+    account.begin(_new_password(client) if client.secures and client.random.random() < 0.5 else "")
+    if client.log_in(chat, account, account.pending or ""):
+        client.figures["sign-ups confirmed"] += 1
+        client.figures["passwords accepted"] += bool(account.password)
+
+
+def set_first_password(client: Client, chat: ChatClient) -> None:
+    account = client.some_account(secured=False)
+    if account and client.secures:
+        password = _new_password(client)
+        account.begin(password)
+        if client.log_in(chat, account, password):
+            client.figures["passwords accepted"] += 1
+
+
+def log_in(client: Client, chat: ChatClient) -> None:
+    if account := client.some_account():
+        verify(client, chat, account)
+
+
+def guess(client: Client, chat: ChatClient) -> None:
+    if account := client.some_account(secured=True):
+        verify(client, chat, account, guesses=True)
+
+
+def talk(client: Client, chat: ChatClient) -> None:
+    account = client.some_account(secured=False)
+    if account and client.log_in(chat, account, ""):
+        chat.chat(account.user_id)
+        texts = [f"text {number}" for number in range(50)]
+        for text in texts:
+            chat.send(text)
+        for text in texts:
+            event = chat.receive()
+            if not isinstance(event, MessageReceived) or event.text != text:
+                client.fault(f"{account.name!r}: sent {text!r}, and received {event}")
+
+
+def stay(client: Client, chat: ChatClient) -> None:
+    account = client.some_account()
+    if account and client.log_in(chat, account, account.password):
+        while True:  # until the server is killed, with somebody online: the next start has something to repair
+            time.sleep(0.01)
+            chat.ping()
+
+
+def write_letters(client: Client, chat: ChatClient) -> None:
+    if client.friend is None or not client.friend.user_id:
+        client.friend = client.new_account()
+        client.friend.begin("")
+        client.log_in(chat, client.friend, "")
+        return
+    account = client.some_account(secured=False)
+    if account and client.log_in(chat, account, "", Feature.MAILBOX | Feature.RECEIPTS):
+        chat.chat(client.friend.user_id)
+        letters: dict[int, Letter] = {}
+        for _ in range(LETTERS):
+            client.letters += 1
+            text = f"letter {client.letters}"
+            letters |= dict.fromkeys(chat.send(text), (account.user_id, client.friend.user_id, text))
+        while letters:
+            event = chat.receive()
+            if isinstance(event, ReceiptReceived) and event.level is Level.STORED:
+                told = [letters.pop(number) for number in range(event.first, event.last + 1)]
+                client.stored += told
+                client.figures["letters stored"] += len(told)
+
+
+OPERATIONS: dict[Callable[[Client, ChatClient], None], int] = {  # how often, against each other
+    sign_up: 20,
+    log_in: 10,
+    talk: 4,
+    guess: 2,
+    stay: 1,
+    write_letters: 8,
+    set_first_password: 3,
+}
+
+
+def verify(client: Client, chat: ChatClient, account: Account, guesses: bool = False) -> None:
+    """The password of this account works, and no other."""
+    if guesses and account.password and client.log_in(chat, account, account.password + "x"):
+        client.fault(f"user {account.user_id}, {account.name!r}: a wrong password was taken")
+    elif not client.log_in(chat, account, account.password):
+        client.fault(f"user {account.user_id}, {account.name!r}: the password {account.password!r} was refused")
+
+
+def _new_password(client: Client) -> str:
+    return f"secret-{client.random.getrandbits(40):x}"

@@ -1,0 +1,313 @@
+"""Messages for somebody who is away (section 7), with the real server."""
+
+import signal
+
+import pytest
+
+from chatserver.listener import SEND_BUFFER_BYTES
+from protocol import (
+    ALL_FEATURES,
+    Envelope,
+    Feature,
+    Level,
+    PacketType,
+    Reason,
+    encode,
+    encode_chat_init,
+    encode_error,
+    encode_login,
+    encode_message,
+    encode_receipt,
+)
+from tests.conftest import StartServer
+from tests.processes import BIG, RELAYED_BIG, Flood, ServerProcess, Wire, stuck_pair, wait_for
+
+BOTH = Feature.MAILBOX | Feature.RECEIPTS
+
+
+def away(server: ServerProcess, name: str) -> None:
+    """This user has signed up, and is not here."""
+    server.log_in(name).close()
+    server.wait_for_log(f"{name} disconnected")
+
+
+def write_to(server: ServerProcess, receiver: int, features: Feature = Feature.MAILBOX) -> Wire:
+    alice = server.log_in("alice", features=features)
+    alice.chat_with(receiver)
+    return alice
+
+
+def test_what_is_written_to_somebody_who_is_away_comes_after_the_list_oldest_first(server: ServerProcess) -> None:
+    away(server, "bob")
+    alice = write_to(server, 1)
+    carol = server.log_in("carol", features=Feature.MAILBOX)
+    carol.chat_with(1)
+    for number in range(50):
+        alice.say(f"{number}")
+        alice.expect_pong()
+        carol.say(f"{number}")
+        carol.expect_pong()
+    bob = server.log_in("bob")  # asks for nothing
+    for number in range(50):
+        bob.expect_message(f"alice:{number}")
+        bob.expect_message(f"carol:{number}")
+    bob.expect_pong()
+    alice.say("and now live")
+    bob.expect_message("alice:and now live")
+    bob.close()
+    server.wait_for_log("bob disconnected")
+    server.log_in("bob").expect_pong()
+
+
+def test_a_mailbox_survives_a_restart(start_server: StartServer) -> None:
+    first = start_server()
+    away(first, "bob")
+    alice = write_to(first, 1)
+    alice.say("one")
+    alice.say("x" * 136)
+    alice.expect_pong()
+    first.stop()
+    bob = start_server().log_in("bob")
+    bob.expect_message("alice:one")
+    bob.expect(Envelope("alice").wrap(b"x" * 136)[:140])
+    bob.expect(Envelope("alice").wrap(b"x" * 136)[140:])
+    bob.expect_pong()
+
+
+def test_what_was_stored_survives_a_kill_and_what_was_delivered_and_noted_does_not_come_again(
+    start_server: StartServer,
+) -> None:
+    first = start_server("--sync", "always")
+    away(first, "bob")
+    alice = write_to(first, 1, BOTH)
+    for number in range(3):
+        alice.say(f"{number}")
+        alice.expect(encode_receipt(Level.STORED, number + 1, number + 1))
+    bob = first.log_in("bob")
+    for number in range(3):
+        bob.expect_message(f"alice:{number}")
+    bob.close()
+    first.wait_for_log("bob disconnected", times=2)
+    for number in range(3, 6):
+        alice.say(f"{number}")
+    while not (packet := alice.read() or (0, b""))[1].endswith(b"\6") or packet[1][0] != Level.STORED:
+        assert packet[0] == PacketType.RECEIPT  # the last commit: what was delivered is noted, too
+    first.stop(signal.SIGKILL)
+    bob = start_server().log_in("bob")
+    for number in range(3, 6):
+        bob.expect_message(f"alice:{number}")
+    bob.expect_pong()
+
+
+def test_who_does_not_ask_for_mailboxes_is_refused_as_ever(server: ServerProcess) -> None:
+    away(server, "bob")
+    alice = server.log_in("alice", features=ALL_FEATURES & ~Feature.MAILBOX)
+    alice.send(encode_chat_init(1))
+    alice.expect_error(Reason.USER_NOT_ONLINE)
+    server.log_in("bob").expect_pong()
+
+
+@pytest.mark.parametrize("user_id", [3, 200])
+def test_nobody_can_write_to_who_never_signed_up(server: ServerProcess, user_id: int) -> None:
+    away(server, "bob")
+    alice = server.log_in("alice", features=Feature.MAILBOX)
+    alice.send(encode_chat_init(user_id))
+    alice.expect_error(Reason.USER_NOT_ONLINE)
+
+
+def test_without_a_history_there_are_no_mailboxes_and_nothing_is_on_disk(start_server: StartServer) -> None:
+    server = start_server("--history", "off")
+    away(server, "bob")
+    alice = server.log_in("alice", features=BOTH)
+    alice.send(encode_chat_init(1))
+    alice.expect_error(Reason.USER_NOT_ONLINE)
+    alice.chat_with(2)
+    alice.say("to myself")
+    alice.expect_message("alice:to myself")
+    alice.expect(encode_receipt(Level.DELIVERED, 1, 1))
+    alice.expect_pong()
+    assert not (server.data_dir / "chats.db").exists()
+
+
+def test_a_full_mailbox_takes_what_fits_and_refuses_the_rest(start_server: StartServer) -> None:
+    server = start_server("--mailbox-messages", 3)
+    away(server, "bob")
+    alice = write_to(server, 1)
+    alice.send(*(encode_message(b"%d" % number) for number in range(5)))
+    alice.expect_error(Reason.MAILBOX_FULL)
+    alice.expect_error(Reason.MAILBOX_FULL)
+    alice.expect_pong()
+    bob = server.log_in("bob")
+    for number in range(3):
+        bob.expect_message(f"alice:{number}")
+    bob.close()
+    server.wait_for_log("bob disconnected", times=2)
+    alice.say("there is room again")
+    alice.expect_pong()
+    server.log_in("bob").expect_message("alice:there is room again")
+
+
+def test_the_partner_who_leaves_while_chatting_gets_the_rest_at_the_next_login(server: ServerProcess) -> None:
+    bob = server.log_in("bob")
+    alice = write_to(server, 1)
+    alice.say("here")
+    bob.expect_message("alice:here")
+    bob.close()
+    server.wait_for_log("bob disconnected")
+    alice.say("gone")
+    alice.expect_pong()
+    server.log_in("bob").expect_message("alice:gone")
+
+
+def test_of_a_reader_who_is_dropped_nothing_is_lost_and_nothing_is_double(start_server: StartServer) -> None:
+    server = start_server("--outbox-bytes", 4096, "--write-timeout", 1, "--mailbox-messages", 100_000)
+    bob = Wire(server.host, server.port, receive_buffer=2304)
+    bob.send(encode_login("bob"))
+    bob.read_list("bob")
+    alice = write_to(server, 1, BOTH)
+    flood = Flood(alice, BIG)
+    flood.until_stuck(0.2)
+    server.wait_for_log("bob disconnected: Too Slow")
+    received = 0
+    while (packet := bob.read()) == (RELAYED_ALICE[0], RELAYED_ALICE[2:]):
+        received += 1
+    assert packet == (PacketType.ERROR, encode_error(Reason.TOO_SLOW)[2:])
+    sent = flood.end()
+    bob = server.log_in("bob")
+    for _ in range(sent - received):
+        bob.expect(RELAYED_ALICE)
+    bob.expect_pong()
+    delivered = set[int]()
+    while len(delivered) < sent:
+        packet = alice.read()
+        assert packet is not None
+        assert packet[0] == PacketType.RECEIPT, packet
+        first, last = int.from_bytes(packet[1][1:5]), int.from_bytes(packet[1][5:])
+        if packet[1][0] == Level.DELIVERED:
+            assert delivered.isdisjoint(range(first, last + 1)), "twice"
+            delivered |= set(range(first, last + 1))
+    assert delivered == set(range(1, sent + 1))
+
+
+RELAYED_ALICE = Envelope("alice").wrap(b"x" * 100)
+
+
+def test_a_mailbox_larger_than_the_outbox_is_delivered_as_the_client_reads_and_nobody_overtakes_it(
+    start_server: StartServer,
+) -> None:
+    server = start_server("--outbox-bytes", 1024, "--write-timeout", 60, "--mailbox-messages", 5000)
+    away(server, "bob")
+    alice = write_to(server, 1)
+    text = "x" * 90
+    for number in range(3000):
+        alice.say(f"{number} {text}")
+    alice.expect_pong()
+    bob = Wire(server.host, server.port, receive_buffer=2304)
+    bob.send(encode_login("bob"))
+    bob.read_list("bob")
+    alice.say("live")  # waits until bob has caught up
+    carol = server.log_in("carol")
+    carol.chat_with(1)
+    carol.say("live")
+    carol.send(encode(PacketType.PING, b"carol"))
+    for number in range(3000):
+        bob.expect_message(f"alice:{number} {text}")
+    rest = [bob.read(), bob.read()]
+    assert sorted(rest, key=str) == sorted(
+        [(PacketType.MESSAGE, Envelope(name).wrap(b"live")[2:]) for name in ("alice", "carol")], key=str
+    )
+    carol.expect(encode(PacketType.PONG, b"carol"))
+    bob.expect_pong()
+
+
+def test_who_leaves_in_the_middle_of_a_mailbox_gets_the_rest_next_time(start_server: StartServer) -> None:
+    server = start_server("--outbox-bytes", 1024, "--mailbox-messages", 5000)
+    away(server, "bob")
+    alice = write_to(server, 1)
+    text = "x" * 90
+    for number in range(3000):
+        alice.say(f"{number} {text}")
+    alice.expect_pong()
+    number = 0
+    for visit in range(3):
+        bob = Wire(server.host, server.port, receive_buffer=2304)
+        bob.send(encode_login("bob"))
+        bob.read_list("bob")
+        first = bob.read()
+        assert first is not None
+        begin = int(first[1][len("..alice:") :].split()[0])
+        assert begin == number or visit, "what the kernel had taken went with the connection, and nothing else"
+        assert number <= begin < number + 2 * SEND_BUFFER_BYTES // len(text)
+        for number in range(begin + 1, begin + 100 * visit + 10):
+            bob.expect_message(f"alice:{number} {text}")
+        bob.close()
+        server.wait_for_log("bob disconnected", times=visit + 2)
+        number += 1
+    bob = server.log_in("bob")
+    first = bob.read()
+    assert first is not None
+    for number in range(int(first[1][len("..alice:") :].split()[0]) + 1, 3000):
+        bob.expect_message(f"alice:{number} {text}")
+    bob.expect_pong()
+
+
+def test_a_message_from_a_mailbox_is_receipted_while_its_sender_is_still_connected(server: ServerProcess) -> None:
+    away(server, "bob")
+    alice = write_to(server, 1, BOTH)
+    alice.say("one")
+    alice.say("two")
+    alice.expect(encode_receipt(Level.STORED, 1, 2))
+    bob = server.log_in("bob")
+    bob.expect_message("alice:one")
+    bob.expect_message("alice:two")
+    alice.expect(encode_receipt(Level.DELIVERED, 1, 2))
+    bob.close()
+    server.wait_for_log("bob disconnected", times=2)
+    alice.say("three")
+    alice.expect(encode_receipt(Level.STORED, 3, 3))
+    alice.close()
+    server.wait_for_log("alice disconnected")
+    again = server.log_in("alice", features=BOTH)
+    server.log_in("bob").expect_message("alice:three")
+    again.expect_pong()  # and no Receipt: that was another connection's
+
+
+def test_the_figures_add_up(start_server: StartServer) -> None:
+    server = start_server("--mailbox-messages", 3, "--metrics-port", 0)
+    away(server, "bob")
+    alice = write_to(server, 1)
+    alice.send(*(encode_message(b"%d" % number) for number in range(5)))
+    alice.expect_error(Reason.MAILBOX_FULL)
+    alice.expect_error(Reason.MAILBOX_FULL)
+    figures = server.metrics()
+    assert figures["chat_messages_accepted_total"] == 5
+    assert figures["chat_messages_mailed_total"] == figures["chat_mailbox_messages"] == 3
+    assert figures["chat_messages_refused_total{Mailbox Full}"] == 2
+    bob = server.log_in("bob")
+    for number in range(3):
+        bob.expect_message(f"alice:{number}")
+    alice.say("live")
+    bob.expect_message("alice:live")
+    figures = server.metrics()
+    assert figures["chat_messages_mailed_total"] == figures["chat_mailbox_delivered_total"] == 3
+    assert figures["chat_mailbox_messages"] == figures["chat_messages_under_way"] == 0
+    assert figures["chat_messages_delivered_total"] == 1
+    wait_for("the last one on disk", lambda: server.metrics()["chat_messages_stored_total"] == 4)
+    assert 0 < server.metrics()["chat_commit_seconds_count"] < 4 + 3
+
+
+def test_without_mailboxes_what_a_dropped_reader_did_not_get_is_refused_or_lost_as_ever(
+    start_server: StartServer,
+) -> None:
+    server = start_server("--outbox-bytes", 4096, "--write-timeout", 1)
+    reader, sender, flood = stuck_pair(server)
+    server.wait_for_log("reader disconnected: Too Slow")
+    while reader.read() == (RELAYED_BIG[0], RELAYED_BIG[2:]):
+        pass
+    flood.end()
+    refused = 0
+    sender.send(encode(PacketType.PING, b"!"))
+    while sender.read() == (PacketType.ERROR, encode_error(Reason.USER_NOT_ONLINE)[2:]):
+        refused += 1
+    assert refused > 0
+    server.log_in("reader").expect_pong()

@@ -1,0 +1,289 @@
+"""Outboxes: bounds in bytes, waiting, closing; who may put; and what becomes of the Messages in them."""
+
+from typing import Any
+
+import gevent
+import pytest
+from gevent import Greenlet
+
+from chatserver.outbox import MARK_BYTES, PUT_BYTES, Outbox
+from protocol import Envelope, PacketType, encode
+
+WRAP = Envelope("alice").wrap
+
+
+class Told:
+    """A fate that is written down."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.lost = 0
+
+    def delivered(self, count: int) -> None:
+        self.sent += count
+
+    def dropped(self, count: int) -> None:
+        self.lost += count
+
+    @property
+    def figures(self) -> tuple[int, int]:
+        return self.sent, self.lost
+
+
+def outbox(limit: int, puts: int = 1, marks: int = 0) -> Outbox:
+    """With room for so many bytes in so many puts, some of which have a fate."""
+    return Outbox(limit + puts * PUT_BYTES + marks * MARK_BYTES, lambda: None)
+
+
+def waiting(greenlet: "Greenlet[Any, Any]") -> bool:
+    gevent.sleep(0)
+    gevent.sleep(0)
+    return not greenlet.dead
+
+
+def test_what_is_put_comes_out_in_order_and_joined() -> None:
+    box = outbox(100)
+    assert box.put(b"ab")
+    assert box.put_each([b"c", b"d"]) == 2
+    assert box.take() == b"abcd"
+    assert box.take() == b""
+
+
+def test_bytes_in_flight_count_until_they_are_sent() -> None:
+    box = outbox(10)
+    box.put(b"x" * 10)
+    taken = box.take()
+    sender = gevent.spawn(box.put, b"y")
+    assert waiting(sender)
+    box.sent(len(taken))
+    assert sender.get(timeout=5) is True
+    assert box.take() == b"y"
+
+
+def test_what_a_put_costs_besides_its_bytes_is_given_back_when_it_is_taken() -> None:
+    box = outbox(4, puts=2)
+    box.put(b"12")
+    box.put(b"3")
+    sender = gevent.spawn(box.put, b"4")
+    assert waiting(sender), "there is room for its byte, but not for a third put"
+    box.sent(len(box.take()))
+    assert sender.get(timeout=5) is True
+    box.sent(len(box.take()))
+    assert box.put_each([b"1", b"2", b"34"]) == 3, "in one put, so there is room as at first"
+    assert box.take() == b"1234"
+
+
+def test_a_batch_larger_than_the_outbox_goes_through_as_room_is_made() -> None:
+    box = outbox(10)
+    sender = gevent.spawn(box.put_each, [b"1234", b"5678", b"abcd", b"efgh"])
+    received = b""
+    while waiting(sender) or not box.empty:
+        taken = box.take()
+        assert len(taken) <= 10
+        received += taken
+        box.sent(len(taken))
+    assert received == b"12345678abcdefgh"
+    assert sender.value == 4
+
+
+def test_closing_tells_those_who_wait_how_much_went_in() -> None:
+    box = outbox(8)
+    batch = gevent.spawn(box.put_each, [b"1234", b"5678", b"abcd"])
+    single = gevent.spawn(box.put, b"z")
+    assert waiting(batch)
+    assert waiting(single)
+    box.close(b"the end")
+    assert batch.get(timeout=5) == 1
+    assert single.get(timeout=5) is False
+    assert box.take() == b"1234the end"
+
+
+def test_after_the_first_close_nothing_goes_in_not_even_another_last_packet() -> None:
+    box = outbox(100)
+    box.close(b"first")
+    box.close(b"second")
+    assert box.put(b"late") is False
+    assert box.put_each([b"late"]) == 0
+    assert box.take() == b"first"
+
+
+def test_an_outbox_that_leads_nowhere_takes_nothing_more_and_lets_go_of_those_who_wait() -> None:
+    box = outbox(4)
+    box.put(b"1234")
+    sender = gevent.spawn(box.put, b"5")
+    assert waiting(sender)
+    box.lead_nowhere()
+    assert sender.get(timeout=5) is False
+    assert box.put_each([b"6"]) == 0
+    assert not box.closed, "what its client sent before is still handled"
+
+
+def test_the_writer_is_told_of_each_put() -> None:
+    puts: list[bool] = []
+    box = Outbox(1000, lambda: puts.append(True))
+    box.put(b"a")
+    box.put_each([b"b", b"c"])
+    box.close(b"d")
+    assert len(puts) == 3
+
+
+def deliver(box: Outbox, messages: list[bytes], fate: Told) -> int:
+    return box.deliver(b"".join(messages), messages, fate)
+
+
+# What becomes of Messages
+
+
+def test_messages_are_delivered_when_the_last_byte_of_their_put_is_with_the_kernel() -> None:
+    box, told = outbox(1000), Told()
+    box.put(b"\x09\x00")
+    deliver(box, [WRAP(b"one"), WRAP(b"two")], told)
+    box.put(b"\x09\x00")
+    stream = box.take()
+    box.sent(len(stream) - 3)
+    assert told.figures == (0, 0)
+    box.sent(1)
+    assert told.figures == (2, 0)
+    box.sent(2)
+    assert told.figures == (2, 0)
+    assert box.size == 0
+
+
+def test_where_there_is_no_room_for_all_each_message_is_delivered_by_itself() -> None:
+    box, told = outbox(20, marks=1), Told()
+    sender = gevent.spawn(deliver, box, [WRAP(b"one"), WRAP(b"two")], told)
+    assert waiting(sender)
+    box.sent(len(box.take()))
+    assert told.figures == (1, 0)
+    assert sender.get(timeout=5) == 2
+    box.sent(len(box.take()))
+    assert told.figures == (2, 0)
+
+
+@pytest.mark.parametrize("sent", range(60))
+def test_a_stream_cut_off_anywhere_has_delivered_the_messages_that_are_whole(sent: int) -> None:
+    run, told = [WRAP(b"one"), WRAP(b"three"), WRAP(b"")], Told()
+    box = outbox(1000, puts=3)
+    box.put(encode(PacketType.PONG, b"?"))
+    deliver(box, run, told)
+    box.put(encode(PacketType.PONG, b"?"))
+    stream = box.take()
+    sent = min(sent, len(stream))
+    box.sent(sent)
+    lost = box.drop(stream, sent)
+    whole = sum(3 + len(b"".join(run[: number + 1])) <= sent for number in range(3))
+    assert told.figures == (whole, 3 - whole)
+    assert lost == len(stream) - sent
+    assert box.size == 0
+
+
+def test_of_a_message_in_several_packets_a_part_is_nothing() -> None:
+    split, told = WRAP(b"x" * 136), Told()
+    box = outbox(1000)
+    deliver(box, [split], told)
+    stream = box.take()
+    box.sent(150)
+    box.drop(stream, 150)
+    assert told.figures == (0, 1)
+
+
+def test_what_waits_behind_the_stream_in_flight_is_dropped_with_it_but_for_the_last_packet() -> None:
+    box, first, second = outbox(1000, puts=3), Told(), Told()
+    deliver(box, [WRAP(b"one"), WRAP(b"two")], first)
+    stream = box.take()
+    box.sent(2)
+    deliver(box, [WRAP(b"three")], second)
+    box.close(b"the end")
+    assert box.drop(stream, len(WRAP(b"one")), keep=7) == len(WRAP(b"two")) + len(WRAP(b"three"))
+    assert (first.figures, second.figures) == ((0, 1), (0, 1))
+    box.sent(len(WRAP(b"one")) - 2)
+    assert first.figures == (1, 1)
+    assert box.size == 7
+    box.sent(7)
+    assert box.size == 0
+
+
+# Reserved
+
+
+def test_a_reserved_outbox_takes_from_its_owner_alone_and_others_wait() -> None:
+    box, told = outbox(1000, puts=9), Told()
+    with box.reserved():
+        other = gevent.spawn(deliver, box, [b"other"], told)
+        assert waiting(other)
+        assert box.put(b"own,")
+        assert box.put_each([b"and,", b"own,"]) == 2
+        assert waiting(other)
+    assert other.get(timeout=5) == 1
+    assert box.take() == b"own,and,own,other"
+
+
+def test_who_waits_for_room_also_waits_when_it_is_reserved_meanwhile() -> None:
+    box, told = outbox(5, marks=1), Told()
+    box.put(b"12345")
+    other = gevent.spawn(deliver, box, [b"other"], told)
+    assert waiting(other)
+    with box.reserved():
+        box.sent(len(box.take()))
+        assert waiting(other)
+        box.put(b"own")
+        box.sent(len(box.take()))
+        assert waiting(other)
+    assert other.get(timeout=5) == 1
+
+
+def test_waiting_for_a_reserved_outbox_ends_when_it_is_free_or_closed() -> None:
+    box = outbox(10)
+    with box.reserved():
+        waiters = [gevent.spawn(box.wait_until_free) for _ in range(2)]
+        assert waiting(waiters[0])
+    gevent.joinall(waiters, timeout=5, raise_error=True)
+    with box.reserved():
+        waiter = gevent.spawn(box.wait_until_free)
+        assert waiting(waiter)
+        box.close()
+        waiter.get(timeout=5)
+
+
+# Notices
+
+
+def test_notices_follow_what_is_queued_and_are_asked_for_when_all_is_taken() -> None:
+    said = [b"new", b"", b"old"]
+    box = outbox(10)
+    box.notices.append(lambda: said.pop())
+    box.put(b"queued ")
+    assert box.take() == b"queued old"
+    assert box.size == len(b"queued old")
+    assert box.take() == b""
+    assert box.take() == b"new"
+    box.sent(len(b"queued oldnew"))
+    assert box.size == 0
+
+
+def test_a_notice_tells_the_writer_and_needs_no_room() -> None:
+    puts: list[bool] = []
+    box = Outbox(PUT_BYTES + 1, lambda: puts.append(True))
+    box.announce()
+    assert not puts, "there is no source that could have anything to say"
+    box.notices.append(lambda: b"a long notice")
+    box.put(b"x")
+    box.announce()
+    assert len(puts) == 2
+    assert box.take() == b"xa long notice"
+
+
+def test_a_reserved_outbox_and_a_closed_one_give_no_notices() -> None:
+    box, puts = outbox(100, puts=2), []
+    box.notices.append(lambda: b"notice")
+    box._on_put = lambda: puts.append(True)
+    with box.reserved():
+        box.put(b"own ")
+        assert box.take() == b"own "
+        box.announce()
+        assert puts.pop()
+        puts.clear()
+    assert puts, "whoever writes is told that there may be something now"
+    assert box.take() == b"notice"
+    box.close(b"last")
+    assert box.take() == b"last"

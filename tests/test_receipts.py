@@ -1,0 +1,181 @@
+"""How far Messages have come, told to who asks for it (section 7.2): as ranges, and never ahead of the truth."""
+
+import gevent
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatserver.receipts import Receipts
+from protocol import (
+    EXTRA_FROM_SERVER,
+    FROM_SERVER,
+    Decoder,
+    Feature,
+    Level,
+    PacketType,
+    Reason,
+    encode_chat_init,
+    encode_login,
+    encode_message,
+    encode_receipt,
+    parse_receipt,
+)
+from tests.conftest import StartServer
+from tests.processes import ServerProcess, Wire
+
+Numbers = dict[Level, list[int]]
+
+
+def told(packets: bytes) -> Numbers:
+    """The numbers in these Receipts, by level, in the order in which they came."""
+    decoder = Decoder(FROM_SERVER)
+    decoder.accept_extra(EXTRA_FROM_SERVER, Feature.RECEIPTS)
+    numbers: Numbers = {level: [] for level in Level}
+    for _, body in decoder.packets(packets):
+        level, first, last = parse_receipt(body)
+        numbers[level] += range(first, last + 1)
+    return numbers
+
+
+def read_receipts(client: Wire, stored: int, delivered: int) -> Numbers:
+    """Read until so many Messages are known to be stored, and delivered."""
+    packets, numbers = b"", told(b"")
+    while (len(numbers[Level.STORED]), len(numbers[Level.DELIVERED])) != (stored, delivered):
+        packet = client.read()
+        assert packet is not None
+        packets += bytes((packet[0], len(packet[1]))) + packet[1]
+        numbers = told(packets)
+    return numbers
+
+
+# The ranges
+
+
+@given(st.permutations(range(1, 30)), st.lists(st.integers(1, 28), max_size=6))
+def test_whatever_comes_in_whatever_order_is_told_once_in_as_few_ranges_as_can_be(
+    order: list[int], cuts: list[int]
+) -> None:
+    calls: list[bool] = []
+    receipts = Receipts(lambda: calls.append(True))
+    wanted = [number for number in order if number not in cuts]
+    for number in wanted:
+        receipts.reach(Level.STORED, number, number)
+    packets = receipts.take()
+    assert told(packets)[Level.STORED] == sorted(wanted)
+    ranges = sum(number - 1 not in wanted for number in wanted)
+    assert len(packets) == ranges * len(encode_receipt(Level.STORED, 1, 1))
+    assert len(calls) == len(wanted)
+    assert receipts.take() == b""
+
+
+def test_what_is_stored_is_told_before_what_is_delivered() -> None:
+    receipts = Receipts(lambda: None)
+    receipts.reach(Level.DELIVERED, 1, 2)
+    receipts.reach(Level.STORED, 1, 2)
+    assert receipts.take() == encode_receipt(Level.STORED, 1, 2) + encode_receipt(Level.DELIVERED, 1, 2)
+
+
+# With the real server
+
+
+def test_a_run_of_messages_is_told_as_one_range(server: ServerProcess) -> None:
+    bob = server.log_in("bob")
+    alice = server.log_in("alice", features=Feature.RECEIPTS)
+    alice.chat_with(1)
+    alice.send(encode_message(b"x") * 100)
+    alice.expect(encode_receipt(Level.DELIVERED, 1, 100))
+    alice.expect(encode_receipt(Level.STORED, 1, 100))
+    for _ in range(100):
+        bob.expect_message("alice:x")
+    alice.expect_pong()
+
+
+def test_every_message_counts_the_refused_ones_too_and_one_that_was_split_once(server: ServerProcess) -> None:
+    alice = server.log_in("alice", features=Feature.RECEIPTS)
+    alice.say("1: to nobody")
+    alice.expect_error(Reason.NO_CHAT_STARTED)
+    alice.chat_with(1)
+    alice.say("2")
+    alice.say("3" * 136)
+    alice.say("4")
+    alice.send(encode_chat_init(1))
+    alice.say("5")
+    received = []
+    numbers = b""
+    while told(numbers)[Level.STORED][-1:] != [5] or told(numbers)[Level.DELIVERED][-1:] != [5]:
+        packet = alice.read()
+        assert packet is not None
+        if packet[0] == PacketType.RECEIPT:
+            numbers += bytes((packet[0], len(packet[1]))) + packet[1]
+        else:
+            received.append(packet)
+    assert told(numbers) == {Level.STORED: [2, 3, 4, 5], Level.DELIVERED: [2, 3, 4, 5]}
+    assert len(received) == 5  # of four
+
+
+def test_messages_before_the_login_count_too(server: ServerProcess) -> None:
+    with server.connect() as client:
+        client.say("1")
+        client.expect_error(Reason.NOT_LOGGED_IN)
+        client.send(encode_login("alice", features=Feature.RECEIPTS))
+        client.read_list("alice")
+        client.chat_with(1)
+        client.say("2")
+        client.expect_message("alice:2")
+        client.expect(encode_receipt(Level.DELIVERED, 2, 2))
+
+
+def test_what_is_not_with_the_receivers_kernel_yet_is_not_delivered(start_server: StartServer) -> None:
+    server = start_server("--write-timeout", 60, "--history", "off")
+    bob = Wire(server.host, server.port, receive_buffer=2304)
+    bob.send(encode_login("bob"))
+    bob.read_list("bob")
+    alice = server.log_in("alice", features=Feature.RECEIPTS)
+    alice.chat_with(1)
+    count = 1500
+    sending = gevent.spawn(alice.send, encode_message(b"x" * 100) * count)
+    gevent.sleep(0.5)
+    known = len(read_some(alice)[Level.DELIVERED])
+    assert 0 < known < count
+    for _ in range(count):
+        bob.expect_message("alice:" + "x" * 100)
+    sending.get(timeout=30)
+    assert len(read_receipts(alice, 0, count - known)[Level.DELIVERED]) == count - known
+
+
+def read_some(client: Wire) -> Numbers:
+    """What has come by now."""
+    client.socket.settimeout(0.2)
+    packets = b""
+    try:
+        while packet := client.read():
+            packets += bytes((packet[0], len(packet[1]))) + packet[1]
+    except TimeoutError:
+        client.socket.settimeout(30)
+    return told(packets)
+
+
+def test_who_asks_in_the_middle_of_a_session_is_told_from_there_on_with_the_right_numbers(
+    server: ServerProcess,
+) -> None:
+    alice = server.log_in("alice")
+    alice.chat_with(1)
+    alice.say("1")
+    alice.expect_message("alice:1")
+    alice.send(encode_login("alice", features=Feature.RECEIPTS))
+    alice.read_list("alice")
+    alice.say("2")
+    alice.expect_message("alice:2")
+    assert read_receipts(alice, 1, 1) == {Level.STORED: [2], Level.DELIVERED: [2]}
+
+
+def test_each_sender_is_told_of_its_own(server: ServerProcess) -> None:
+    bob = server.log_in("bob")
+    senders = [server.log_in(name, features=Feature.RECEIPTS) for name in ("alice", "carol")]
+    for number, sender in enumerate(senders, start=1):
+        sender.chat_with(1)
+        sender.send(encode_message(b"x") * number)
+    for number, sender in enumerate(senders, start=1):
+        expected = list(range(1, number + 1))
+        assert read_receipts(sender, number, number) == {Level.STORED: expected, Level.DELIVERED: expected}
+    for _ in range(3):
+        assert bob.read() is not None
