@@ -4,9 +4,11 @@ It asks the server that runs on the data folder; where none runs it works on the
 """
 
 import argparse
+import csv
 import os
 import sys
 import time
+from datetime import UTC, datetime
 from io import TextIOWrapper
 from math import inf
 from pathlib import Path
@@ -17,10 +19,12 @@ from chatserver.accounts import Accounts, CannotDo
 from chatserver.control import NoAnswer, ask, perform
 from chatserver.counters import Counters
 from chatserver.relay import Relay
+from chatstorage import chats
 from chatstorage.backup import BackupFailed, back_up
 from chatterminal.display import drop_output, visible
 from chatterminal.login import ask_twice
-from storage import PASSWORDS, STATUS, USERS, CsvStorage, FolderInUse, StorageError
+from protocol import HEADER_BYTES, parse_text, split_packets
+from storage import CHATS, PASSWORDS, STATUS, USERS, CsvStorage, FolderInUse, StorageError
 
 ANSWER_SECONDS = 20.0
 IN_USE_SECONDS = 10.0  # a server that starts or stops, or another admin.py, has the folder without listening
@@ -33,6 +37,7 @@ COMMANDS = {
     "remove": "remove a user, whose connection ends; the id is never used again, the name is free",
     "kick": "end the connection of a user",
     "backup": "copy the database, while it may be in use",
+    "export": "write all past chats as CSV to standard output: time (UTC), sender, receiver, text",
 }
 
 EPILOG = """\
@@ -43,6 +48,7 @@ examples:
   python admin.py passwd alice --forget           the next login may set a new one
   python admin.py remove alice
   python admin.py backup /var/backups/chat-monday
+  python admin.py export > chats.csv
   python admin.py users --data-dir /var/lib/chat
 
 It works while the server runs, and while it does not; as the user the data folder belongs to, or as root where a server
@@ -88,7 +94,15 @@ def run(options: argparse.Namespace) -> None:
         case "users":
             show(order(folder, request))
         case "backup":
-            back_up(folder, options.folder, (PASSWORDS, STATUS, USERS), lambda: dict(order(folder, request)))
+            back_up(
+                folder,
+                options.folder,
+                (PASSWORDS, STATUS, USERS),
+                lambda: dict(order(folder, request)),
+                lambda: copy_chats(folder, options.folder),
+            )
+        case "export":
+            export(folder)
         case "passwd":
             order(folder, request | {"password": None if options.forget else new_password(options.name)})
         case _:
@@ -132,6 +146,34 @@ def show(rows: list[Any]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def copy_chats(folder: Path, target: Path) -> None:
+    if (folder / CHATS).exists():
+        chats.copy(folder / CHATS, target / CHATS)
+
+
+def export(folder: Path) -> None:
+    """A line for each message. A name that nobody has any more is #ID."""
+    if not (folder / CHATS).exists():
+        raise CannotDo(f"no chats have been kept in {folder}")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    names = {user_id: name for user_id, name, *_ in order(folder, {"do": "users"})}
+    shown = visible if sys.stdout.isatty() else str
+    lines = csv.writer(sys.stdout, lineterminator="\n")
+    lines.writerow(("time", "sender", "receiver", "text"))
+    for row in chats.export(folder / CHATS):
+        sent = datetime.fromtimestamp(row.time, UTC).isoformat()
+        ends = [names.get(user_id, f"#{user_id}") for user_id in (row.sender, row.receiver)]
+        for message in chats.messages(row):
+            lines.writerow((sent, *ends, shown(text_of(message))))
+
+
+def text_of(message: bytes) -> str:
+    """What was said, without the sender's name, of a message in one packet or several."""
+    pieces = [parse_text(packet[HEADER_BYTES:]).partition(b":")[2] for packet in split_packets(message)]
+    return b"".join(pieces).decode()
+
+
 def new_password(name: str) -> str:
     """Asks at a terminal, twice; else takes a line of standard input. Raises CannotDo."""
     if not sys.stdin.isatty():
@@ -162,7 +204,7 @@ def build_parser() -> argparse.ArgumentParser:
         added = commands.add_parser(command, help=explained, description=explained.capitalize() + ".")
         if command == "backup":
             added.add_argument("folder", metavar="DIR", type=Path, help="folder for the copy: empty, or not there yet")
-        elif command != "users":
+        elif command not in ("users", "export"):
             added.add_argument("name", metavar="NAME", help="the user")
         if command == "passwd":
             added.add_argument("--forget", action="store_true", help="remove the password instead")

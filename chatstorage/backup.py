@@ -14,16 +14,23 @@ class BackupFailed(Exception):
     """Why there is no copy, for the operator."""
 
 
-def back_up(source: Path, target: Path, files: tuple[str, ...], committed: Callable[[], dict[str, int]]) -> None:
+def back_up(
+    source: Path,
+    target: Path,
+    files: tuple[str, ...],
+    committed: Callable[[], dict[str, int]],
+    copy_more: Callable[[], object],
+) -> None:
     """Copy the `files` of the database in `source` to `target`, an empty folder or one to be made: whole, or nothing.
 
-    `committed` asks whoever has the database open, as Storage.committed does. Raises BackupFailed, OSError.
+    `committed` asks whoever has the database open, as Storage.committed does; `copy_more` adds what can be copied by
+    itself. Raises BackupFailed, OSError, and what `copy_more` does.
     """
     if target.exists() and any(target.iterdir()):
         raise BackupFailed(f"{target} is not empty")
     for _ in range(ATTEMPTS):
         if data := _read(source, files, committed):
-            _store(target, data)
+            _store(target, data, copy_more)
             return
     raise BackupFailed(f"the files in {source} are replaced all the time")
 
@@ -42,12 +49,13 @@ def _read(source: Path, files: tuple[str, ...], committed: Callable[[], dict[str
         return {name: opened[name].read(length) for name, length in lengths.items()}
 
 
-def _store(target: Path, data: dict[str, bytes]) -> None:
+def _store(target: Path, data: dict[str, bytes], copy_more: Callable[[], object]) -> None:
     """The last file in `data` is the one that makes it a database."""
     made = not target.exists()
     if made:
         target.mkdir(mode=0o700)
     try:
+        copy_more()
         for name, content in data.items():
             replace(target / name, [content])
             fsync_folder(target)

@@ -479,7 +479,7 @@ def test_whoever_reads_the_list_may_stop_in_the_middle(tmp_path: Path) -> None:
 
 def test_help_names_every_command_and_gives_examples() -> None:
     shown = subprocess.run([sys.executable, "admin.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert re.findall(r"^    (\w+) ", shown.stdout, re.MULTILINE) == ["users", "passwd", "remove", "kick", "backup"]
+    assert re.findall(r"^    (\w+) ", shown.stdout, re.MULTILINE) == ["users", "passwd", "remove", "kick", "backup", "export"]
     assert "python admin.py passwd alice --forget" in shown.stdout
     assert "exit status: 0" in shown.stdout
 
