@@ -14,7 +14,18 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 
-from protocol import PacketType, encode, encode_chat_init, encode_login, encode_message
+from protocol import (
+    ALL_FEATURES,
+    MAX_HISTORY,
+    NO_FEATURES,
+    Feature,
+    PacketType,
+    encode,
+    encode_chat_init,
+    encode_history_request,
+    encode_login,
+    encode_message,
+)
 from tests.processes import Wire
 
 HOST = "127.0.0.1"
@@ -40,10 +51,10 @@ def flood(wire: Wire, packet: bytes, until: float, tally: Counter[str]) -> None:
             tally["packets"] += sent // len(packet) - whole
 
 
-def log_in(wire: Wire, name: str, tally: Counter[str]) -> None:
+def log_in(wire: Wire, name: str, tally: Counter[str], features: Feature = NO_FEATURES) -> None:
     """Go online, the list read. Raises AssertionError where the server refuses."""
     tally["packets"] += 1
-    wire.send(encode_login(name))
+    wire.send(encode_login(name, features=features))
     wire.read_list(name)
 
 
@@ -63,24 +74,42 @@ def errors(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
 
 
 def to_itself(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
-    log_in(wire, name, tally)
+    """With a receipt for each, and all of it kept."""
+    log_in(wire, name, tally, ALL_FEATURES & ~Feature.BRIEF)
     wire.send(encode_chat_init(wire.users[name]))
     flood(wire, encode_message(b""), until, tally)
 
 
 def silence(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
-    """Goes online under a name that others write to, and reads nothing until the server ends it."""
-    log_in(wire, name, tally)
+    """Goes online under a name that others write to, and reads nothing until the server ends it; nor who comes and
+    goes, nor what waited in its mailbox.
+    """
+    log_in(wire, name, tally, Feature.PRESENCE)
     while time.monotonic() < until:
         wire.send(PING)
         time.sleep(PATIENCE)
 
 
 def to_a_silent_one(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
-    log_in(wire, name, tally)
+    """... and to its mailbox, once it is dropped."""
+    log_in(wire, name, tally, Feature.MAILBOX)
     silent = next((user_id for user, user_id in wire.users.items() if user.startswith("silence")), wire.users[name])
     wire.send(encode_chat_init(silent))
     flood(wire, TINY, until, tally)
+
+
+def letters(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
+    """To everybody's mailbox in turn, whoever is there or not, but for the two honest ones."""
+    log_in(wire, name, tally, ALL_FEATURES & ~Feature.BRIEF)
+    flood(wire, b"".join(encode_chat_init(user_id) + TINY for user_id in range(3, 129)), until, tally)
+
+
+def replays(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
+    """Asks for as much of the past as can be asked for, and reads none of it."""
+    log_in(wire, name, tally, Feature.HISTORY)
+    own = wire.users[name]
+    wire.send(encode_chat_init(own), encode_message(b"x" * 136) * MAX_HISTORY)
+    flood(wire, encode_history_request(MAX_HISTORY, own), until, tally)
 
 
 def wrong_passwords(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
@@ -142,10 +171,12 @@ def from_the_backlog(wire: Wire, _: str, until: float, tally: Counter[str]) -> N
 ATTACKS: dict[Attack, int] = {  # and how many clients: 20, and those that wait
     silence: 1,
     to_a_silent_one: 2,
-    pings: 2,
-    lists: 2,
+    pings: 1,
+    lists: 1,
     errors: 2,
     to_itself: 2,
+    letters: 1,
+    replays: 1,
     wrong_passwords: 2,
     sign_ups: 1,
     come_and_go: 2,
