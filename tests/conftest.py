@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from zlib import crc32
 
 import hypothesis
 import pytest
@@ -25,6 +26,19 @@ for name in [name for name in os.environ if name.startswith("CHAT_")]:
 StartServer = Callable[..., ServerProcess]
 StartTerminal = Callable[..., ScreenProgram]
 StartLines = Callable[..., Program]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", metavar="K/N", help="run the K-th of N parts of the tests, which can run at once")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each part has tests of every kind: most of their time is waiting, of some it is work."""
+    if part := config.getoption("--part"):
+        number, parts = map(int, part.split("/"))
+        others = [item for item in items if crc32(item.nodeid.encode()) % parts != number - 1]
+        items[:] = [item for item in items if item not in set(others)]
+        config.hook.pytest_deselected(items=others)
 
 
 @pytest.fixture
