@@ -14,24 +14,32 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from chatserver import __version__
-from chatterminal.commands import Chat, command_lines, show_online
+from chatterminal import lines, prompt
+from chatterminal.chat import Chat
+from chatterminal.commands import command_lines, mark_lines
 from chatterminal.display import drop_output, explain, notice, visible
-from chatterminal.lines import run_lines
+from chatterminal.incoming import greet, read_mailbox
 from chatterminal.login import Account, ask_twice, log_in
-from chatterminal.prompt import run_prompt
+from chatterminal.people import show_online
 from client import ChatError, ConnectionClosed, LoginRefused, parse_address, tls_context
 from protocol import USERNAME_RULE, LocalProtocolError, is_valid_username
 
 EPILOG = """\
 commands:
 {commands}
-  //TEXT          write "/TEXT" to your partner
+  //TEXT                 write "/TEXT" to your partner
 Every other line is a message to your partner; an empty one is ignored. Tab completes commands and names, Ctrl-C clears
-the line or quits, Ctrl-D quits.
+the line or quits, Ctrl-D quits. What waited for you is shown after the login. Who is away, and has not written to you
+yet, is found by id only.
 
-With input or output redirected it works line by line. Messages come out as "name: text", notices begin with "* ",
-complaints go to standard error and begin with "! ". Control characters come out as \\n, \\x1b, \\u202e. A refused /chat
-leaves you without a partner. The program ends with the connection, or at the end of input when all has been handled.
+what became of your messages, at the right of the line you type on (a number counts several):
+{marks}
+
+With input or output redirected it works line by line. Messages come out as "name: text", those of /history as
+"2026-11-26 14:03 name: text", in local time. Notices begin with "* ", complaints go to standard error and begin with
+"! ". Control characters come out as \\n, \\x1b, \\u202e. Nothing tells who comes and goes, or how far a message has
+come. A refused /chat leaves you without a partner. The program ends with the connection, or at the end of input when
+all has been handled.
 
 exit status: 0 all went well; 1 no connection, login refused, or, line by line, something failed; 2 bad usage;
 130 Ctrl-C
@@ -74,12 +82,16 @@ def run(options: argparse.Namespace, tls: ssl.SSLContext | None, interactive: bo
     password = options.password_file or os.environ.get("CHAT_PASSWORD", "")
     if options.password:
         password = ask_twice(options.name)
-    account = Account(options.name, options.address.host, options.address.port, password, tls)
+    features = prompt.FEATURES if interactive else lines.FEATURES
+    account = Account(options.name, options.address.host, options.address.port, password, features, tls)
     client = log_in(account, ask=interactive)
     chat = Chat(account, interactive, client)
     notice(f"logged in at {client.address} as {account.name} ({client.user_id}); /help lists the commands")
-    show_online(client)
-    return run_prompt(chat) if interactive else run_lines(chat, options.linger)
+    show_online(chat, client)
+    if not interactive:
+        return lines.run_lines(chat, options.linger)
+    greet(chat, read_mailbox(client))
+    return prompt.run_prompt(chat)
 
 
 def encryption(options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -95,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="terminal.py",
         description="Chat with somebody.",
-        epilog=EPILOG.format(commands=command_lines("  ")),
+        epilog=EPILOG.format(commands=command_lines("  "), marks=mark_lines("    ")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", metavar="NAME", type=checked(username), help="your name in the chat")

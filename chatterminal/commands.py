@@ -1,81 +1,52 @@
-"""What a line does: a command, or a message to the partner; and how what comes in is shown."""
+"""What a line does: a command, or a message to the partner."""
 
 import sys
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from chatterminal.display import explain, notice, visible
-from chatterminal.login import Account
-from client import CLOSING, ChatClient, ChatError, ChatRefused, ConnectionClosed, ErrorReceived, Event, MessageReceived
-from protocol import LocalProtocolError
+from chatterminal.chat import Chat, complain
+from chatterminal.display import notice
+from chatterminal.incoming import past_line
+from chatterminal.marks import Marks, Stage
+from chatterminal.people import choose, find, not_found, past, show_online
+from client import ChatClient, ChatError, ChatRefused, ConnectionClosed
+from protocol import MAX_HISTORY, LocalProtocolError
 
 SEND_SECONDS = 10.0  # a person waits for a partner who does not read
-
-
-@dataclass
-class Chat:
-    """A person's session: it outlives the connections it needs."""
-
-    account: Account
-    interactive: bool  # at a terminal, not line by line
-    client: ChatClient
-    partner: str = ""  # by name; "" until one is chosen
-    failed: bool = False  # something could not be done
-    lost: str = ""  # why the server will not have us back
-    hinted: bool = False  # how to answer has been told
-    leaving: threading.Event = field(default_factory=threading.Event)
-
-
-def complain(chat: Chat, text: str) -> None:
-    chat.failed = True
-    print(f"! {visible(text)}", file=sys.stderr)
-
-
-def show(chat: Chat, event: Event) -> None:
-    """Print what came in."""
-    match event:
-        case MessageReceived(sender, text):
-            print(f"{visible(sender)}: {visible(text)}")
-            if chat.interactive and not chat.partner and not chat.hinted:
-                chat.hinted = True
-                notice(f"to answer: /chat {sender}")
-        case ErrorReceived(reason) if reason not in CLOSING:  # those are named where the connection ends
-            complain(chat, explain(reason))
-
-
-def show_online(client: ChatClient) -> None:
-    users = (f"{name} ({'you' if name == client.username else number})" for name, number in client.online.items())
-    notice(f"online: {', '.join(users)}")
+PAST_MESSAGES = 20
 
 
 def list_online(chat: Chat, _: str) -> None:
     chat.client.refresh()
-    show_online(chat.client)
+    show_online(chat, chat.client)
 
 
-def choose(chat: Chat, partner: str) -> None:
-    client = chat.client
-    is_id = partner.isdecimal() and partner not in client.online
-    if not partner:
-        complain(chat, "who? /chat NAME or /chat ID")
+def show_past(chat: Chat, argument: str) -> None:
+    """`[N] [NAME|ID]`: a number alone is N."""
+    words = argument.split()
+    count = int(words.pop(0)[:11]) if words and words[0].isdecimal() else PAST_MESSAGES
+    who = words.pop(0) if words else ""
+    if words or not 1 <= count <= MAX_HISTORY:
+        complain(chat, f"what? /history [N] [NAME|ID], for the last N messages, at most {MAX_HISTORY}")
         return
-    if not chat.interactive:  # a script that does not look at the answer must not write to the partner before
-        chat.partner = ""
+    if not who and not chat.partner_id:
+        complain(chat, f"with whom? /history NAME, /history {PAST_MESSAGES} ID, or choose a partner first, with /chat")
+        return
     try:
-        user_id = client.chat(int(partner) if is_id else partner)
+        messages = past(chat, find(chat, who) if who else chat.partner_id, count)
     except ChatRefused as refusal:
-        complain(chat, f"{refusal.reason}: {partner}")
+        complain(chat, not_found(refusal, who or chat.partner))
         return
-    if user_id not in client.online.values():
-        client.refresh()
-    names = {number: name for name, number in client.online.items()}
-    chat.partner = names.get(user_id, f"id {user_id}")
-    notice(f"you write to {chat.partner} now")
+    if messages:
+        print("\n".join(map(past_line, messages)))
+    else:
+        notice("nothing has been said yet")
 
 
-def show_help(_: Chat, __: str) -> None:
+def show_help(chat: Chat, _: str) -> None:
     print(command_lines("* "))
+    if chat.interactive:
+        notice("what became of your messages, at the right of the line you type on (a number counts several):")
+        print(mark_lines("*   "))
 
 
 def leave(_: Chat, __: str) -> None:
@@ -84,23 +55,48 @@ def leave(_: Chat, __: str) -> None:
 
 COMMANDS: dict[str, tuple[Callable[[Chat, str], None], str, str]] = {
     "/list": (list_online, "/list", "who is online, with ids"),
-    "/chat": (choose, "/chat NAME|ID", "choose who gets your messages"),
+    "/chat": (choose, "/chat NAME|ID", "choose who gets your messages, online or away"),
+    "/history": (show_past, "/history [N] [NAME|ID]", f"the last {PAST_MESSAGES} or N messages with somebody"),
     "/help": (show_help, "/help", "this list"),
     "/quit": (leave, "/quit", "quit"),
 }
 
 
 def command_lines(indent: str) -> str:
-    return "\n".join(f"{indent}{usage:15} {meaning}" for _, usage, meaning in COMMANDS.values())
+    return "\n".join(f"{indent}{usage:22} {meaning}" for _, usage, meaning in COMMANDS.values())
+
+
+def mark_lines(indent: str) -> str:
+    """What stands at the right of the line one types on."""
+    marks = [(stage.describe(1, sys.stdout.encoding), stage.meaning) for stage in Stage if stage.meaning]
+    return "\n".join(f"{indent}{mark:20} {meaning}" for mark, meaning in marks)
 
 
 def say(chat: Chat, text: str) -> None:
-    if not chat.partner:
+    """Send it to the partner."""
+    client, partner_id = chat.client, chat.partner_id
+    if not partner_id:
         complain(chat, "not sent: choose a partner first, with /chat NAME; /list tells who is online")
         return
-    if not chat.client.partner_id:  # not restored yet after reconnecting
-        chat.client.chat(chat.partner)
-    chat.client.send(text, SEND_SECONDS if chat.interactive else None)
+    if client.partner_id != partner_id:  # not restored yet after reconnecting
+        client.chat(partner_id)
+    if chat.interactive:
+        send_marked(client, chat.marks, text)
+    else:
+        client.send(text, timeout=None)
+
+
+def send_marked(client: ChatClient, marks: Marks, text: str) -> None:
+    """Receipts may come before we know the numbers of what they are for."""
+    first, numbers = client.sent + 1, range(0)
+    try:
+        marks.begin()
+        numbers = client.send(text, SEND_SECONDS)
+    except (TimeoutError, KeyboardInterrupt):
+        numbers = range(first, client.sent + 1)
+        raise
+    finally:
+        marks.end(client.partner_id, numbers)
 
 
 def handle(chat: Chat, line: str) -> None:

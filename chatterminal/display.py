@@ -12,7 +12,8 @@ JOINERS = "\u200c\u200d"  # in Cf too, but words and emoji need them
 MEANINGS: dict[str, str] = {
     Reason.USER_NOT_ONLINE: "your message was not delivered",
     Reason.NO_CHAT_STARTED: "your message was not delivered",
-    Reason.STORAGE_UNAVAILABLE: "the server cannot write to its disk now",
+    Reason.MAILBOX_FULL: "your message was not delivered, as many wait there already as may",
+    Reason.STORAGE_UNAVAILABLE: "the server cannot use its disk now",
     Reason.USER_ALREADY_ONLINE: "somebody is logged in with this name",
     Reason.USERNAME_TAKEN: "this name looks like one that somebody else has",
     Reason.USER_LIMIT_REACHED: "the server takes no new users",

@@ -3,9 +3,14 @@
 import threading
 from contextlib import suppress
 
-from chatterminal.commands import Chat, complain, handle, show
+from chatterminal.chat import Chat, complain
+from chatterminal.commands import handle
 from chatterminal.display import drop_output
+from chatterminal.incoming import show
 from client import ConnectionClosed
+from protocol import Feature
+
+FEATURES = Feature.HISTORY | Feature.MAILBOX  # the others tell what no script has asked for
 
 
 def run_lines(chat: Chat, linger: float) -> int:

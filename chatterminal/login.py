@@ -7,7 +7,7 @@ from getpass import getpass
 
 from chatterminal.display import notice, visible
 from client import ChatClient, ConnectionClosed, LoginRefused
-from protocol import Reason
+from protocol import Feature, Reason
 
 PATIENCE_SECONDS = 1.0  # without an answer, until we say that we wait
 PASSWORD_TRIES = 3  # the third wrong password closes (section 5)
@@ -21,6 +21,7 @@ class Account:
     host: str
     port: int
     password: str
+    features: Feature  # that are asked for
     tls: ssl.SSLContext | None = None
     warned: bool = False  # that the password can be read on the way
 
@@ -47,7 +48,7 @@ def log_in(account: Account, ask: bool) -> ChatClient:
     while True:
         warn(account, client)
         try:
-            client.login(account.name, account.password, timeout=None)
+            client.login(account.name, account.password, timeout=None, features=account.features)
         except LoginRefused as refusal:
             tries += refusal.reason == Reason.WRONG_PASSWORD
             asked_for = refusal.reason in (Reason.PASSWORD_REQUIRED, Reason.WRONG_PASSWORD)

@@ -1,6 +1,7 @@
 """At a terminal: a line to type on, what comes in above it, and reconnecting when the server goes away."""
 
 import os
+import sys
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -17,23 +18,29 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import CompleteStyle
 
-from chatterminal.commands import COMMANDS, Chat, complain, handle, show, show_online
+from chatterminal.chat import Chat, complain
+from chatterminal.commands import COMMANDS, handle
 from chatterminal.display import explain, notice, visible
+from chatterminal.incoming import greet, hint, read_mailbox, show
 from chatterminal.login import log_in
-from client import ChatClient, ChatError, ChatRefused, ConnectionClosed, ConnectionFailed, LoginRefused, backoff
-from protocol import Reason, is_valid_username
+from chatterminal.marks import Marks
+from chatterminal.people import restore_partner, show_online
+from client import ChatClient, ChatError, ConnectionClosed, ConnectionFailed, LoginRefused, backoff
+from protocol import ALL_FEATURES, Feature, Reason, is_valid_username
 
+FEATURES = ALL_FEATURES & ~Feature.BRIEF  # who is online is shown first
 FAREWELL_SECONDS = 2.0
 RECONNECT_SECONDS = 5.0  # at most between two attempts: somebody is looking
-COMPLETION_SECONDS = 0.3  # the keyboard stands still meanwhile
 RELOGIN_TRIES = 30  # over a minute: the server may not have noticed yet that our old connection has vanished
 TEMPORARY = frozenset({Reason.USER_ALREADY_ONLINE, Reason.STORAGE_UNAVAILABLE})
 
 
 def run_prompt(chat: Chat) -> int:
     """Handle the lines typed; the exit status."""
+    encoding = sys.stdout.encoding
     session: PromptSession[str] = PromptSession(
-        lambda: f"{chat.account.name} -> {visible(chat.partner)}> " if chat.partner else f"{chat.account.name}> ",
+        lambda: f"{chat.account.name} -> {visible(chat.partner)}> " if chat.partner_id else f"{chat.account.name}> ",
+        rprompt=lambda: mark(chat, encoding),
         completer=LineCompleter(chat),
         complete_while_typing=False,
         complete_style=CompleteStyle.READLINE_LIKE,
@@ -48,7 +55,7 @@ def run_prompt(chat: Chat) -> int:
                 try:
                     handle(chat, line)
                 except KeyboardInterrupt:
-                    complain(chat, "interrupted: not everything was sent")
+                    complain(chat, "interrupted: not everything was done")
     if chat.lost:
         complain(chat, chat.lost)  # not before: what is printed while the prompt ends can get lost with it
     else:
@@ -60,20 +67,41 @@ def run_prompt(chat: Chat) -> int:
     return int(bool(chat.lost))
 
 
+def mark(chat: Chat, encoding: str) -> str:
+    """How far what was written to the partner has come; not on lines that stay."""
+    if get_app().is_done:
+        return ""
+    stage, count = chat.marks.stage(chat.partner_id)
+    return stage.describe(count, encoding)
+
+
 def listen(chat: Chat, session: PromptSession[str]) -> None:
     """Show what comes in, over all connections; ends the prompt when there will be no other."""
     while not chat.lost:
         try:
-            show(chat, chat.client.receive(timeout=None))
+            event = chat.client.receive(timeout=None)
         except ConnectionClosed as closing:
             chat.client.close()
             if chat.leaving.is_set():
                 return
             notice(f"{closing}; reconnecting")
+            warn_of_loss(chat)
             reconnect(chat)
-    with suppress(RuntimeError):  # the loop has closed: the prompt is over, and `lost` is seen before the next
+        else:
+            show(chat, event)
+            hint(chat, event)
+        with suppress(RuntimeError):  # the loop has closed: the prompt is over, and the next shows it all
+            session.app.invalidate()  # for the mark and the partner
+    with suppress(RuntimeError):  # the same, and `lost` is seen before the next
         if session.app.loop:
             session.app.loop.call_soon_threadsafe(end_prompt, chat)
+
+
+def warn_of_loss(chat: Chat) -> None:
+    """The connection has ended, and not all that was sent on it has been confirmed."""
+    if count := chat.marks.unconfirmed:
+        messages = "message" if count == 1 else f"{count} messages"
+        complain(chat, f"your last {messages} may be lost; /history tells what has arrived")
 
 
 def end_prompt(chat: Chat) -> None:
@@ -98,44 +126,47 @@ def reconnect(chat: Chat) -> None:
                 continue
             chat.lost = f"cannot log in again: {explain(refusal.reason)}"
             return
-        break
-    notice("connected again")
-    show_online(client)
+        resume(chat, client)
+        return
+
+
+def resume(chat: Chat, client: ChatClient) -> None:
+    """Go on with a new connection."""
+    waited, partner_state = read_mailbox(client), ""
+    chat.marks, chat.has_mailboxes = Marks(), False
     with suppress(ConnectionClosed, TimeoutError):  # the next message asks for the partner again
-        restore_partner(chat, client)
+        partner_state = restore_partner(chat, client)
     chat.client = client  # not before: a line typed meanwhile must not go to nobody
-
-
-def restore_partner(chat: Chat, client: ChatClient) -> None:
-    try:
-        if chat.partner:
-            client.chat(chat.partner)
-    except ChatRefused:
-        notice(f"{chat.partner} is not online yet")
+    notice("connected again")
+    show_online(chat, client)
+    greet(chat, waited)
+    if partner_state:
+        notice(partner_state)
 
 
 class LineCompleter(Completer):
-    """Completes commands, and after /chat the names of who is online."""
+    """Completes commands, and names after those that take one."""
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:  # noqa: ARG002
-        command, space, name = document.text_before_cursor.partition(" ")
+        command, space, argument = document.text_before_cursor.partition(" ")
         if not command.startswith("/"):
             return
-        typed = name if space else command
-        choices = self._names() if command == "/chat" and space else COMMANDS if not space else ()
+        typed = argument.rpartition(" ")[2] if space else command
+        choices = COMMANDS if not space else self._names() if command in COMMANDS and takes_name(command) else ()
         for choice in sorted(choices):
             if choice.startswith(typed):
-                takes_name = not space and " " in COMMANDS[choice][1]
-                yield Completion(choice + " " * takes_name, start_position=-len(typed))
+                goes_on = not space and takes_name(choice)
+                yield Completion(choice + " " * goes_on, start_position=-len(typed))
 
     def _names(self) -> Iterable[str]:
-        client = self._chat.client
-        with suppress(ChatError, TimeoutError):  # then the names that we knew have to do
-            client.refresh(COMPLETION_SECONDS)
-        return filter(is_valid_username, client.online)
+        return filter(is_valid_username, {*self._chat.client.online, *self._chat.ids})
+
+
+def takes_name(command: str) -> bool:
+    return "NAME" in COMMANDS[command][1]
 
 
 class LineHistory(FileHistory):

@@ -1,5 +1,6 @@
 """The program a person chats with, line by line through pipes, as scripts use it."""
 
+import calendar
 import os
 from pathlib import Path
 
@@ -7,14 +8,12 @@ import pytest
 
 from chatserver import __version__
 from client import ChatClient, MessageReceived
-from protocol import PacketType, Reason
+from protocol import HISTORY_END, Feature, PacketType, Reason, encode_user, parse_history_request, parse_login
 from tests.conftest import StartLines
 from tests.processes import ServerProcess
-from tests.scripted_server import SECONDS, ScriptedServer
+from tests.scripted_server import SECONDS, ScriptedServer, message, past
 
-UP, TAB, CTRL_C, CTRL_D = "\x1b[A", "\t", "\x03", "\x04"
-EVIL = "\x1b]0;owned\x07\u202e"
-EVIL_SHOWN = r"\\x1b\]0;owned\\x07\\u202e"
+NOON = calendar.timegm((2026, 11, 26, 12, 0, 0))
 
 
 def test_lines_of_a_script(server: ServerProcess, bob: ChatClient, lines: StartLines) -> None:
@@ -72,6 +71,10 @@ def test_end_of_input_waits_for_the_errors(scripted: ScriptedServer, lines: Star
         ("/who\n", "^! unknown command /who: /help"),
         ("/chat\n", "^! who"),
         ("/chat 99\n", "^! User Not Online: 99$"),
+        (f"/chat {'9' * 5000}\n", "^! not done: a user id is"),
+        ("/history\n", "^! with whom"),
+        ("/history 256 bob\n", "^! what"),
+        ("/history carol\n", "^! User Not Online: carol "),
         ("/chat 0\n", "^! not done: a user id is"),
         ("/chat bob\n/chat carol\nfor carol\n", "^! not sent: choose a partner first"),
         ("/chat bob\n\udc80\n", "^! not sent: this text is no UTF-8$"),
@@ -88,6 +91,61 @@ def test_a_line_that_fails(
     bob.ping()
     with pytest.raises(TimeoutError):
         bob.receive(timeout=0)
+
+
+def test_scripts_ask_for_past_chats_and_mailboxes_alone(scripted: ScriptedServer, lines: StartLines) -> None:
+    alice = lines("alice", scripted.address, typed="")
+    with scripted.accept() as peer:
+        peer.pong()
+        assert parse_login(peer.expect(PacketType.CONFIG)).features == Feature.HISTORY | Feature.MAILBOX
+        peer.send(encode_user("alice", 1, 1))
+        peer.pong()
+        assert alice.wait() == 0
+
+
+def test_nobodys_coming_and_going_is_told(server: ServerProcess, lines: StartLines) -> None:
+    alice = lines("alice", server.address)
+    alice.wait_for(r"^\* online")
+    with ChatClient(server.host, server.port) as bob:
+        bob.login("bob")
+    server.wait_for_log("bob disconnected")
+    alice.type("/chat alice\nhello\n")
+    alice.wait_for("^alice: hello$")
+    alice.end_input()
+    assert alice.wait() == 0
+    assert alice.text.splitlines()[2:] == ["* you write to alice now", "alice: hello"]
+
+
+def test_somebody_who_is_away_is_written_to_by_id(server: ServerProcess, lines: StartLines) -> None:
+    with ChatClient(server.host, server.port) as bob:
+        bob.login("bob")
+    server.wait_for_log("bob disconnected")
+    alice = lines("alice", server.address, typed="/chat 1\nthe build is green\n")
+    assert alice.wait() == 0
+    assert alice.text.splitlines()[2:] == [
+        "* you write to id 1 now, who is away: the message waits for the next login",
+    ]
+    bob_again = lines("bob", server.address, typed="")
+    assert bob_again.wait() == 0
+    assert bob_again.text.splitlines()[2:] == ["alice: the build is green"]
+
+
+def test_past_chats_in_lines(scripted: ScriptedServer, lines: StartLines) -> None:
+    alice = lines("alice", scripted.address, typed="/history 2 bob\n/history bob\n", TZ="XXX-13:30")
+    with scripted.accept() as peer:
+        peer.pong()
+        peer.log_in("alice", "bob")
+        assert parse_history_request(peer.expect(PacketType.HISTORY)) == (2, 1)
+        peer.send(past(NOON, 1, message("bob", "hi")), past(NOON + 59, 2, message("alice", "\x1b[2J")), HISTORY_END)
+        assert parse_history_request(peer.expect(PacketType.HISTORY)) == (20, 1)
+        peer.send(HISTORY_END)
+        peer.pong()
+        assert alice.wait() == 0
+    assert alice.text.splitlines()[2:] == [
+        "2026-11-27 01:30 bob: hi",
+        r"2026-11-27 01:30 alice: \x1b[2J",
+        "* nothing has been said yet",
+    ]
 
 
 def test_server_that_goes_away_ends_it_though_input_goes_on(server: ServerProcess, lines: StartLines) -> None:
@@ -142,6 +200,9 @@ def test_help_and_version(lines: StartLines) -> None:
     assert explained.wait() == 0
     for word in (
         "/chat NAME",
+        "/history [N] [NAME|ID]",
+        '"2026-11-26 14:03 name: text", in local time',
+        "stored ",
         "--password-file FILE",
         "CHAT_PASSWORD",
         "tls://",

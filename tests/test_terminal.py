@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chatterminal.display import JOINERS, visible
 from client import ChatClient, MessageReceived
-from protocol import PacketType, Reason, encode, encode_string, encode_user, parse_login, parse_text
+from protocol import PacketType, encode, encode_string
 from tests.conftest import StartLines, StartServer, StartTerminal
 from tests.processes import ServerProcess
 from tests.scripted_server import ScriptedServer, message
@@ -29,8 +29,8 @@ def test_two_people_chat(server: ServerProcess, terminal: StartTerminal) -> None
     bob = terminal("bob", server.address)
     bob.wait_for(r"^\* online: alice \(1\), bob \(you\)\nbob>$")
     bob.type("/chat alice\r")
-    bob.wait_for("^bob -> alice>$")
-    alice.wait_for("^alice>$")
+    bob.wait_for(r"^\* you write to alice now\nbob -> alice>$")
+    alice.wait_for(r"^\* bob is online\nalice>$")
     alice.type("half a l")
     alice.wait_for("^alice> half a l$")
     bob.type("hi\r")
@@ -41,22 +41,24 @@ def test_two_people_chat(server: ServerProcess, terminal: StartTerminal) -> None
     alice.wait_for("^! not sent: choose a partner first.*\nalice>$")
     alice.type("/chat 2\rhello\r/list\r")
     alice.wait_for(r"^\* online: alice \(you\), bob \(2\)$")
-    bob.wait_for("^alice: hello\nbob -> alice>$")
+    bob.wait_for("^alice: hello\nbob -> alice>")
     bob.type("/quit\r")
     assert bob.wait() == 0
 
 
-def test_error_in_plain_words(server: ServerProcess, bob: ChatClient, terminal: StartTerminal) -> None:
-    alice = terminal("alice", server.address)
-    alice.wait_for("^alice>")
-    alice.type("/chat bob\r")
-    alice.wait_for("^alice -> bob>")
-    bob.close()
-    server.wait_for_log("bob disconnected")
+def test_error_in_plain_words(start_server: StartServer, terminal: StartTerminal) -> None:
+    server = start_server("--history", "off")
+    with ChatClient(server.host, server.port) as bob:
+        bob.login("bob")
+        alice = terminal("alice", server.address)
+        alice.wait_for("^alice>")
+        alice.type("/chat bob\r")
+        alice.wait_for("^alice -> bob>")
+    alice.wait_for(r"^\* bob has left\nalice -> bob>$")
     alice.type("are you there?\r")
-    alice.wait_for("^! User Not Online: your message was not delivered\nalice -> bob>$")
+    alice.wait_for("^! User Not Online: your message was not delivered\nalice -> bob>")
     alice.type("/chat carol\r")
-    alice.wait_for("^! User Not Online: carol$")
+    alice.wait_for("^! User Not Online: carol ")
 
 
 def test_password_is_asked_for_without_echo(server: ServerProcess, terminal: StartTerminal) -> None:
@@ -101,29 +103,6 @@ def test_too_many_wrong_passwords_are_explained_and_end_it(start_server: StartSe
     alice.wait_for("^! the server closed the connection: Too Many Attempts: too many wrong passwords")
 
 
-def test_who_is_refused_for_others_guesses_while_reconnecting_tries_again(
-    scripted: ScriptedServer, terminal: StartTerminal
-) -> None:
-    alice = terminal("alice", scripted.address, CHAT_PASSWORD="sesame")
-    with scripted.accept() as peer:
-        peer.pong()
-        peer.log_in("alice")
-        alice.wait_for("^alice>$")
-    alice.wait_for("reconnecting\nalice>$")
-    for _ in range(2):
-        with scripted.accept() as peer:
-            peer.pong()
-            peer.refuse(PacketType.CONFIG, Reason.TOO_MANY_ATTEMPTS)
-    with scripted.accept() as peer:
-        peer.pong()
-        peer.log_in("alice")
-        alice.wait_for(r"^\* connected again\n\* online: alice \(you\)\nalice>$")
-        alice.type(CTRL_D)
-        peer.pong()
-        assert alice.wait() == 0
-    assert b"cannot log in" not in alice.raw
-
-
 def test_password_secures_a_new_name(server: ServerProcess, terminal: StartTerminal, lines: StartLines) -> None:
     alice = terminal("--password", "alice", server.address)
     for times, password in enumerate(("sesame", "sesane"), start=1):
@@ -156,14 +135,13 @@ def test_what_others_send_is_shown_not_executed(scripted: ScriptedServer, termin
     with scripted.accept() as peer:
         peer.pong()
         peer.log_in("alice", f"bo{EVIL}")
+        peer.pong()
         peer.send(message(f"bo{EVIL}", f"{EVIL}\nalice: forged"))
         peer.send(encode(PacketType.ERROR, encode_string(f"Oops{EVIL}".encode())))
         alice.wait_for(rf"^\* online: bo{EVIL_SHOWN} \(1\), alice \(you\)$")
         alice.wait_for(rf"^bo{EVIL_SHOWN}: {EVIL_SHOWN}\\nalice: forged$")
         alice.wait_for(rf"^! Oops{EVIL_SHOWN}\nalice>$")
-        alice.type("/chat bo\t")
-        peer.log_in("alice", f"bo{EVIL}")
-        alice.type("zz")
+        alice.type("/chat bo\tzz")
         alice.wait_for("^alice> /chat bozz$")
     assert b"\x1b]0;owned" not in alice.raw
     assert "\u202e".encode() not in alice.raw
@@ -174,14 +152,15 @@ def test_tab_completes_commands_and_names(server: ServerProcess, terminal: Start
     alice.wait_for("^alice>$")
     with ChatClient(server.host, server.port) as late:
         late.login("barbara")
+        alice.wait_for(r"^\* barbara is online\nalice>$")
         alice.type("/c" + TAB)
         alice.wait_for("^alice> /chat")
         alice.type("ba" + TAB)
         alice.wait_for("^alice> /chat barbara$")
         alice.type("\r")
-        alice.wait_for("^alice -> barbara>$")
+        alice.wait_for(r"^\* you write to barbara now\nalice -> barbara>$")
         alice.type("/" + TAB)
-        alice.wait_for("^/chat +/help +/list +/quit$")
+        alice.wait_for("^/chat +/help +/history +/list +/quit$")
 
 
 def test_ctrl_c_clears_the_line_or_quits(server: ServerProcess, terminal: StartTerminal) -> None:
@@ -202,7 +181,7 @@ def test_pasted_lines_are_messages_of_their_own(
     alice = terminal("alice", server.address)
     alice.wait_for("^alice>$")
     alice.type("/chat bob\r")
-    alice.wait_for("^alice -> bob>$")
+    alice.wait_for(r"^\* you write to bob now\nalice -> bob>$")
     alice.type("\x1b[200~one\ntwo\x1b[201~\r")
     assert [bob.receive(), bob.receive()] == [MessageReceived("alice", "one"), MessageReceived("alice", "two")]
 
@@ -228,123 +207,6 @@ def test_history_that_cannot_be_kept_does_not_hurt(server: ServerProcess, termin
     alice.type("first\r")
     alice.wait_for(r"^alice> first\n! .*\nalice>$")
     alice.type_until(UP, r"^alice> first\Z")
-
-
-# Servers that are full or go away
-
-
-def test_says_that_it_waits_for_a_place(start_server: StartServer, terminal: StartTerminal) -> None:
-    server = start_server("--pool-size", 1)
-    with ChatClient(server.host, server.port) as first:
-        first.login("bob")
-        alice = terminal("alice", server.address)
-        alice.wait_for(r"^\* no answer from .* waiting for a free place")
-    alice.wait_for("^alice>$")
-
-
-def test_ctrl_c_gives_up_waiting(scripted: ScriptedServer, terminal: StartTerminal) -> None:
-    alice = terminal("alice", scripted.address)
-    alice.wait_for("waiting for a free place")
-    alice.interrupt()
-    assert alice.wait() == 130
-    assert b"Traceback" not in alice.raw
-
-
-def test_reconnects_and_restores_the_partner(start_server: StartServer, terminal: StartTerminal) -> None:
-    server = start_server()
-    alice = terminal("alice", server.address, CHAT_PASSWORD="sesame")
-    alice.wait_for("^alice>$")
-    alice.type("/chat alice\r")
-    alice.wait_for("^alice -> alice>$")
-    assert server.stop() == 0
-    alice.wait_for(r"^\* the server closed the connection \(Server Shutting Down\); reconnecting\nalice -> alice>$")
-    alice.type("lost?\r")
-    alice.wait_for(r"^! not sent: the server closed the connection \(Server Shutting Down\)$")
-    start_server("--port", server.port)
-    alice.wait_for(r"^\* connected again\n\* online: alice \(you\)\nalice -> alice>$")
-    alice.type("and back\r")
-    alice.wait_for("^alice: and back$")
-
-
-def test_partner_who_comes_back_later_is_restored_then(scripted: ScriptedServer, terminal: StartTerminal) -> None:
-    alice = terminal("alice", scripted.address)
-    with scripted.accept() as peer:
-        peer.pong()
-        peer.log_in("alice", "bob")
-        alice.wait_for("^alice>$")
-        alice.type("/chat bob\r")
-        peer.expect(PacketType.CHAT_INIT)
-        peer.pong()
-        alice.wait_for("^alice -> bob>$")
-    with scripted.accept() as peer:
-        peer.pong()
-        peer.log_in("alice")
-        peer.log_in("alice")
-        alice.wait_for(r"^\* bob is not online yet\nalice -> bob>$")
-        alice.type("hello?\r")
-        peer.log_in("alice")
-        alice.wait_for("^! not sent: User Not Online: bob\nalice -> bob>$")
-        alice.type("hello!\r")
-        peer.log_in("alice", "bob")
-        peer.expect(PacketType.CHAT_INIT)
-        peer.pong()
-        assert parse_text(peer.expect(PacketType.MESSAGE)) == b"hello!"
-
-
-def test_relogin_waits_for_the_old_connection_to_be_noticed(scripted: ScriptedServer, terminal: StartTerminal) -> None:
-    alice = terminal("alice", scripted.address, CHAT_PASSWORD="sesame")
-    with scripted.accept() as peer:
-        peer.pong()
-        peer.log_in("alice")
-        alice.wait_for("^alice>$")
-    with scripted.accept() as peer:
-        peer.pong()
-        peer.refuse(PacketType.CONFIG, Reason.USER_ALREADY_ONLINE)
-    with scripted.accept() as peer:
-        peer.pong()
-        assert parse_login(peer.expect(PacketType.CONFIG)) == ("alice", "sesame")
-        peer.send(encode_user("alice", 1, 1))
-        alice.wait_for(r"^\* connected again$")
-
-
-def test_relogin_refused_for_good_ends_it(scripted: ScriptedServer, terminal: StartTerminal) -> None:
-    alice = terminal("alice", scripted.address, CHAT_PASSWORD="sesame")
-    with scripted.accept() as peer:
-        peer.pong()
-        peer.log_in("alice")
-        alice.wait_for("^alice>$")
-        alice.type("half a line")
-        alice.wait_for("half a line")
-    with scripted.accept() as peer:
-        peer.pong()
-        peer.refuse(PacketType.CONFIG, Reason.WRONG_PASSWORD)
-        assert alice.wait() == 1
-    alice.wait_for("^! cannot log in again: Wrong Password$")
-    assert b"Traceback" not in alice.raw
-
-
-def test_quits_while_reconnecting(scripted: ScriptedServer, terminal: StartTerminal) -> None:
-    alice = terminal("alice", scripted.address)
-    with scripted.accept() as peer:
-        peer.pong()
-        peer.log_in("alice")
-        alice.wait_for("^alice>$")
-        scripted.listener.close()
-    alice.wait_for("reconnecting\nalice>$")
-    alice.type(CTRL_D)
-    assert alice.wait() == 0
-
-
-@pytest.mark.parametrize("start", ["terminal", "lines"])
-def test_nobody_answers(start: str, request: pytest.FixtureRequest) -> None:
-    with ScriptedServer() as server:
-        pass
-    program = request.getfixturevalue(start)("alice", server.address)
-    assert program.wait() == 1
-    assert program.raw.decode().split("\r\n" if start == "terminal" else "\n") == [
-        f"! nobody answers at {server.address} (Connection refused)",
-        "",
-    ]
 
 
 # What others send
