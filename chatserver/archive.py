@@ -17,16 +17,18 @@ from gevent.lock import Semaphore
 from chatserver.batch import Batch
 from chatserver.counters import Counters
 from chatserver.workers import Workers
-from chatstorage.chats import ChatFile, Row
+from chatstorage.chats import ChatFile, Row, messages
 from storage import StorageUnavailable
 
 PENDING_BYTES = 4 * 1024 * 1024  # that wait to be written, before those who send are made to wait
 BATCH_BYTES = 400  # what a batch takes besides its packets
 MAIL_BYTES = 64 * 1024  # read from a mailbox at once
 RETRY_SECONDS = 1.0  # while nothing can be written
+LAST_TRIES = 3  # at the end of the server
 SETTLE_SECONDS = 0.01  # between two looks whether a connection that has ended has let go of what was queued for it
 
 T = TypeVar("T")
+Mail = tuple[Batch, Sequence[bytes]]  # what waits of a batch, message by message
 
 log = logging.getLogger("chat")
 
@@ -44,10 +46,9 @@ class Archive:
         self._interval = interval
         self._disk = Workers(1)
         self._next_id = file.highest_id() + 1
-        self._new: list[Batch] = []
-        self._changed: dict[int, Batch] = {}  # on disk, and no longer right there
-        self._pending = 0  # bytes
-        self._under_way: Counter[int] = Counter()  # batches that a connection may still deliver, by receiver
+        self._unwritten: dict[int, Batch] = {}  # those that are not on disk as they are, new ones in order, by id
+        self._pending = 0  # bytes of those that are not there at all
+        self._under_way: Counter[int] = Counter()  # owed batches that a connection may still deliver, by receiver
         self._commit_due = Event()
         self._room = Event()
         self._committing = Semaphore()
@@ -57,8 +58,8 @@ class Archive:
         """Keep this batch, from now on. Never waits; wait_for_room() before."""
         batch.id = self._next_id
         self._next_id += 1
-        self._new.append(batch)
-        self._pending += BATCH_BYTES + len(batch.packets)
+        self._unwritten[batch.id] = batch
+        self._pending += _size(batch)
         if batch.owed:
             self._under_way[batch.receiver] += 1
         self._commit_due.set()
@@ -75,38 +76,44 @@ class Archive:
             return
         self._under_way[batch.receiver] -= 1
         self.mail[batch.receiver] += batch.waiting
-        if batch.written not in (None, batch.waiting):
-            self._changed[batch.id] = batch
+        if batch.written != batch.waiting:
+            self._unwritten[batch.id] = batch
             self._commit_due.set()
 
     def has_mail(self, receiver: int) -> bool:
         """Whether something waits for this user, or will when a connection that has ended lets go of it."""
         return self.mail[receiver] > 0 or self._under_way[receiver] > 0
 
-    def take_mail(self, receiver: int, goes_on: Callable[[], bool]) -> Iterator[Row]:
-        """What waits for this user, oldest first, as long as it `goes_on`; for each row call again() before the next.
+    def take_mail(
+        self, receiver: int, goes_on: Callable[[], bool], batch_again: Callable[[Row], Batch]
+    ) -> Iterator[Mail]:
+        """What waits for this user, oldest first, as long as it `goes_on`; a batch that comes is on its way again.
 
-        Raises StorageUnavailable.
+        `batch_again` makes the batch of a row. Raises StorageUnavailable.
         """
         while self._under_way[receiver] and goes_on():
             gevent.sleep(SETTLE_SECONDS)
         after = 0
-        while goes_on() and (rows := self._read(self._file.mailbox, receiver, after, MAIL_BYTES)):
+        while self.mail[receiver] > 0 and goes_on() and (rows := self._next_mail(receiver, after)):
             for row in rows:
-                changed = self._changed.get(row.id)
-                waiting = changed.waiting if changed else row.waiting
-                if waiting and goes_on():
-                    yield row._replace(waiting=waiting)
+                batch = self._unwritten.get(row.id) or batch_again(row)
+                if batch.waiting and goes_on():
+                    yield self._again(batch, messages(row))
             after = rows[-1].id
 
-    def again(self, batch: Batch, waiting: int) -> None:
-        """So many Messages of this batch are on their way out of the mailbox. Never waits."""
-        batch.written = waiting
-        self.mail[batch.receiver] -= waiting
-        self._under_way[batch.receiver] += 1
+    def _next_mail(self, receiver: int, after: int) -> Sequence[Row]:
+        """Some of the mail behind this id: on disk, or, while nothing can be written, not there yet."""
+        rows: Sequence[Row] = self._read(self._file.mailbox, receiver, after, MAIL_BYTES)
+        return rows or [
+            _row(batch)
+            for batch in self._unwritten.values()
+            if batch.receiver == receiver and batch.id > after and batch.written is None
+        ]
 
     def last(self, one: int, other: int, count: int) -> Sequence[Row]:
-        """As in ChatFile.last, what has just been handed over included. Raises StorageUnavailable."""
+        """As in ChatFile.last, what has just been handed over included if it can be written. Raises
+        StorageUnavailable.
+        """
         rows: Sequence[Row] = self._read(self._file.last, one, other, count)
         return rows
 
@@ -114,15 +121,33 @@ class Archive:
         """Write what is left."""
         with self._committing:  # not in the middle of it
             self._writer.kill()
-        with suppress(StorageUnavailable):
-            self._commit()
-        if self._new or self._changed:
-            log.error("the last messages could not be written to the database, and are lost to history and mailboxes")
+        for _ in range(LAST_TRIES):
+            with suppress(StorageUnavailable):
+                self._commit()
+                break
+            gevent.sleep(RETRY_SECONDS)
+        lost = [batch for batch in self._unwritten.values() if batch.written is None]
+        if self._unwritten:
+            log.error(
+                "the database cannot be written: %d messages are lost to history, %d of them to mailboxes; and of %d "
+                "batches it is not noted what was delivered, and will be again",
+                sum(batch.count for batch in lost),
+                sum(batch.waiting for batch in lost),
+                len(self._unwritten) - len(lost),
+            )
         self._disk.join()
 
+    def _again(self, batch: Batch, found: Sequence[bytes]) -> Mail:
+        waiting = batch.waiting
+        batch.go_again()
+        self.mail[batch.receiver] -= waiting
+        self._under_way[batch.receiver] += 1
+        return batch, found[-waiting:]
+
     def _read(self, operation: Callable[..., T], *arguments: object) -> T:
-        with suppress(StorageUnavailable):  # the log says so; what there is can perhaps be read
-            self._commit()
+        if not self.is_failing:  # the writer tries again, and nobody else shall wait for that
+            with suppress(StorageUnavailable):  # the log says so; what there is can perhaps be read
+                self._commit()
         return self._disk.run(operation, *arguments)
 
     def _write(self) -> None:
@@ -138,28 +163,30 @@ class Archive:
                 log.exception("a fault of the server's own keeps messages from being written")
 
     def _commit(self) -> None:
-        """Write all that is new or changed, and tell who waits for that. Raises StorageUnavailable; then nothing is
+        """Write all that is not on disk, and tell who waits for that. Raises StorageUnavailable; then nothing is
         written, and it has to be tried again.
         """
         with self._committing:
-            new, self._new = self._new, []
-            changed, self._changed = self._changed, {}
-            self._commit_due.clear()
-            if not new and not changed:
+            batches = [(batch, batch.waiting) for batch in self._unwritten.values()]
+            if not batches:
                 return
-            rows = list(map(_row, new))
-            for batch in (*new, *changed.values()):
-                batch.written = batch.waiting
+            self._commit_due.clear()
+            new = [batch for batch, _ in batches if batch.written is None]
+            changed = {batch.id: waiting for batch, waiting in batches if batch.written is not None}
             try:
                 with self._counters.commits.measured():
-                    self._disk.run(self._file.write, rows, {batch.id: batch.waiting for batch in changed.values()})
+                    self._disk.run(self._file.write, [*map(_row, new)], changed)
             except Exception as error:
-                self._new[:0] = new
-                self._changed = changed | self._changed
                 self._commit_due.set()
                 self._now_failing(error)
                 raise
-            self._now_working(sum(BATCH_BYTES + len(batch.packets) for batch in new))
+            self._now_working(sum(map(_size, new)))
+            for batch, waiting in batches:
+                batch.written = waiting
+                if batch.waiting == waiting:
+                    del self._unwritten[batch.id]
+                else:  # it has been delivered meanwhile, or some of it
+                    self._commit_due.set()
         for batch in new:
             batch.stored()
 
@@ -175,6 +202,10 @@ class Archive:
         self.is_failing = False
         self._pending -= written_bytes
         self._room.set()
+
+
+def _size(batch: Batch) -> int:
+    return BATCH_BYTES + len(batch.packets)
 
 
 def _row(batch: Batch) -> Row:

@@ -1,4 +1,9 @@
-"""A run of Messages from one sender to one receiver, on its way."""
+"""A run of Messages from one sender to one receiver, on its way.
+
+Its life: handed over; in the archive, on disk with the next commit; delivered, or what is left of it dropped when the
+receiver's connection ends. Then it is settled. If it is owed, what was dropped is the receiver's mail: at the next
+login it is on its way again, until it is settled for good.
+"""
 
 import time
 from collections.abc import Callable
@@ -13,8 +18,7 @@ from protocol import Level
 class Batch:
     """Messages that were handed over together, as their receiver gets them, and what becomes of them (a Fate).
 
-    Either each is one packet, or there is one of several. `owed`: what cannot be delivered waits in the receiver's
-    mailbox.
+    Either each is one packet, or there is one of several. `owed`: what cannot be delivered is for the mailbox.
     """
 
     sender: int
@@ -26,12 +30,12 @@ class Batch:
     owed: bool = False
     receipts: Receipts | None = None  # who sent it wants to know
     first: int = 0  # number of its first Message, of those that the sender's connection has sent; from 1
-    is_again: bool = False  # comes out of a mailbox
-    id: int = 0  # in the archive, once it is there
-    written: int | None = None  # how many wait in the mailbox, by what is on disk, or about to be
+    is_again: bool = False  # it comes out of a mailbox
+    id: int = 0  # in the archive
+    written: int | None = None  # how many wait in the mailbox, by what is on disk; None: it is not there yet
     time: int = field(default_factory=lambda: int(time.time()))
     delivered_count: int = 0
-    dropped_count: int = 0
+    dropped_count: int = 0  # since it was on its way the last time
 
     @property
     def waiting(self) -> int:
@@ -71,6 +75,11 @@ class Batch:
         self.counters.messages_stored += self.count
         if self.receipts and self.count:
             self.receipts.reach(Level.STORED, self.first, self.first + self.count - 1)
+
+    def go_again(self) -> None:
+        """What waits of it is on its way once more."""
+        self.is_again = True
+        self.dropped_count = 0
 
     def _settle(self) -> None:
         if self.delivered_count + self.dropped_count == self.count:

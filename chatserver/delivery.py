@@ -47,26 +47,48 @@ class Delivery:
             member = self._relay.find(receiver)
             taken = member.outbox.deliver(b"".join(run), run, self._counters) if member else 0
             return taken, NOT_ONLINE
+        if sender.receipts:
+            sender.outbox.wait_while(sender.receipts.is_full)
         if self._archive:
             self._archive.wait_for_room()
         member = self._free_member(receiver)
-        batch = self._batch(sender, receiver, run, first)
-        if member is None:
-            return self._mail(batch, run) if self._may_mail(sender, receiver) else (0, NOT_ONLINE)
         archive = None if self._archive is None or self._archive.is_failing else self._archive
-        batch.owed = archive is not None and sender.mails
-        if archive and batch.owed:
-            archive.add(batch)  # before it is put: when the receiver is lost meanwhile, it is in the mailbox
-        taken = member.outbox.deliver(batch.packets, run, batch)
-        if batch.owed:
-            if taken < len(run):
-                batch.dropped(len(run) - taken)
+        if member is None:
+            return self._mail(archive, sender, receiver, run, first)
+        batch = self._batch(sender, receiver, run, first)
+        if archive and sender.mails:
+            self._deliver_owed(archive, member, batch, run)
             return len(run), NOT_ONLINE
+        taken = member.outbox.deliver(batch.packets, run, batch)
         if taken < len(run):
             batch.keep(run[:taken])
         if archive and taken:
             archive.add(batch)
         return taken, NOT_ONLINE
+
+    def _deliver_owed(self, archive: Archive, member: Member, batch: Batch, run: list[bytes]) -> None:
+        """In the archive before it is put: when the receiver is lost meanwhile, the rest is in the mailbox."""
+        batch.owed = True
+        archive.add(batch)
+        taken = member.outbox.deliver(batch.packets, run, batch)
+        if taken < len(run):
+            batch.dropped(len(run) - taken)
+
+    def _mail(
+        self, archive: Archive | None, sender: Member, receiver: int, run: list[bytes], first: int
+    ) -> tuple[int, Reason]:
+        """As hand_over(), for a receiver who is not online."""
+        if not self._may_mail(sender, receiver):
+            return 0, NOT_ONLINE
+        if archive is None:
+            return 0, Reason.STORAGE_UNAVAILABLE
+        room = max(0, archive.mailbox_messages - archive.mail[receiver])
+        if taken := run[:room]:
+            batch = self._batch(sender, receiver, taken, first)
+            batch.owed = True
+            archive.add(batch)
+            batch.dropped(len(taken))
+        return len(taken), Reason.MAILBOX_FULL
 
     def catch_up(self, member: Member) -> None:
         """Put all that waits in this user's mailbox into its outbox, which is reserved, as the client reads."""
@@ -74,13 +96,10 @@ class Delivery:
             return
         outbox = member.outbox
         try:
-            for row in self._archive.take_mail(member.user_id, lambda: outbox.takes):
-                batch = self._batch_again(row)
-                self._archive.again(batch, row.waiting)
-                parts = messages(row)[-row.waiting :]
-                taken = outbox.put_each(parts, batch)
-                if taken < len(parts):
-                    batch.dropped(len(parts) - taken)
+            for batch, mail in self._archive.take_mail(member.user_id, lambda: outbox.takes, self._batch_again):
+                taken = outbox.put_each(mail, batch)
+                if taken < len(mail):
+                    batch.dropped(len(mail) - taken)
         except StorageUnavailable as error:
             log.error("the mailbox of user %d cannot be read: %s", member.user_id, error)
             outbox.put(encode_error(Reason.STORAGE_UNAVAILABLE))
@@ -113,20 +132,6 @@ class Delivery:
     def _may_mail(self, sender: Member, receiver: int) -> bool:
         return self._archive is not None and sender.mails and self._is_user(receiver)
 
-    def _mail(self, batch: Batch, run: list[bytes]) -> tuple[int, Reason]:
-        """As hand_over(), for a receiver who is not online."""
-        archive = self._archive
-        if archive is None or archive.is_failing:
-            return 0, Reason.STORAGE_UNAVAILABLE
-        taken = max(0, min(len(run), archive.mailbox_messages - archive.mail[batch.receiver]))
-        if taken < len(run):
-            batch.keep(run[:taken])
-        if taken:
-            batch.owed = True
-            archive.add(batch)
-            batch.dropped(taken)
-        return taken, Reason.MAILBOX_FULL
-
     def _batch(self, sender: Member, receiver: int, run: list[bytes], first: int) -> Batch:
         return Batch(
             sender.user_id,
@@ -153,8 +158,9 @@ class Delivery:
             owed=True,
             receipts=receipts if receipts and receipts.connection == row.connection else None,
             first=row.first,
-            is_again=True,
             id=row.id,
+            written=row.waiting,
+            time=row.time,
             delivered_count=row.count - row.waiting,
         )
 

@@ -36,6 +36,7 @@ RELAYED_BYTES = 38  # ... of them, on the wire
 TINY_PACKET_BYTES = 5  # ... which its sender sent in so many; an empty text shares one object with all the others
 LARGEST_BATCH_BYTES = RECV_BYTES // TINY_PACKET_BYTES * RELAYED_BYTES
 SQLITE_BYTES = 16 * MIB  # statements, which keep what they were given last: up to 127 batches of LARGEST_BATCH_BYTES
+NOTICE_BYTES = 112  # of one user, in the notices of who has come and gone
 ENTRY_BYTES = 120  # of a list on its way: an entry that nobody else has any more, a slot in each of two lists
 ENDED_UNSEEN = 40  # for each place: the garbage collector looks at the old ones after ten, and then ten, rounds
 
@@ -62,6 +63,7 @@ def place(options: Namespace) -> int:
         "the session": SESSION_BYTES,
         "its writer": GREENLET_BYTES,
         "the one that is seen off, and what it still sends": GREENLET_BYTES + CONNECTION_BYTES + RECV_BYTES,
+        "who has come and gone, if it does not read that": options.max_users * NOTICE_BYTES,
         "those that were here before": ENDED_UNSEEN * CONNECTION_BYTES,
         "what it sends, on its way to disk, or a part of its mailbox": MAIL_BYTES + LARGEST_BATCH_BYTES
         if options.history == "on"

@@ -98,10 +98,14 @@ class Outbox:
             return len(messages)
         return self._put_some(messages, fate, self._admits)
 
+    def wait_while(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that changes when this is sent, closed or no longer reserved."""
+        while condition() and self.takes:
+            self._wait()
+
     def wait_until_free(self) -> None:
         """Wait while it is reserved."""
-        while self.is_reserved and self.takes:
-            self._wait()
+        self.wait_while(lambda: self.is_reserved)
 
     def announce(self) -> None:
         """A source of notices may have something to say. Never waits."""

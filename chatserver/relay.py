@@ -21,8 +21,8 @@ class Member:
     receipts: Receipts | None = None
 
 
-class Presence:
-    """Notices of who has come and gone: of each user the last thing that happened (section 7.1)."""
+class Watcher:
+    """Tells one member who has come and gone: of each user the last thing that happened (section 7.1)."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
@@ -47,7 +47,7 @@ class Relay:
 
     def __init__(self) -> None:
         self._online: dict[int, Member] = {}
-        self._watchers: dict[Member, Presence] = {}
+        self._watchers: dict[Member, Watcher] = {}
 
     def join(self, member: Member) -> None:
         """Online from here on. The caller has made sure that nobody else is this user."""
@@ -66,8 +66,8 @@ class Relay:
     def watch(self, member: Member, wanted: bool) -> None:
         """From here on this member is told who comes and goes, or is not."""
         if wanted and member not in self._watchers:
-            self._watchers[member] = presence = Presence(member)
-            member.outbox.notices.append(presence.take)
+            self._watchers[member] = watcher = Watcher(member)
+            member.outbox.notices.append(watcher.take)
         elif not wanted and member in self._watchers:
             member.outbox.notices.remove(self._watchers.pop(member).take)
 

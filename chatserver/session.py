@@ -77,6 +77,7 @@ class Session:
         self._partner_id = 0
         self._messages: list[bytes] = []  # to the partner, not yet handed over: one put for a run of them
         self._numbered = 0  # Messages that came before those
+        self._receipts = Receipts(outbox.announce)
         self._wrong_passwords = 0
         self._warned = False  # that others may have read a password
         self._refusals = 0
@@ -143,11 +144,11 @@ class Session:
         if (member.receipts is not None) == (Feature.RECEIPTS in features):
             return
         if member.receipts:
-            self._outbox.notices.remove(member.receipts.take)
+            self._outbox.notices.remove(self._receipts.take)
             member.receipts = None
         else:
-            member.receipts = Receipts(self._outbox.announce)
-            self._outbox.notices.append(member.receipts.take)
+            self._outbox.notices.append(self._receipts.take)
+            member.receipts = self._receipts
 
     def _warn(self, name: str) -> None:
         if not self._warned:

@@ -1,8 +1,8 @@
 """Copies a database while it may be in use."""
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from chatstorage.files import fsync_folder, replace
@@ -28,11 +28,13 @@ def back_up(
     """
     if target.exists() and any(target.iterdir()):
         raise BackupFailed(f"{target} is not empty")
-    for _ in range(ATTEMPTS):
-        if data := _read(source, files, committed):
-            _store(target, data, copy_more)
-            return
-    raise BackupFailed(f"the files in {source} are replaced all the time")
+    with _new_folder(target):
+        copy_more()  # first: it may lack what is in the files, and must not have what they lack
+        for _ in range(ATTEMPTS):
+            if data := _read(source, files, committed):
+                _store(target, data)
+                return
+        raise BackupFailed(f"the files in {source} are replaced all the time")
 
 
 def _read(source: Path, files: tuple[str, ...], committed: Callable[[], dict[str, int]]) -> dict[str, bytes]:
@@ -49,23 +51,29 @@ def _read(source: Path, files: tuple[str, ...], committed: Callable[[], dict[str
         return {name: opened[name].read(length) for name, length in lengths.items()}
 
 
-def _store(target: Path, data: dict[str, bytes], copy_more: Callable[[], object]) -> None:
-    """The last file in `data` is the one that makes it a database."""
-    made = not target.exists()
-    if made:
-        target.mkdir(mode=0o700)
+def _store(target: Path, data: dict[str, bytes]) -> None:
+    """The last file in `data` is the one that makes it a database. Raises BackupFailed."""
     try:
-        copy_more()
         for name, content in data.items():
             replace(target / name, [content])
             fsync_folder(target)
         fsync_folder(target.parent)
-    except BaseException as error:
+    except OSError as error:
+        raise BackupFailed(f"{target} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[None]:
+    """Make it, unless it is there; and leave it as it was where the block fails."""
+    made = not target.exists()
+    if made:
+        target.mkdir(mode=0o700)
+    try:
+        yield
+    except BaseException:
         with suppress(OSError):
             for path in target.iterdir():
                 path.unlink()
             if made:
                 target.rmdir()
-        if isinstance(error, OSError):
-            raise BackupFailed(f"{target} cannot be written: {error.strerror}") from error
         raise

@@ -20,7 +20,8 @@ from protocol import split_packets
 
 APPLICATION_ID = 0x43686174  # "Chat": what file(1) shows
 VERSION = 1
-BUSY_SECONDS = 5.0  # how long a lock that another program holds is waited for
+BUSY_SECONDS = 5.0  # how long a lock that another program holds is waited for at the opening
+BUSY_AGAIN_SECONDS = 1.0  # ... and when it is open: a write can be tried again
 PAGE_BYTES = 4096
 CACHE_BYTES = 8 << 20  # of pages in memory; the prepared statements need 1 MiB more, and hold on to 127 batches
 CHECKPOINT_BYTES = 8 << 20  # of the -wal file, then what is in it goes to the database, and it is written anew
@@ -288,6 +289,7 @@ def _set_up(connection: sqlite3.Connection) -> None:
         f"cache_size = -{CACHE_BYTES >> 10}",
         "temp_store = MEMORY",
         "secure_delete = FAST",
+        f"busy_timeout = {round(BUSY_AGAIN_SECONDS * 1000)}",
     ):
         connection.execute(f"PRAGMA {setting}")
     connection.execute("BEGIN IMMEDIATE")  # where there is nothing to make it shows whether we may write

@@ -31,7 +31,8 @@ def test_the_outboxes_count_for_those_who_are_served_and_those_who_are_seen_off(
 
 
 def test_each_user_more_costs_what_a_user_costs() -> None:
-    assert growth("--id-width", "2", "--max-users", "10128") == 10_000 * memory.USER_BYTES
+    notices = 20 * memory.SLACK * memory.NOTICE_BYTES  # each place may be owed one
+    assert growth("--id-width", "2", "--max-users", "10128") == 10_000 * (memory.USER_BYTES + notices)
 
 
 def test_with_tls_each_connection_costs_more() -> None:

@@ -4,7 +4,7 @@ import gevent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatserver.receipts import Receipts
+from chatserver.receipts import MAX_RANGES, Receipts
 from protocol import (
     EXTRA_FROM_SERVER,
     FROM_SERVER,
@@ -20,7 +20,7 @@ from protocol import (
     parse_receipt,
 )
 from tests.conftest import StartServer
-from tests.processes import ServerProcess, Wire
+from tests.processes import Flood, ServerProcess, Wire
 
 Numbers = dict[Level, list[int]]
 
@@ -74,7 +74,48 @@ def test_what_is_stored_is_told_before_what_is_delivered() -> None:
     assert receipts.take() == encode_receipt(Level.STORED, 1, 2) + encode_receipt(Level.DELIVERED, 1, 2)
 
 
+def test_many_ranges_are_told_bit_by_bit_and_are_more_than_enough() -> None:
+    receipts = Receipts(lambda: None)
+    for number in range(1, 2 * MAX_RANGES, 2):
+        receipts.reach(Level.DELIVERED, number, number)
+    assert not receipts.is_full()
+    receipts.reach(Level.DELIVERED, 2 * MAX_RANGES + 1, 2 * MAX_RANGES + 1)
+    assert receipts.is_full()
+    assert told(receipts.take())[Level.DELIVERED] == [*range(1, 2 * MAX_RANGES, 2)]
+    assert not receipts.is_full()
+    assert receipts.take() == encode_receipt(Level.DELIVERED, 2 * MAX_RANGES + 1, 2 * MAX_RANGES + 1)
+
+
+def test_a_number_that_does_not_fit_is_not_told() -> None:
+    receipts = Receipts(lambda: None)
+    receipts.reach(Level.STORED, 2**32 - 1, 2**32 - 1)
+    receipts.reach(Level.STORED, 2**32, 2**32)
+    assert receipts.take() == encode_receipt(Level.STORED, 2**32 - 1, 2**32 - 1)
+
+
 # With the real server
+
+
+def test_who_does_not_read_its_receipts_is_not_read_and_then_too_slow(start_server: StartServer) -> None:
+    server = start_server("--write-timeout", 1, "--metrics-port", 0)
+    away = server.log_in("away")
+    sink = server.log_in("sink")
+    away.close()
+    server.wait_for_log("away disconnected")
+    alice = Wire(server.host, server.port, receive_buffer=2304)
+    alice.send(encode_login("alice", features=Feature.RECEIPTS | Feature.MAILBOX | Feature.BRIEF))
+    assert alice.read() is not None
+    flood = Flood(alice, b"".join(encode_chat_init(user_id) + encode_message(b"") for user_id in (1, 2)))
+    reading = gevent.spawn(read_to_the_end, sink)  # every other message is delivered at once
+    flood.until_stuck(0.5)
+    server.wait_for_log("alice disconnected: Too Slow")
+    assert server.metrics()["chat_messages_accepted_total"] < 30_000
+    reading.kill()
+
+
+def read_to_the_end(client: Wire) -> None:
+    while client.socket.recv(65536):
+        pass
 
 
 def test_a_run_of_messages_is_told_as_one_range(server: ServerProcess) -> None:
