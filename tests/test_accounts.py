@@ -12,8 +12,8 @@ from gevent.event import Event
 
 from chatserver.accounts import Accounts, CannotDo, Refused
 from chatserver.counters import Counters
-from chatserver.passwords import HASHES_AT_ONCE, Passwords
 from chatserver.outbox import Outbox
+from chatserver.passwords import HASHES_AT_ONCE, Passwords
 from chatserver.relay import Member, Relay
 from protocol import Reason
 from storage import CsvStorage, StorageUnavailable, User
