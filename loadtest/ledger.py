@@ -9,24 +9,16 @@ what it tests: that messages of one pair arrive in order.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 from zlib import crc32
 
-from loadtest.balance import Balance, Fault, Line, ranges
+from loadtest.account import Account, FaultFound
+from loadtest.balance import Balance, Fault
 
 STAMP_BYTES = 40  # the most that a stamp takes of its message
 PADDING = "."
-
-
-class FaultFound(Exception):
-    """A message has arrived that should not have, or not like this."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(str(fault))
-        self.fault = fault
 
 
 class Stamp(NamedTuple):
@@ -70,93 +62,19 @@ def _checksum(receiver: str, text: str) -> str:
     return f"{crc32(f'{receiver} {text}'.encode()):08x}"
 
 
-@dataclass(slots=True)
-class Account:
-    """One pair's messages. They are numbered from 1; from `head` on to `sent` nothing has been heard of them."""
-
-    names: frozenset[str]  # of both ends
-    steady: bool  # both ends are online
-    since: int = 0  # how many had been sent when that changed the last time
-    sent: int = 0
-    delivered: int = 0
-    refused: int = 0
-    head: int = 1
-    latest: int = 0  # the highest number that has arrived
-    passed: set[int] = field(default_factory=set)  # a later one arrived first, while both ends were online
-    cut: set[int] = field(default_factory=set)  # the same, but a connection ended or began in between
-    doubtful: set[int] = field(default_factory=set)  # perhaps never sent
-    faults: defaultdict[Fault, list[int]] = field(default_factory=lambda: defaultdict(list))
-
-    @property
-    def open(self) -> int:
-        """How many are to be waited for."""
-        unheard = self.sent - self.head + 1
-        before = max(self.head - 1, self.since)
-        expected = self.sent - before - sum(number > before for number in self.doubtful) if self.steady else 0
-        return min(expected, max(0, unheard + len(self.passed) + len(self.cut) - self.refused))
-
-    def change(self, steady: bool) -> None:
-        self.steady, self.since = steady, self.sent
-
-    def is_excused(self, number: int) -> bool:
-        """Whether it may be missing: a connection has ended or begun since it was sent, or it never went out."""
-        return not self.steady or number <= self.since or number in self.doubtful
-
-    def deliver(self, number: int) -> None:
-        """This message has arrived as it was sent. Raises FaultFound if it should not have."""
-        if number > self.sent:
-            self.misdeliver(number)
-        elif number >= self.head:
-            self._pass(number)
-            self.head = number + 1
-            self.latest = number
-            self.delivered += 1
-        elif number in self.passed or number in self.cut:
-            self.passed.discard(number)
-            self.cut.discard(number)
-            if number < self.latest:  # otherwise nothing has overtaken it: it comes after settle()
-                self.faults[Fault.REORDERED].append(number)
-            self.latest = max(self.latest, number)
-            self.delivered += 1
-        else:
-            self._fault(Fault.DUPLICATED, number)
-
-    def corrupt(self) -> None:
-        """Something has arrived that is not as it was sent: the next one that was expected."""
-        if self.head <= self.sent:
-            self.faults[Fault.CORRUPTED].append(self.head)
-            self.head += 1
-        else:
-            self.faults[Fault.CORRUPTED].append(0)
-
-    def settle(self) -> None:
-        """Whatever was sent while both ends were online should have arrived by now."""
-        self._pass(self.sent + 1)
-        self.head = self.sent + 1
-
-    def misdeliver(self, number: int) -> NoReturn:
-        self._fault(Fault.MISDELIVERED, number)
-
-    def _fault(self, fault: Fault, number: int) -> NoReturn:
-        self.faults[fault].append(number)
-        raise FaultFound(fault)
-
-    def _pass(self, number: int) -> None:
-        """Sort those that are open before `number`: missing, or excused."""
-        for earlier in range(self.head, number):
-            (self.cut if self.is_excused(earlier) else self.passed).add(earlier)
-
-
 class Ledger:
     """The accounts of all pairs whose both ends are in this process, so that one clock times both.
 
-    A name is online from `come` to `end`. `clock` gives seconds.
+    A name is online from `come` to `end`, and away from `leave` to the next `come`: then messages wait for it in a
+    mailbox, and have to arrive as if it were online. In between nobody knows. `clock` gives seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._epoch = clock()
+        self._known: set[str] = set()
         self._online: set[str] = set()
+        self._away: set[str] = set()
         self._accounts: dict[tuple[str, str], Account] = {}
         self._of: defaultdict[str, list[Account]] = defaultdict(list)  # by either name
 
@@ -195,25 +113,102 @@ class Ledger:
         return now - self._epoch - stamp.due / 1e6
 
     def come(self, name: str) -> None:
-        """This name is online now."""
-        self._change(name, self._online.add)
+        """This name is online now. Who was away has to say so before messages can come."""
+        self._known.add(name)
+        self._away.discard(name)
+        self._online.add(name)
+        for account in self._of[name]:
+            if not account.steady:
+                account.change(self._is_steady(account))
 
-    def end(self, name: str) -> None:
-        """This name's connection has ended. What is still under way from it or to it may arrive, or not."""
-        self._change(name, self._online.discard)
+    def end(self, name: str, in_order: bool = False) -> None:
+        """This name's connection has ended. What is still under way from it or to it may arrive, or not.
+
+        What it has written to somebody who is away still has to arrive if it went `in_order`, that is, if all it had
+        sent was handled before; or if it is durable.
+        """
+        self._online.discard(name)
+        self._away.discard(name)
+        for account in self._of[name]:
+            if account.receiver not in self._away:
+                account.change(False)
+            elif not in_order:
+                account.doubt_mail()
+
+    def leave(self, name: str) -> None:
+        """The server knows that this name's connection has ended: what is sent to it from now on waits in a mailbox."""
+        self._away.add(name)
+        for account in self._of[name]:
+            if account.receiver == name:
+                account.change(account.sender in self._online)
+                account.overdue = account.sent
+                account.durable.clear()  # it would grow for ever
+
+    def crash(self) -> None:
+        """The server may have been killed: what waits in a mailbox may be gone unless it is durable, and what somebody
+        has got who is not online now may come again: each message once, in order.
+        """
+        for account in self._accounts.values():
+            if account.receiver in self._away:
+                account.doubt_mail()
+            if account.receiver not in self._online:
+                account.repeatable, account.repeated = account.latest, 0
 
     def settle(self, name: str | None = None) -> None:
-        """This name, or everybody, has waited long enough: what is still missing is lost."""
+        """This name, or everybody, has waited long enough: what is still missing is lost, unless it may still wait."""
         for account in self._accounts_of(name):
             account.settle()
 
     def open(self, name: str | None = None) -> int:
-        """How many messages, of all or from and to this name, nothing has been heard of."""
+        """How many messages, of all or from and to this name, nothing has been heard of and that cannot wait."""
         return sum(account.open for account in self._accounts_of(name))
 
     def balance(self) -> "Balance":
         """What became of all that was sent up to now."""
-        return Balance([_line(*names, account) for names, account in self._accounts.items()])
+        return Balance([account.line() for account in self._accounts.values()])
+
+    # Mailboxes
+
+    def is_new(self, name: str) -> bool:
+        """Whether this name has never been online: what it gets at first is left over from an earlier run."""
+        return name not in self._known
+
+    def is_away(self, name: str) -> bool:
+        """Whether what is sent to this name waits in a mailbox."""
+        return name in self._away
+
+    def awaited(self) -> list[str]:
+        """For whom something may still wait."""
+        return sorted({account.receiver for account in self._accounts.values() if account.missing})
+
+    # What the server tells about messages
+
+    def last(self, sender: str, receiver: str) -> int:
+        """The number of the last message."""
+        return self._account(sender, receiver).sent
+
+    def keep(self, sender: str, receiver: str, number: int) -> None:
+        """This message is durable: it has to arrive even if the sender's connection ends, or the server is killed."""
+        self._account(sender, receiver).durable.add(number)
+
+    def has_yet_to_come(self, sender: str, receiver: str, number: int) -> bool:
+        """Whether this message cannot have been delivered yet: it waits for somebody who is away."""
+        return receiver in self._away and not self._account(sender, receiver).is_excused(number)
+
+    def recent(self, one: str, other: str) -> int:
+        """How many messages between these two, in both directions, have arrived since both are online."""
+        accounts = {pair: self._account(*pair) for pair in ((one, other), (other, one))}
+        return sum(account.recent for account in accounts.values())
+
+    def recall(self, sender: str, receiver: str, texts: Sequence[str], is_latest: bool = False) -> None:
+        """These are the last ones of the `recent` messages of this pair, as the server remembers them, oldest first.
+
+        `is_latest`: they have to end with the last one that was sent. Raises ValueError for what cannot be.
+        """
+        stamps = [decode_stamp(text, receiver) for text in texts]
+        if any(stamp.sender != sender for stamp in stamps):
+            raise ValueError(f"not all of these are by {sender}: {texts}")
+        self._account(sender, receiver).recall([stamp.number for stamp in stamps], is_latest)
 
     def _read(self, sender: str, receiver: str, text: str) -> tuple[Stamp, str]:
         """The stamp, and for whom the text was, which is nearly always the one who has got it. Raises ValueError.
@@ -231,39 +226,19 @@ class Ledger:
                 return stamp, addressee
         raise ValueError(f"{text!r} is not as {sender!r} has sent it to anybody")
 
-    def _accounts_of(self, name: str | None) -> Iterable[Account]:
-        return self._accounts.values() if name is None else self._of[name]
+    def _accounts_of(self, name: str | None) -> Iterator[Account]:
+        """Those of which something can be said now."""
+        accounts: Iterable[Account] = self._accounts.values() if name is None else self._of[name]
+        return (account for account in accounts if account.receiver not in self._away)
 
     def _account(self, sender: str, receiver: str) -> Account:
         account = self._accounts.get((sender, receiver))
         if account is None:
-            names = frozenset((sender, receiver))
-            account = self._accounts[sender, receiver] = Account(names, names <= self._online)
-            for name in names:
+            account = self._accounts[sender, receiver] = Account(sender, receiver, steady=False)
+            account.steady = self._is_steady(account)
+            for name in {sender, receiver}:
                 self._of[name].append(account)
         return account
 
-    def _change(self, name: str, change: Callable[[str], None]) -> None:
-        change(name)
-        for account in self._of[name]:
-            account.change(account.names <= self._online)
-
-
-def _line(sender: str, receiver: str, account: Account) -> Line:
-    """Settle a copy of the account: refusals explain what is missing, first of all what connections cut off."""
-    unheard = range(account.head, account.sent + 1)
-    missing = {number for number in unheard if not account.is_excused(number)}
-    cut = len(account.cut) + len(unheard) - len(missing)
-    lost = sorted(account.passed | missing)
-    in_flight = max(0, cut - account.refused)
-    left = max(0, account.refused - cut)  # refusals that explain nothing yet
-    faults = {**account.faults, Fault.LOST: lost[left:]}
-    return Line(
-        sender,
-        receiver,
-        sent=account.sent,
-        delivered=account.delivered,
-        refused=account.refused,
-        in_flight=in_flight,
-        faults={str(fault): ranges(numbers) for fault, numbers in faults.items() if numbers},
-    )
+    def _is_steady(self, account: Account) -> bool:
+        return account.sender in self._online and (account.receiver in self._online or account.receiver in self._away)

@@ -29,8 +29,10 @@ class Pairing:
         self.version = 0
 
     def come(self, user: int) -> None:
-        insort(self.here, user)
-        self.version += 1
+        """May be called for a user who is here."""
+        if user not in self.here:
+            insort(self.here, user)
+            self.version += 1
 
     def go(self, user: int) -> None:
         """May be called for a user who is not here."""

@@ -2,13 +2,12 @@
 
 import random
 import sys
-from collections.abc import Callable
+from argparse import ArgumentTypeError, Namespace
 from contextlib import suppress
-from functools import cache
-from itertools import chain
+from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import gevent
 from locust import between, events, tag, task
@@ -16,30 +15,29 @@ from locust.argument_parser import LocustArgumentParser
 
 sys.path.append(str(Path(__file__).parent.parent))  # locust puts this folder on the path, not the one above
 
-from client import (
-    CLOSING,
-    ChatClient,
-    ChatError,
-    ConnectionClosed,
-    ErrorReceived,
-    Event,
-    MessageReceived,
-    ServerError,
-    backoff,
-    parse_address,
-    tls_context,
-)
-from locustload import LoadUser, PacedUser
+from chatload.users import ChatUser, MailUser, PairedUser, asked_for, parse_features
+from client import PastMessage
+from loadtest.pairing import Pairing
+from locustload import PacedUser
 from locustload.options import Range, add_group, number
-from protocol import DEFAULT_PORT, text_room
+from protocol import Feature
 
-FAILURES = (ChatError, TimeoutError)
-PAUSE_SECONDS = 0.1  # after a refusal, before another try
-trusting = cache(tls_context)  # reading the authorities takes longer than connecting
+STAY_SECONDS = (0.2, 2.0)
+AWAY_SECONDS = (0.5, 2.0)
+NOT_GONE = inf  # instead of the moment at which somebody left
+LOOK_BACK = 20  # past messages to ask for
 
 
 def add_options(parser: LocustArgumentParser) -> None:
     options: dict[str, dict[str, Any]] = {
+        "--features": {
+            "page": True,
+            "type": _features,
+            "default": "",
+            "metavar": "LIST",
+            "help": "what users ask for at the login, and then test: presence, receipts, history, mailbox, brief, "
+            "separated by commas, or all (default: nothing)",
+        },
         "--timeout": {
             "type": number(float, Range(0.1, 3600)),
             "default": 10.0,
@@ -51,135 +49,22 @@ def add_options(parser: LocustArgumentParser) -> None:
     add_group(parser, "Chat", "How users reach the server, at tcp://HOST:PORT or tls://HOST:PORT", options)
 
 
+def _features(text: str) -> str:
+    """Stays a string: options travel to the workers."""
+    try:
+        parse_features(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
 events.init_command_line_parser.add_listener(add_options)
 
 
-class ChatUser(LoadUser):
-    """A user who is logged in while it runs, and comes back when the connection is lost."""
-
-    abstract = True
-    host = f"tcp://127.0.0.1:{DEFAULT_PORT}"
-    protocol = "chat"
-    max_message_bytes = text_room("load-99999")
-
-    client: ChatClient
-    partner = ""  # whom the server takes for ours
-    has_left = True  # of its own accord, or was never here: who has lost the connection waits before it comes back
-
-    # Coming and going
-
-    def come_in(self) -> None:
-        """Connect and log in, again and again until it succeeds."""
-        for pause in chain([0.0] if self.has_left else [], backoff()):
-            gevent.sleep(pause)
-            with suppress(*FAILURES):
-                self.client = self.connect()
-                try:
-                    self.log_in()
-                except BaseException:
-                    self.client.close()
-                    raise
-                self.has_left = False
-                return
-
-    def connect(self) -> ChatClient:
-        options = self.this_run.options
-        with self.connecting():
-            address = parse_address(self.host)
-            tls = trusting(options.tls_ca) if address.tls else None
-            return ChatClient(address.host, address.port, options.timeout, tls)
-
-    def log_in(self) -> None:
-        with self.measured("login"):
-            try:
-                self.client.login(self.name)
-            except TimeoutError:
-                raise TimeoutError("no answer to the login: are there more users than places in the server?") from None
-        self.go_online()
-        self.spawn(self.listen, self.client)
-
-    def leave(self) -> None:
-        """Log out, when nobody writes to us any more and all has arrived."""
-        self.this_run.pairing.go(self.number)
-        with suppress(*FAILURES):
-            self.client.ping(self.this_run.options.drain)  # every Error for what was sent is here
-        self.drain()
-        self.hang_up()
-        self.has_left = True
-
-    def hang_up(self) -> None:
-        self.go_offline()
-        self.client.close()
-
-    def go_offline(self) -> None:
-        super().go_offline()
-        self.this_run.pairing.go(self.number)
-        self.partner = ""
-
-    def attempt(self, act: Callable[[], None]) -> None:
-        """Act, logged in. After a failure that is no refusal the connection is made anew."""
-        if not self.is_online:
-            self.come_in()
-        try:
-            act()
-        except ServerError:
-            gevent.sleep(PAUSE_SECONDS)
-        except FAILURES as failure:
-            if isinstance(failure, ConnectionClosed):
-                self.end_of_connection(failure)
-            self.hang_up()
-
-    # Speaking and listening
-
-    def write_to(self, partner: str) -> None:
-        """Make this user our partner."""
-        if partner != self.partner:
-            with self.measured("chat init"):
-                self.client.chat(partner)
-            self.handle_events()  # Errors that came before belong to the old partner
-            self.partner = partner
-
-    def say(self, due: float) -> None:
-        """Send our partner a message that was due at this moment of monotonic()."""
-        self.send_message(self.partner, due, self.client.send)
-
-    def listen(self, client: ChatClient) -> None:
-        """Take in what comes, until the connection ends."""
-        try:
-            while True:
-                self.handle(client.receive(timeout=None))
-        except ConnectionClosed as closing:
-            if self.client is client:
-                self.end_of_connection(closing)
-
-    def end_of_connection(self, closing: ConnectionClosed) -> None:
-        """Whoever notices first, a listener or a task, counts it."""
-        self.connection_lost(ServerError(closing.reason) if closing.reason else closing)
-
-    def handle_events(self) -> None:
-        """Take in what has come already."""
-        with suppress(TimeoutError):
-            while True:
-                self.handle(self.client.receive(timeout=0))
-
-    def handle(self, event: Event) -> None:
-        match event:
-            case MessageReceived(sender, text):
-                self.receive_message(sender, text)
-            case ErrorReceived(reason) if reason not in CLOSING:
-                self.message_refused(self.partner, ServerError(reason))
-
-
-class Chatter(PacedUser, ChatUser):
+class Chatter(PacedUser, PairedUser):
     """Has a partner, and writes at the pace of the run."""
 
     weight = 8
-    version = -1  # of the pairing that the partner is from
-
-    def come_in(self) -> None:
-        super().come_in()
-        self.version = -1
-        self.this_run.pairing.come(self.number)
 
     @tag("chat")
     @task
@@ -187,11 +72,8 @@ class Chatter(PacedUser, ChatUser):
         self.attempt(self.write)
 
     def write(self) -> None:
-        pairing = self.this_run.pairing
-        while self.version != pairing.version:
-            version = pairing.version
-            self.write_to(self.this_run.name(pairing.partner(self.number)))
-            self.version = version
+        if self.version != self.this_run.pairing.version:
+            self.meet()
         if due := self.take_due():
             self.say(due)
 
@@ -226,3 +108,129 @@ class Refresher(ChatUser):
     def look(self) -> None:
         with self.measured("refresh"):
             self.client.refresh()
+
+
+class WrongHistory(Exception):
+    """What the server remembers is not what was said."""
+
+
+class Historian(PairedUser):
+    """Says something to its partner, and asks for what was said last."""
+
+    wait_time = between(0.1, 1)
+    longest = 0  # so many messages the server has been seen to remember
+
+    @classmethod
+    def objection(cls, options: Namespace) -> str:
+        return "" if Feature.HISTORY in asked_for(options) else f"{cls.__name__} needs --features history"
+
+    @tag("history")
+    @task
+    def look_back(self) -> None:
+        self.attempt(self.remember)
+
+    def remember(self) -> None:
+        self.meet()
+        self.say(monotonic())
+        partner, ledger = self.partner, self.this_run.ledger
+        recent = ledger.recent(self.name, partner)
+        if not (count := min(LOOK_BACK, recent // 2)):  # half: what has just arrived may be on its way to the disk
+            return
+        with suppress(WrongHistory), self.measured("history") as watch:
+            past = self.client.history(self.ids[partner], count)
+            watch.stop()
+            self.handle_events()  # what came before
+            if ledger.recent(self.name, partner) >= recent:  # otherwise one of us has begun anew
+                self.judge(past, partner, count)
+
+    def judge(self, past: list[PastMessage], partner: str, count: int) -> None:
+        """Raises WrongHistory."""
+        if not min(count, self.longest) <= len(past) <= count:
+            raise WrongHistory(f"{len(past)} messages, where {count} were asked for")
+        self.longest = max(self.longest, len(past))
+        texts: dict[str, list[str]] = {self.name: [], partner: []}
+        for message in past:
+            if message.sender not in texts or message.sender_id != self.ids[message.sender]:
+                raise WrongHistory(f"a message by {message.sender} ({message.sender_id})")
+            texts[message.sender].append(message.text)
+        try:
+            for sender, receiver in {(self.name, partner), (partner, self.name)}:
+                self.this_run.ledger.recall(sender, receiver, texts[sender], is_latest=sender == self.name)
+        except ValueError as error:
+            raise WrongHistory(str(error)) from None
+
+
+class Traveller(MailUser, PairedUser):
+    """Writes to the next of its kind, who is here or away; goes away, and comes back to what was written meanwhile."""
+
+    weight = 3
+    leaving: ClassVar[dict[str, float]] = {}  # who is not to be written to; since when it is gone, if it is
+    departure = 0.0  # when to go, of monotonic()
+    _coming: "gevent.Greenlet[[], None] | None" = None
+
+    @classmethod
+    def objection(cls, options: Namespace) -> str:
+        return "" if Feature.MAILBOX in asked_for(options) else f"{cls.__name__} needs --features mailbox"
+
+    @property
+    def pairing(self) -> Pairing:
+        return self.this_run.circle
+
+    def wait_time(self) -> float:
+        """About as often as a Chatter, but at least once a second."""
+        return random.uniform(0, 2 / max(self.this_run.pace.rate, 1))
+
+    @tag("mailbox")
+    @task
+    def travel(self) -> None:
+        self.attempt(self.stay_or_go)
+
+    def stay_or_go(self) -> None:
+        if monotonic() < self.departure:
+            self.write()
+        else:
+            self.leave()
+            gevent.sleep(random.uniform(*AWAY_SECONDS))
+
+    def write(self) -> None:
+        self.meet()
+        if self.partner not in self.leaving:
+            self.say(monotonic())
+        elif self.leaving[self.partner] < NOT_GONE:
+            self.see_off(self.partner)
+
+    def see_off(self, partner: str) -> None:
+        """Look whether the server has noticed that our partner is gone: from then on its mailbox is open."""
+        since = self.leaving[partner]
+        with self.measured("refresh"):
+            online = self.client.refresh()
+        if partner not in online and self.leaving.get(partner) == since:
+            del self.leaving[partner]
+            self.this_run.ledger.leave(partner)
+
+    def come_in(self) -> None:
+        """Nothing stops who is coming: what is on its way out of the mailbox would be lost."""
+        self._coming = gevent.spawn(super().come_in)
+        self._coming.get()
+        self.departure = monotonic() + random.uniform(*STAY_SECONDS)
+
+    def log_in(self) -> None:
+        if self.name in self.leaving:
+            self.leaving[self.name] = NOT_GONE
+        super().log_in()
+
+    def go_online(self) -> None:
+        super().go_online()
+        self.leaving.pop(self.name, None)
+
+    def step_back(self) -> None:
+        self.leaving[self.name] = NOT_GONE if self.is_online else monotonic()
+
+    def on_stop(self) -> None:
+        name = self.name
+        if self._coming:
+            self._coming.join(self.this_run.options.drain)
+            self._coming.kill()
+        self.pairing.go(self.number)
+        super().on_stop()
+        self.leaving.pop(name, None)

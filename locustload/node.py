@@ -22,6 +22,7 @@ from locust.runners import STATE_CLEANUP, STATE_MISSING, STATE_STOPPING, MasterR
 
 from loadtest.capacity import Certificate
 from loadtest.verdict import Status
+from locustload import crew
 from locustload.options import check
 from locustload.outcome import Outcome
 from locustload.run import Place, Report, Run
@@ -50,7 +51,7 @@ def _begin(environment: Environment, runner: Runner, **_: object) -> None:
     if isinstance(runner, WorkerRunner):
         Worker(environment, runner).listen()
     else:
-        _drop_users_without_tasks(environment)
+        crew.choose(environment)
         judges[environment] = Judge(environment, runner)
         judges[environment].listen()
 
@@ -68,14 +69,6 @@ def _interrupt_main(signum: int) -> None:
         gevent.kill(main, KeyboardInterrupt)
 
     watcher = gevent.signal_handler(signum, interrupt)
-
-
-def _drop_users_without_tasks(environment: Environment) -> None:
-    """--tags leaves some users nothing to do; Locust would start them, and log a traceback for each."""
-    environment._filter_tasks_by_tags()
-    environment.user_classes = [user for user in environment.user_classes if user.tasks]
-    if not environment.user_classes:
-        sys.exit("no user has a task with these tags")
 
 
 class Node:
@@ -104,7 +97,9 @@ class Node:
 
     def _on_start(self, **_: object) -> None:
         users = [user for user in self.environment.user_classes if issubclass(user, LoadUser)]
-        error = check(self.environment.parsed_options, min((user.max_message_bytes for user in users), default=inf))
+        options: Any = self.environment.parsed_options
+        most_bytes = min((user.max_message_bytes for user in users), default=inf)
+        error = check(options, most_bytes) or crew.check(users, options)
         if self.place is None:
             error = "a worker came after the run had begun: begin it anew"
         self.run = LoadUser.this_run = Run(self.environment, self.place or Place(0, 1), self.give_up)
@@ -126,7 +121,10 @@ class Node:
             run, self.run = self.run, None
             # Locust does not wait for users that were being stopped already
             self.runner.user_greenlets.join(timeout=2 * run.options.drain + 1)
-            self.end(run)
+            try:
+                run.at_end()
+            finally:
+                self.end(run)
 
 
 class Worker(Node):
@@ -196,7 +194,7 @@ class Judge(Node):
             gevent.spawn(self.runner.quit)
 
     def _judge(self, run: Run) -> None:
-        self._gather(2 * run.options.drain + REPORT_SECONDS)
+        self._gather(3 * run.options.drain + REPORT_SECONDS)
         exceptions = sum(exception["count"] for exception in self.runner.exceptions.values())
         missing = sum(worker not in self._reports for worker in self._workers)
         reports = [*self._reports.values(), run.end()]
@@ -258,7 +256,7 @@ class Judge(Node):
         if self.run and self.runner.state not in (STATE_CLEANUP, STATE_STOPPING):
             self.runner.quit()
         options = self.environment.parsed_options
-        self._judged.wait(3 * (options.drain if options else 0) + JUDGE_SECONDS)  # another greenlet may be at it
+        self._judged.wait(4 * (options.drain if options else 0) + JUDGE_SECONDS)  # another greenlet may be at it
         if self._run_number < 0:
             return
         status = self._outcome.verdict.status if self._outcome else Status.FAILED

@@ -19,6 +19,7 @@ from loadtest.verdict import Row
 
 NAME_PREFIX = "load-"
 DELIVER = "deliver"  # the row of messages that have arrived, and of how long that took
+REPEATED = "repeated"  # the row of those that came again, and may
 
 
 class Paced(Protocol):
@@ -69,9 +70,11 @@ class Run:
         self.options = options = environment.parsed_options or Namespace()
         self.ledger = Ledger(monotonic)
         self.pairing = Pairing(options.pairing)
+        self.circle = Pairing("ring")  # of users whom others write to while they are away, too
         self.rows: defaultdict[str, Row] = defaultdict(Row)
         self.pace = Pace(options.message_rate, monotonic())
         self.reached = False  # somebody has been connected
+        self.at_end: Callable[[], object] = lambda: None  # what is left to do when all users have stopped
         self.given_up = False
         self._place = place
         self._give_up = give_up

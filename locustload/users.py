@@ -1,5 +1,6 @@
 """What Locust users of any protocol share: a name, rows in the statistics, and a schedule."""
 
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic, perf_counter
@@ -9,14 +10,28 @@ import gevent
 from gevent import GreenletExit
 from locust import User
 
-from loadtest.ledger import FaultFound
+from loadtest.account import CameAgain, FaultFound
 from loadtest.schedule import Schedule
 from locustload.alarm import Alarm
-from locustload.run import DELIVER, Pace, Run
+from locustload.run import DELIVER, REPEATED, Pace, Run
 
 LOOK_SECONDS = 0.5  # how soon a user notices that the pace has changed
 NOTABLE_SECONDS = 1.0  # of waiting in vain when a run ends
 DRAIN_LOOK_SECONDS = 0.01  # between two looks whether all has arrived
+
+
+class Stopwatch:
+    """Seconds since it was made, until it is stopped."""
+
+    def __init__(self) -> None:
+        self._begin = perf_counter()
+        self._end: float | None = None
+
+    def stop(self) -> None:
+        self._end = perf_counter()
+
+    def read(self) -> float:
+        return (self._end or perf_counter()) - self._begin
 
 
 class LoadUser(User):
@@ -31,6 +46,16 @@ class LoadUser(User):
     name = ""
     is_online = False
     _was_online = False
+
+    @classmethod
+    def check(cls, _: Namespace) -> str:
+        """What is wrong with these options where they are its own; "" if nothing is. The web page may set anything."""
+        return ""
+
+    @classmethod
+    def objection(cls, _: Namespace) -> str:
+        """Why such users take no part in a run with these options; "" if they do."""
+        return ""
 
     def come_in(self) -> None:
         """Connect, and all else until go_online()."""
@@ -68,10 +93,10 @@ class LoadUser(User):
         self.is_online = self._was_online = True
         self.this_run.ledger.come(self.name)
 
-    def go_offline(self) -> None:
-        """What is still under way may arrive, or not."""
+    def go_offline(self, in_order: bool = False) -> None:
+        """What is still under way may arrive, or not; as in Ledger.end()."""
         self.is_online = False
-        self.this_run.ledger.end(self.name)
+        self.this_run.ledger.end(self.name, in_order)
 
     def report(self, row: str, seconds: float | None, error: Exception | None = None, size: int = 0) -> None:
         """Count a request in this row, of `size` bytes; without seconds it was not timed."""
@@ -85,21 +110,22 @@ class LoadUser(User):
         )
 
     @contextmanager
-    def measured(self, row: str) -> Iterator[None]:
+    def measured(self, row: str) -> Iterator[Stopwatch]:
         """Report how long the block took, or the Exception that left it, which goes on.
 
-        A block that has waited for long when the run ends has failed, too: it would be seen nowhere else.
+        A block that has waited for long when the run ends has failed, too: it would be seen nowhere else. One that
+        judges what it has got stops the watch before.
         """
-        begin = perf_counter()
+        watch = Stopwatch()
         try:
-            yield
+            yield watch
         except GreenletExit:
-            self._report_wait(row, perf_counter() - begin)
+            self._report_wait(row, watch.read())
             raise
         except Exception as error:
-            self.report(row, perf_counter() - begin, error)
+            self.report(row, watch.read(), error)
             raise
-        self.report(row, perf_counter() - begin)
+        self.report(row, watch.read())
 
     @contextmanager
     def connecting(self) -> Iterator[None]:
@@ -159,6 +185,8 @@ class LoadUser(User):
             self.report(DELIVER, self.this_run.ledger.receive(sender, self.name, text), size=len(text))
         except FaultFound as fault:
             self.report(DELIVER, None, fault)
+        except CameAgain:
+            self.report(REPEATED, None, size=len(text))
 
     def message_refused(self, receiver: str, error: Exception) -> None:
         """We have been told that a message of ours will not arrive."""

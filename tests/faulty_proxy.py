@@ -17,7 +17,16 @@ from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
-from protocol import FROM_SERVER, HEADER_BYTES, STRING_PREFIX_BYTES, Decoder, PacketType, encode
+from protocol import (
+    ALL_FEATURES,
+    EXTRA_FROM_SERVER,
+    FROM_SERVER,
+    HEADER_BYTES,
+    STRING_PREFIX_BYTES,
+    Decoder,
+    PacketType,
+    encode,
+)
 
 CHUNK_BYTES = 65536
 
@@ -63,6 +72,7 @@ class Link:
             with suppress(ConnectionError):  # whichever side it was: this direction has ended
                 while data := self._client.recv(CHUNK_BYTES):
                     self._server.sendall(data)
+            gevent.sleep(self.proxy.linger)
             _half_close(self._server)
             gevent.joinall(helpers)
         finally:
@@ -70,6 +80,7 @@ class Link:
 
     def _read_server(self) -> None:
         decoder = Decoder(FROM_SERVER)
+        decoder.accept_extra(EXTRA_FROM_SERVER, ALL_FEATURES)
         try:
             with suppress(ConnectionError):
                 while data := self._server.recv(CHUNK_BYTES):
@@ -102,13 +113,15 @@ class FaultyProxy:
     """Listens on a port of its own and relays to the server at `host`, `port`; without a fault it changes nothing.
 
     `damaged` has the text, `sender:text`, of each Message that was lost, changed, repeated or brought out of its place.
-    `upstream`, host and port, may change: it is where the next clients get to.
+    `upstream`, host and port, may change: it is where the next clients get to. `linger` is how many seconds the server
+    does not know that a client has gone.
     """
 
     def __init__(self, upstream_host: str, upstream_port: int, fault: Fault | None = None) -> None:
         self.damaged: list[bytes] = []
         self.links: list[Link] = []
         self.upstream = (upstream_host, upstream_port)
+        self.linger = 0.0
         self._fault = fault or (lambda link, packet, _: link.put(packet))
         self._messages = 0
         listener = socket.create_server(("127.0.0.1", 0))

@@ -23,6 +23,7 @@ GENEROUS = ("--max-generator-cpu", 1000, "--max-loop-lag", 10_000)  # on a share
 END_SECONDS = 60.0  # for a run to end, besides its --run-time
 TIMES = ("p50", "p90", "p99", "p99.9", "max")
 FAULTS = ("lost", "duplicated", "reordered", "corrupted", "misdelivered")
+ROWS = {"chat init", "connect", "deliver", "login", "refresh", "send"}  # without extensions
 
 Pair = tuple[str, str]  # sender and receiver
 
@@ -161,6 +162,26 @@ def load(address: str, users: int, seconds: int = 0, *, rate: float = 50) -> lis
     return [*options, "--run-time", f"{seconds}s"] if seconds else options
 
 
+def expect_clean(run: LoadRun) -> None:
+    """It has passed, and every message has arrived."""
+    assert run.status == 0, run.explain()
+    assert run.is_balanced
+    assert run.ledger["delivered"] == run.ledger["sent"]
+    assert run.faults == {}
+    assert run.findings == {}
+    assert run.errors == {}
+    assert "Traceback" not in run.log
+    assert {judged.result for judged in run.verdict.values()} == {"pass"}
+
+
+def expect_refusal(run: LoadRun, text: str, status: int = 2) -> None:
+    """A bad option: nothing has run, and one line says why."""
+    assert run.status == status, run.explain()
+    assert text in run.log.strip().splitlines()[-1]
+    assert "Traceback" not in run.log
+    assert run.verdict == {}
+
+
 def free_port() -> int:
     """Where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -203,6 +224,8 @@ def _read_ledger(run: LoadRun, title: str, lines: list[str]) -> LoadRun:
     ledger |= {fault: int(count) for fault, count in (part.split(" ") for part in faults.split(", "))}
     found: defaultdict[str, dict[Pair, list[int]]] = defaultdict(dict)
     for finding in findings:
+        if finding.startswith("and "):  # more of them, which are in the file alone
+            break
         match = re.fullmatch(r"(\w+): (\S+) -> (\S+): ([-\d, ]+)(?: and \d+ more)?", finding)
         assert match, finding
         found[match[1]][match[2], match[3]] = read_numbers(match[4])

@@ -2,8 +2,9 @@
 
 import pytest
 
+from loadtest.account import CameAgain, FaultFound
 from loadtest.balance import Fault, Line
-from loadtest.ledger import STAMP_BYTES, FaultFound, Ledger, Stamp, decode_stamp, encode_stamp
+from loadtest.ledger import STAMP_BYTES, Ledger, Stamp, decode_stamp, encode_stamp
 
 
 class Clock:
@@ -448,6 +449,271 @@ def test_order_still_counts_among_those_that_arrive_after_they_were_settled() ->
     ledger.settle("bob")
     receive(ledger, second, first, third)
     assert findings(ledger) == ["reordered: ann -> bob: 1"]
+
+
+# Mailboxes
+
+
+def travelled(*senders: str) -> Ledger:
+    """Bob has been here, and is away; the others are here."""
+    ledger = ledger_of("bob", *senders)
+    ledger.end("bob", in_order=True)
+    ledger.leave("bob")
+    return ledger
+
+
+def test_what_is_sent_to_somebody_who_is_away_has_to_arrive() -> None:
+    ledger = travelled("ann")
+    texts = send(ledger, 3)
+    assert ledger.is_away("bob")
+    ledger.come("bob")
+    assert not ledger.is_away("bob")
+    receive(ledger, texts[0], texts[2])
+    assert findings(ledger) == ["lost: ann -> bob: 2"]
+
+
+def test_what_comes_out_of_a_mailbox_in_order_balances_with_what_is_sent_afterwards() -> None:
+    ledger = travelled("ann")
+    texts = send(ledger, 2)
+    ledger.come("bob")
+    assert receive(ledger, *texts, *send(ledger, 2)) == []
+    assert line(ledger) == Line("ann", "bob", sent=4, delivered=4, refused=0, in_flight=0, faults={})
+
+
+def test_what_comes_out_of_a_mailbox_twice_or_late_is_found() -> None:
+    ledger = travelled("ann")
+    first, second, third = send(ledger, 3)
+    ledger.come("bob")
+    assert receive(ledger, second, first, third, third) == ["duplicated"]
+    assert findings(ledger) == ["duplicated: ann -> bob: 3", "reordered: ann -> bob: 1"]
+
+
+def test_what_comes_at_a_later_login_only_is_reordered_even_if_nothing_has_overtaken_it() -> None:
+    ledger = travelled("ann")
+    texts = send(ledger)
+    ledger.come("bob")
+    ledger.settle("bob")
+    ledger.end("bob", in_order=True)
+    ledger.leave("bob")
+    ledger.come("bob")
+    receive(ledger, *texts)
+    assert findings(ledger) == ["reordered: ann -> bob: 1"]
+
+
+def test_what_nobody_comes_for_is_lost() -> None:
+    ledger = travelled("ann")
+    send(ledger)
+    assert findings(ledger) == ["lost: ann -> bob: 1"]
+
+
+def test_what_nobody_can_come_for_is_in_flight() -> None:
+    ledger = travelled("ann")
+    send(ledger)
+    ledger.end("bob")
+    assert not ledger.is_away("bob")
+    assert line(ledger) == Line("ann", "bob", sent=1, delivered=0, refused=0, in_flight=1, faults={})
+    ledger.come("bob")
+    send(ledger)
+    assert findings(ledger) == ["lost: ann -> bob: 2"]
+
+
+def test_what_was_sent_before_the_server_knew_that_the_receiver_was_gone_may_be_missing() -> None:
+    ledger = ledger_of("ann", "bob")
+    ledger.end("bob", in_order=True)
+    send(ledger)
+    ledger.leave("bob")
+    send(ledger)
+    assert line(ledger) == Line("ann", "bob", sent=2, delivered=0, refused=0, in_flight=1, faults={"lost": [[2, 2]]})
+
+
+def test_nobody_waits_for_what_waits_in_a_mailbox_until_its_owner_comes() -> None:
+    ledger = travelled("ann")
+    send(ledger)
+    assert [ledger.open(name) for name in ("ann", "bob", None)] == [0, 0, 0]
+    ledger.settle("ann")
+    ledger.come("bob")
+    assert [ledger.open(name) for name in ("ann", "bob", None)] == [1, 1, 1]
+
+
+def test_a_sender_who_leaves_in_order_still_owes_what_it_has_sent() -> None:
+    ledger = travelled("ann")
+    send(ledger)
+    ledger.end("ann", in_order=True)
+    ledger.come("ann")
+    send(ledger)
+    assert findings(ledger) == ["lost: ann -> bob: 1-2"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_sender_whose_connection_ends_owes_what_is_durable_and_what_it_sends_then(when: str) -> None:
+    ledger = travelled("ann")
+    send(ledger, 3)
+    if when == "before":
+        ledger.keep("ann", "bob", 2)
+    ledger.end("ann")
+    if when == "after":
+        ledger.keep("ann", "bob", 2)  # it has not heard of it while it could
+    ledger.come("ann")
+    send(ledger)
+    lost = ["lost: ann -> bob: 2, 4"] if when == "before" else ["lost: ann -> bob: 4"]
+    assert findings(ledger) == lost
+
+
+def test_a_crash_excuses_what_is_not_durable_in_a_mailbox_even_of_a_sender_who_has_left() -> None:
+    ledger = travelled("ann", "cat")
+    send(ledger, 2)
+    ledger.keep("ann", "bob", 1)
+    ledger.end("ann", in_order=True)
+    ledger.crash()
+    assert line(ledger).faults == {"lost": [[1, 1]]}
+    assert line(ledger).in_flight == 1
+
+
+def test_after_a_crash_each_message_may_come_again_once_and_in_order() -> None:
+    ledger = travelled("ann")
+    first, second, third = send(ledger, 3)
+    ledger.come("bob")
+    receive(ledger, first, second)
+    ledger.end("bob")
+    ledger.crash()
+    ledger.come("bob")
+    for text in (first, second):
+        with pytest.raises(CameAgain):
+            ledger.receive("ann", "bob", text)
+    assert receive(ledger, first, second, third, third) == ["duplicated"] * 3
+    assert line(ledger) == Line(
+        "ann", "bob", sent=3, delivered=3, refused=0, in_flight=0, faults={"duplicated": [[1, 3]]}
+    )
+
+
+def test_nothing_may_come_again_to_somebody_whose_connection_did_not_end() -> None:
+    ledger = ledger_of("ann", "bob", "cat")
+    texts = send(ledger)
+    receive(ledger, *texts)
+    ledger.end("cat")
+    ledger.crash()
+    assert receive(ledger, *texts) == ["duplicated"]
+
+
+def test_refusals_explain_what_a_full_mailbox_did_not_take() -> None:
+    ledger = travelled("ann")
+    texts = send(ledger, 3)
+    ledger.refuse("ann", "bob")
+    ledger.come("bob")
+    receive(ledger, *texts[:2])
+    assert ledger.open("bob") == 0
+    assert line(ledger) == Line("ann", "bob", sent=3, delivered=2, refused=1, in_flight=0, faults={})
+
+
+def test_a_message_in_a_mailbox_cannot_have_been_delivered() -> None:
+    ledger = ledger_of("ann", "bob")
+    texts = send(ledger)
+    assert not ledger.has_yet_to_come("ann", "bob", 1)  # it may have been written to bob's connection
+    receive(ledger, *texts)
+    ledger.end("bob", in_order=True)
+    ledger.leave("bob")
+    assert not ledger.has_yet_to_come("ann", "bob", 1)
+    send(ledger)
+    assert ledger.has_yet_to_come("ann", "bob", 2)
+    ledger.come("bob")
+    assert not ledger.has_yet_to_come("ann", "bob", 2)
+    ledger.end("bob")  # who has come for it, and perhaps not got it
+    ledger.leave("bob")
+    assert not ledger.has_yet_to_come("ann", "bob", 2)
+
+
+def test_something_may_wait_for_whoever_has_not_got_all() -> None:
+    ledger = travelled("ann", "cat")
+    send(ledger)
+    receive(ledger, *send(ledger, receiver="cat"), receiver="cat")
+    send(ledger, receiver="ann")
+    ledger.refuse("ann", "ann")
+    assert ledger.awaited() == ["bob"]
+
+
+def test_a_name_is_new_until_it_has_come() -> None:
+    ledger = travelled("ann")
+    assert [ledger.is_new(name) for name in ("ann", "bob", "cat")] == [False, False, True]
+
+
+# The past
+
+
+def talk() -> tuple[Ledger, list[str]]:
+    """Five messages that have arrived, and one that has not."""
+    ledger = ledger_of("ann", "bob")
+    texts = send(ledger, 6)
+    receive(ledger, *texts[:5])
+    return ledger, texts
+
+
+def test_recent_is_what_has_arrived_in_either_direction_since_both_are_online() -> None:
+    ledger, _ = talk()
+    receive(ledger, *send(ledger, 2, "bob", "ann"), sender="bob", receiver="ann")
+    assert ledger.recent("ann", "bob") == ledger.recent("bob", "ann") == 7
+    receive(ledger, *send(ledger, 3, receiver="ann"), receiver="ann")
+    assert ledger.recent("ann", "ann") == 3
+    ledger.end("bob")
+    assert ledger.recent("ann", "bob") == 0
+    ledger.come("bob")
+    assert ledger.recent("ann", "bob") == 0
+    receive(ledger, *send(ledger))
+    assert ledger.recent("ann", "bob") == 1
+
+
+def test_recent_counts_nothing_that_may_never_have_been_handed_over() -> None:
+    ledger, _ = talk()
+    receive(ledger, *send(ledger))  # one of seven is missing
+    assert ledger.recent("ann", "bob") == 6
+    ledger.refuse("ann", "bob")
+    assert ledger.recent("ann", "bob") == 5
+
+
+def test_a_past_in_order_and_without_a_gap_is_right() -> None:
+    ledger, texts = talk()
+    ledger.recall("ann", "bob", texts, is_latest=True)
+    ledger.recall("ann", "bob", texts[2:5])
+    ledger.recall("ann", "bob", [], is_latest=True)
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        ((1, 3), "not all of them: 2, 4"),
+        ((2, 1), "out of order: 3, 2"),
+        ((1, 1), "out of order: 2, 2"),
+        ((3, 4), "the last one was 6: 4, 5"),
+    ],
+)
+def test_a_past_with_a_gap_or_out_of_order_or_too_old_is_wrong(order: tuple[int, ...], told: str) -> None:
+    ledger, texts = talk()
+    with pytest.raises(ValueError, match=told):
+        ledger.recall("ann", "bob", [texts[place] for place in order], is_latest=True)
+
+
+def test_a_past_of_others_is_wrong() -> None:
+    ledger, texts = talk()
+    with pytest.raises(ValueError, match="is not as it was sent to 'cat'"):
+        ledger.recall("ann", "cat", texts)
+    with pytest.raises(ValueError, match="not all of these are by cat"):
+        ledger.recall("cat", "bob", texts)
+
+
+def test_a_past_from_before_both_were_online_or_that_was_never_sent_is_wrong() -> None:
+    ledger, texts = talk()
+    ledger.end("ann")
+    ledger.come("ann")
+    later = send(ledger)
+    with pytest.raises(ValueError, match="of messages 7 to 7 came 6, 7"):
+        ledger.recall("ann", "bob", texts[5:] + later)
+    with pytest.raises(ValueError, match="of messages 1 to 0 came 1"):
+        ledger_of("ann", "bob").recall("ann", "bob", texts[:1])
+
+
+def test_what_was_refused_may_be_missing_in_the_past() -> None:
+    ledger, texts = talk()
+    ledger.refuse("ann", "bob")
+    ledger.recall("ann", "bob", [texts[1], texts[3]], is_latest=True)
 
 
 def test_a_balance_in_between_changes_nothing() -> None:

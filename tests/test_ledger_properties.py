@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from loadtest.account import FaultFound
 from loadtest.balance import Fault
-from loadtest.ledger import FaultFound, Ledger
+from loadtest.ledger import Ledger
 
 USERS = ("ann", "bob", "cat")
 WHO = st.sampled_from(USERS)

@@ -23,6 +23,7 @@ def settled(server: ServerProcess) -> dict[str, int]:
         "delivered": int(figures["chat_messages_delivered_total"]),
         "refused": int(refused),
         "undeliverable": int(figures["chat_messages_undeliverable_total"]),
+        "mailed": int(figures["chat_messages_mailed_total"]),
     }
 
 
@@ -40,8 +41,24 @@ def test_the_server_has_counted_what_the_ledger_has(start_server: StartServer, t
     assert run.ledger["in flight"] == 0
     assert run.ledger["sent"] > 1000
     assert run.rows["connect"].count > USERS  # some have come back
-    assert settled(server) == ledger(run) | {"undeliverable": 0}
+    assert settled(server) == ledger(run) | {"undeliverable": 0, "mailed": 0}
     assert server.metrics()["chat_logins_total"] == run.rows["login"].count
+
+
+@pytest.mark.slow
+def test_what_went_through_mailboxes_is_counted_on_both_sides(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server("--metrics-port", 0)
+    run = run_locust(tmp_path, *load(server.address, USERS, 8), "--features", "all")
+    assert run.status == 0, run.explain()
+    assert run.ledger["in flight"] == 0
+    counted, figures = settled(server), server.metrics()
+    fetched = int(figures["chat_mailbox_delivered_total"])
+    assert counted["mailed"] == fetched >= run.rows["mailbox"].count > 100
+    direct = ledger(run)["delivered"] - fetched
+    assert counted == ledger(run) | {"delivered": direct, "undeliverable": 0, "mailed": fetched}
+    assert figures["chat_mailbox_messages"] == 0
+    assert figures["chat_messages_stored_total"] == run.ledger["sent"] >= run.rows["stored"].count
+    assert figures["chat_logins_total"] == run.rows["login"].count
 
 
 @pytest.mark.slow
@@ -49,7 +66,7 @@ def test_a_limited_rate_delays_and_the_figures_still_agree(start_server: StartSe
     server = start_server("--metrics-port", 0, "--rate", 30, "--burst", 5)
     run = run_locust(tmp_path, *load(server.address, USERS, 6, rate=25), "--drain", 60, "Chatter")
     assert server.metrics()["chat_delays_total"] > 0
-    assert settled(server) == ledger(run) | {"undeliverable": 0}
+    assert settled(server) == ledger(run) | {"undeliverable": 0, "mailed": 0}
     assert run.ledger["in flight"] == 0
 
 
@@ -74,5 +91,5 @@ def test_with_a_reader_dropped_meanwhile_the_figures_are_those_of_both(
     assert run.status == 0, run.explain()
     both = {"sent": sent, "delivered": read, "refused": refused}
     expected = {name: count + both[name] for name, count in ledger(run).items()}
-    assert settled(server) == expected | {"undeliverable": sent - read - refused}
+    assert settled(server) == expected | {"undeliverable": sent - read - refused, "mailed": 0}
     assert sent > read + refused

@@ -11,7 +11,10 @@ from tests.conftest import StartServer
 from tests.faulty_proxy import FaultyProxy, Link
 from tests.loadtests import (
     CHAT,
+    ROWS,
     LoadRun,
+    expect_clean,
+    expect_refusal,
     free_port,
     load,
     read_ledger,
@@ -23,27 +26,6 @@ from tests.loadtests import (
 from tests.processes import ROOT, ServerProcess
 
 USERS = 20
-ROWS = {"chat init", "connect", "deliver", "login", "refresh", "send"}
-
-
-def expect_clean(run: LoadRun) -> None:
-    """It has passed, and every message has arrived."""
-    assert run.status == 0, run.explain()
-    assert run.is_balanced
-    assert run.ledger["delivered"] == run.ledger["sent"]
-    assert run.faults == {}
-    assert run.findings == {}
-    assert run.errors == {}
-    assert "Traceback" not in run.log
-    assert {judged.result for judged in run.verdict.values()} == {"pass"}
-
-
-def expect_refusal(run: LoadRun, text: str) -> None:
-    """A bad option: nothing has run, and one line says why."""
-    assert run.status == 2, run.explain()
-    assert text in run.log.strip().splitlines()[-1]
-    assert "Traceback" not in run.log
-    assert run.verdict == {}
 
 
 # A clean run

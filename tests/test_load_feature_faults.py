@@ -1,0 +1,218 @@
+"""The load tester with the protocol's extensions, against servers that get them wrong: what it tells of it."""
+
+import signal
+import sqlite3
+import time
+from collections import Counter
+from contextlib import closing
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from client import ChatClient
+from protocol import HEADER_BYTES, Feature, Level, PacketType, encode_receipt, parse_receipt
+from tests.conftest import StartServer
+from tests.faulty_proxy import Fault, FaultyProxy, Link, delay
+from tests.loadtests import LoadRun, expect_clean, load, run_locust, start_locust
+from tests.processes import ServerProcess, wait_for
+
+pytestmark = pytest.mark.slow
+
+USERS = 16
+TOLERANT = [
+    part
+    for row in ("connection", "connect", "login", "chat init", "send", "deliver", "refresh")
+    for part in ("--fail-if", f"{row}.failures>1000")
+]
+
+
+def run_damaged(server: ServerProcess, fault: Fault, folder: Path, seconds: int, *options: object) -> LoadRun:
+    """Behind a proxy; what Locust has found."""
+    with FaultyProxy(server.host, server.port, fault) as proxy:
+        run = run_locust(folder, *load(proxy.address, USERS, seconds), "--drain", 1, *options)
+    assert "Traceback" not in run.log, run.explain()
+    return run
+
+
+def told(run: LoadRun, row: str) -> str:
+    """What Locust's report says of this row's failures."""
+    return "\n".join(error for error in run.errors if error.startswith(f"chat {row}: "))
+
+
+# Receipts
+
+
+def test_receipts_that_are_lost_fail_nothing(server: ServerProcess, tmp_path: Path) -> None:
+    def lose(link: Link, packet: bytes, _: int) -> None:
+        if packet[0] != PacketType.RECEIPT:
+            link.put(packet)
+
+    run = run_damaged(server, lose, tmp_path, 2, "--features", "receipts,mailbox")
+    expect_clean(run)
+    assert not {"stored", "delivered"} & run.rows.keys()
+
+
+def test_receipts_that_are_ahead_of_the_truth_fail_their_row(server: ServerProcess, tmp_path: Path) -> None:
+    seen: Counter[Level] = Counter()
+
+    def exaggerate(link: Link, packet: bytes, _: int) -> None:
+        link.put(packet)
+        if packet[0] != PacketType.RECEIPT:
+            return
+        level, first, last = parse_receipt(packet[HEADER_BYTES:])
+        seen[level] += 1
+        if seen[level] == 20:
+            link.put(packet)
+        if seen[level] == 40:
+            link.put(encode_receipt(level, last + 1000, last + 1000))
+        if level is Level.STORED:  # but some have been delivered by then
+            link.put(encode_receipt(Level.DELIVERED, first, last))
+
+    run = run_damaged(server, exaggerate, tmp_path, 5, "--features", "receipts,mailbox", "Traveller")
+    assert run.status == 1, run.explain()
+    assert run.failed == {"stored.failures > 0", "delivered.failures > 0"}
+    assert run.rows["stored"].failures == 2
+    assert "some of which had one before" in told(run, "stored")
+    assert "had been sent" in told(run, "stored")
+    assert "for a message to somebody who is away" in told(run, "delivered")
+    assert run.is_balanced
+
+
+# Mailboxes
+
+
+def test_what_is_lost_doubled_or_overtaken_out_of_a_mailbox_is_named(server: ServerProcess, tmp_path: Path) -> None:
+    previous: dict[Link, int] = {}
+    held: dict[Link, bytes] = {}
+    kinds = cycle(("lost", "duplicated", "reordered"))
+    damages: Counter[str] = Counter()
+
+    def damage(link: Link, packet: bytes, number: int) -> None:
+        """Each time to the first message behind a list, which was written before the login."""
+        kind = next(kinds) if number and previous.get(link) == PacketType.CONFIG else ""
+        previous[link] = packet[0]
+        if kind == "reordered":
+            held[link] = packet
+            return
+        damages[kind] += 1
+        if kind != "lost":
+            link.put(packet)
+        if kind == "duplicated":
+            link.put(packet)
+        if number and link in held:
+            link.put(held.pop(link))
+            damages["reordered"] += 1
+
+    run = run_damaged(server, damage, tmp_path, 6, "--features", "mailbox", "Traveller")
+    damages["lost"] += len(held)
+    assert run.status == 1, run.explain()
+    assert run.faults == {kind: damages[kind] for kind in ("lost", "duplicated", "reordered")}
+    assert run.ledger["in flight"] == 0
+    assert run.failed == {"lost > 0", "duplicated > 0", "reordered > 0", "deliver.failures > 0"}
+    assert run.rows["mailbox"].count > 10
+
+
+def test_a_full_mailbox_refuses_and_loses_nothing(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server("--mailbox-messages", 5)
+    run = run_locust(tmp_path, *load(server.address, USERS, 5), "--features", "mailbox,receipts", "Traveller")
+    assert run.status == 1, run.explain()
+    assert run.failed == {"deliver.failures > 0"}
+    assert run.errors == {"chat deliver: ServerError('Mailbox Full')": run.ledger["refused"]}
+    assert run.is_balanced
+    assert run.faults == {}
+
+
+def test_what_an_earlier_run_has_left_in_a_mailbox_does_not_count(server: ServerProcess, tmp_path: Path) -> None:
+    with ChatClient(server.host, server.port) as owner:
+        user_id = owner.login("load-0")
+    with ChatClient(server.host, server.port) as client:
+        client.login("somebody", features=Feature.MAILBOX)
+        wait_for("the server to notice", lambda: "load-0" not in client.refresh())
+        client.chat(user_id)
+        for _ in range(3):
+            client.send("left over")
+        client.ping()
+    run = run_locust(tmp_path, *load(server.address, 2, 1), "--features", "mailbox")
+    expect_clean(run)
+    assert "3 messages of an earlier run were waiting for load-0" in run.log
+
+
+def test_nothing_is_lost_where_news_travel_slowly(server: ServerProcess, tmp_path: Path) -> None:
+    """Neither what is written before the server notices that somebody has left, nor what is under way at the end."""
+    with FaultyProxy(server.host, server.port, delay(0.3)) as proxy:
+        proxy.linger = 0.2
+        run = run_locust(tmp_path, *load(proxy.address, USERS, 6), "--features", "mailbox", "Traveller")
+    expect_clean(run)
+    assert run.rows["mailbox"].count > 10
+
+
+@pytest.mark.parametrize("disk", ["keeps", "forgets", "goes back"])
+def test_a_killed_server_owes_what_was_stored_and_may_repeat_what_was_delivered(
+    start_server: StartServer, tmp_path: Path, disk: str
+) -> None:
+    server = start_server("--metrics-port", 0)
+    database = server.data_dir / "chats.db"
+    options = [*load(server.address, USERS, 7, rate=150), *TOLERANT, "--features", "mailbox,receipts"]
+    with start_locust(tmp_path, *options, "Traveller", "Refresher") as locust:  # who is always there to notice
+        locust.wait_for_users()
+        wait_for("something waits in mailboxes", lambda: server.metrics()["chat_mailbox_messages"] > 100)
+        with closing(sqlite3.connect(database)) as reader, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+            reader.backup(copy)
+            if disk == "goes back":
+                time.sleep(1.5)  # much of this is delivered
+            else:
+                reader.execute("BEGIN IMMEDIATE")  # from now on nothing gets to the disk
+                time.sleep(0.3)
+            server.stop(signal.SIGKILL)
+        if disk != "keeps":
+            for file in server.data_dir.glob("chats.db*"):
+                file.unlink()
+        if disk == "goes back":
+            (tmp_path / "copy.db").rename(database)
+        start_server("--port", server.port)
+        run = locust.end()
+    assert run.rows["connection"].failures > 0
+    assert run.rows["mailbox"].count > 100
+    assert run.faults.keys() == (set() if disk == "keeps" else {"lost"}), run.explain()
+    assert run.failed == {f"{fault} > 0" for fault in run.faults}
+    assert run.is_balanced == (disk == "keeps")
+    assert ("repeated" in run.rows) >= (disk == "goes back")
+
+
+# The past
+
+
+def test_a_past_that_is_not_what_was_said_fails_the_row(server: ServerProcess, tmp_path: Path) -> None:
+    replays: dict[Link, list[bytes]] = {}
+    damages = iter(("leave out", "exchange", "ascribe"))
+
+    def damage(link: Link, packet: bytes, _: int) -> None:
+        if packet[0] == PacketType.HISTORY and len(packet) > HEADER_BYTES:
+            replays.setdefault(link, []).append(packet)
+        elif packet[0] == PacketType.HISTORY:
+            replay = replays.pop(link, [])
+            if len(replay) >= 8:  # of which each second one is a message; four of them
+                match next(damages, ""):
+                    case "leave out":
+                        del replay[2:4]
+                    case "exchange":
+                        replay[1::2] = reversed(replay[1::2])
+                    case "ascribe":
+                        replay[2] = replay[2][:-1] + b"\xff"
+            for each in (*replay, packet):
+                link.put(each)
+        elif replays.get(link):
+            replays[link].append(packet)
+        else:
+            link.put(packet)
+
+    options = ("--features", "history", "--pairing", "ring")  # whose pasts have one writer
+    run = run_damaged(server, damage, tmp_path, 6, *options, "Historian")
+    assert run.status == 1, run.explain()
+    assert run.failed == {"history.failures > 0"}
+    assert run.rows["history"].failures == 3
+    assert "(255)" in told(run, "history")
+    assert "out of order" in told(run, "history")
+    assert "not all of them" in told(run, "history") or "were asked for" in told(run, "history")
+    assert run.is_balanced
