@@ -5,10 +5,20 @@ from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
-from protocol import PacketType, encode, encode_chat_init, encode_login, encode_message
+from protocol import (
+    ALL_FEATURES,
+    NO_FEATURES,
+    Feature,
+    PacketType,
+    encode,
+    encode_chat_init,
+    encode_history_request,
+    encode_login,
+    encode_message,
+)
 
 NAMES = 24
-HONEST = 2  # they signed up first: ids 1 and 2
+HONEST = 4  # they signed up first: ids 1 to 4
 FLOOD = 1500  # packets at once
 SLOW_BYTES = 60
 BIG_PING = encode(PacketType.PING, b"x" * 138)
@@ -25,11 +35,12 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What is sent, a piece at a time, `pause` seconds apart, and how it ends."""
+    """What is sent, a piece at a time, `pause` seconds apart, and how it ends; it asks for no more than `features`."""
 
     pieces: tuple[bytes, ...]
     pause: float
     ending: Ending
+    features: Feature
 
 
 Packets = list[bytes]
@@ -39,27 +50,32 @@ def conversation(seed: int, number: int) -> Conversation:
     """The same for the same seed and number."""
     random = Random(f"{seed}/{number}")
     (ending,) = random.choices(list(Ending), weights=(75, 12, 12, 0.5))
-    packets = _valid(random, f"mutant-{number % NAMES}")
+    features = Feature(random.randrange(ALL_FEATURES + 1)) if random.random() < 0.6 else NO_FEATURES
+    packets = _valid(random, f"mutant-{number % NAMES}", features)
     for mutate in random.choices(list(MUTATIONS), weights=list(MUTATIONS.values()), k=random.randrange(4)):
         packets = mutate(random, packets)
+        features = ALL_FEATURES
     if ending is Ending.DEAF:
         packets = [*packets, BIG_PING * FLOOD * 2]  # more than the outbox and the buffers take
     stream = b"".join(packets)
     if ending is Ending.RESET:
         stream = stream[: len(stream) - random.randrange(3)]
     if random.random() < 0.01:
-        return Conversation(tuple(bytes((byte,)) for byte in stream[:SLOW_BYTES]), 0.002, ending)
-    return Conversation(tuple(_pieces(random, stream)), 0.0, ending)
+        return Conversation(tuple(bytes((byte,)) for byte in stream[:SLOW_BYTES]), 0.002, ending, features)
+    return Conversation(tuple(_pieces(random, stream)), 0.0, ending, features)
 
 
-def _valid(random: Random, name: str) -> Packets:
+def _valid(random: Random, name: str, features: Feature) -> Packets:
     """What a client might well say."""
     password = "secret" if random.random() < 0.01 else ""
-    login = encode_login("locked" if password else name, password)
-    partner = encode_chat_init(random.randint(1, HONEST + NAMES))
+    login = encode_login("locked" if password else name, password, features)
+    partner_id = random.randint(1, HONEST + NAMES)
+    partner = encode_chat_init(partner_id)
+    past = encode_history_request(random.choice((0, 1, 20, 255)), partner_id)
     talk = (
         login,
         partner,
+        past if Feature.HISTORY in features else partner,
         encode(PacketType.PING, b"?"),
         encode(PacketType.PONG, b""),
         encode_message(b"x" * random.randrange(137)),

@@ -5,18 +5,61 @@ come a length and so many bytes for it; or they are 3, and the next bits say wha
 """
 
 from collections.abc import Iterator
+from enum import IntEnum
 from random import Random
 
-from protocol import PacketType, encode, encode_chat_init, encode_login, encode_message, encode_string
+from protocol import (
+    Feature,
+    PacketType,
+    encode,
+    encode_chat_init,
+    encode_history_request,
+    encode_login,
+    encode_message,
+    encode_string,
+)
 from stress.model import MAX_USERS
-from stress.seeds import CHATS, LOGINS, MESSAGES, PACKETS, PINGS
+from stress.seeds import (
+    ASKS,
+    CHATS,
+    COMERS,
+    LOGINS,
+    MESSAGES,
+    NEVERMIND,
+    PACKETS,
+    PINGS,
+    REFUSED,
+    REPLAYS,
+    UNKNOWN,
+)
 
 HOSTILE = 3
-OPERATIONS = 4
+FORGETFUL = b"\xff"  # where an input begins so, the server keeps no past chats
 REPEATED = 0b11100  # set in the first byte: the bytes come many times, at once
 MAX_PIECE = 255
 
 Step = tuple[int, bytes]  # the first byte, and what is sent
+
+
+class Operation(IntEnum):
+    """What can happen to a hostile client, or to the server."""
+
+    END = 0
+    CLOSE = 1  # by the server, with an Error that the number tells
+    CUT_OFF = 2
+    DISK = 3  # one that the number tells fails, or works again
+    COMMIT = 4
+    HOLD = 5  # reads only when somebody waits for room; or reads on
+    REFUSE = 6  # does not read even then; or reads on
+    READ = 7  # half of what is in flight
+
+
+ENDS = (Operation.END, Operation.CLOSE, Operation.CUT_OFF)
+
+
+def keeps_nothing(data: bytes) -> bool:
+    """Whether the server keeps no past chats."""
+    return data.startswith(FORGETFUL)
 
 
 def steps(data: bytes) -> Iterator[Step]:
@@ -37,9 +80,9 @@ def step(number: int, piece: bytes, repeated: bool = False) -> bytes:
     return _render((number | REPEATED * repeated, piece))
 
 
-def operation(which: int, number: int) -> bytes:
+def operation(which: Operation, number: int = 0) -> bytes:
     """The byte that has this happen to a hostile client."""
-    return _render((HOSTILE | which << 2 | number << 4, b""))
+    return _render((HOSTILE | which << 2 | number << 5, b""))
 
 
 def _render(one: Step) -> bytes:
@@ -48,18 +91,95 @@ def _render(one: Step) -> bytes:
 
 
 def corpus() -> list[bytes]:
-    """Inputs to begin with: each packet whole, cut in two and many times, before the login and in a chat; and ends."""
+    """Inputs to begin with: each packet whole, cut in two and many times, before the login and in a chat; ends; and
+    conversations of which each is for something in section 7, with and without past chats.
+    """
     whole = [step(0, CHATS[0] + packet) + step(1, packet) for packet in PACKETS]
     cut = [step(0, packet[:3]) + step(0, packet[3:]) for packet in PACKETS]
     many = [step(0, CHATS[1]) + step(0, packet, repeated=True) for packet in (*MESSAGES, *PINGS, LOGINS[6])]
     ends = [
         step(1, LOGINS[0] + CHATS[3] + MESSAGES[1]) + operation(which, number) + step(1, MESSAGES[1] + LOGINS[6])
-        for which in range(OPERATIONS)
+        for which in Operation
         for number in range(HOSTILE)
     ]
     wrong = [step(1, LOGINS[2] * 4 + PINGS[0]), step(1, LOGINS[3]) + step(2, LOGINS[3] + LOGINS[5])]
-    full = [step(1, encode_login(f"u{number}")) + operation(0, 1) for number in range(MAX_USERS)]
-    return [*whole, *cut, *many, *ends, *wrong, b"".join(full)]
+    full = [step(1, encode_login(f"u{number}")) + operation(Operation.END, 1) for number in range(MAX_USERS)]
+    featured = [*_asked(), *_away(), *_slow(), *_broken()]
+    return [*whole, *cut, *many, *ends, *wrong, b"".join(full), *featured, *(FORGETFUL + data for data in featured)]
+
+
+def _asked() -> Iterator[bytes]:
+    """Who is told what: mallory asks, chats with herself, and looks back; others come and go."""
+    come, comes_again = step(1, COMERS[-1]), step(2, LOGINS[0])
+    go = operation(Operation.END, 1)
+    for ask in (*ASKS, NEVERMIND, UNKNOWN):
+        yield step(0, ask + CHATS[3] + MESSAGES[1] * 5) + step(0, MESSAGES[4] + b"".join(REPLAYS))
+        yield step(0, ask) + come + go + step(1, COMERS[-2]) + operation(Operation.CUT_OFF, 1) + comes_again + go
+        yield step(0, ASKS[-1] + ask) + come + step(0, CHATS[0] + MESSAGES[1] + NEVERMIND + MESSAGES[1] + ask)
+    slowly = operation(Operation.HOLD, 0)
+    for again in (b"", come, come + go + come):
+        yield step(0, ASKS[0]) + slowly + come + go + again + slowly
+    yield step(0, ASKS[-1] + CHATS[4] + MESSAGES[1] + CHATS[5] + CHATS[2] + MESSAGES[1])
+    for comer in COMERS:
+        yield step(1, comer + CHATS[0] + MESSAGES[1] * 3 + REPLAYS[0] + LOGINS[0])
+    yield step(0, ASKS[-1] + NEVERMIND + REPLAYS[0])
+    for then in (operation(Operation.COMMIT), come, step(0, MESSAGES[1])):
+        yield step(0, ASKS[-1] + CHATS[0] + MESSAGES[1] + NEVERMIND) + then + step(0, ASKS[1]) + step(0, MESSAGES[1])
+    yield step(1, REFUSED + REPLAYS[0]) + step(0, REFUSED + REPLAYS[0])
+    yield step(1, MESSAGES[1] + COMERS[1] + MESSAGES[1] + CHATS[3] + MESSAGES[1])  # numbered 1 to 3
+
+
+def _away() -> Iterator[bytes]:
+    """Mailboxes: mallory and another one write to vault, who comes later."""
+    writes = step(0, ASKS[-1] + CHATS[2] + MESSAGES[1])
+    both = writes + step(1, COMERS[-1] + CHATS[2] + MESSAGES[2]) + step(0, MESSAGES[3])
+    comes = step(2, LOGINS[3] + CHATS[3] + MESSAGES[1])
+    yield both + comes + step(0, MESSAGES[1]) + step(1, MESSAGES[4])
+    yield both + operation(Operation.COMMIT) + operation(Operation.END, 0) + comes
+    yield both + step(0, NEVERMIND + MESSAGES[1]) + comes
+    yield writes + step(0, MESSAGES[4], repeated=True) + comes  # more than may wait, and than an outbox takes
+    yield writes + step(0, ASKS[1] + ASKS[-1] + MESSAGES[1]) + comes + operation(Operation.END, 2) + comes
+
+
+def _slow() -> Iterator[bytes]:
+    """One (5) reads slowly, and is lost, with some of what it was sent or while it is sent more than there is room for;
+    and its mailbox, or a replay, is more than that.
+    """
+    end, reads = operation(Operation.END, 1), operation(Operation.READ, 1)
+    to_one = step(0, ASKS[-1] + encode_chat_init(5) + MESSAGES[1] * 3)
+    flood = step(0, MESSAGES[1] + MESSAGES[4] + MESSAGES[2], repeated=True)
+    without = step(0, NEVERMIND) + flood
+    for holds in (operation(Operation.HOLD, 1), operation(Operation.REFUSE, 1)):
+        for login in (LOGINS[0], COMERS[-1]):
+            slow = step(1, login) + holds + reads + reads + to_one + reads + operation(Operation.COMMIT)
+            for happens in (holds, flood, without, *(operation(one, 1) for one in ENDS)):
+                yield slow + happens + step(0, MESSAGES[4] + MESSAGES[2]) + end + step(2, login)
+        mailbox = step(0, ASKS[-1] + CHATS[2]) + step(0, MESSAGES[4], repeated=True) + holds + step(1, LOGINS[3])
+        yield mailbox + step(0, MESSAGES[1]) + reads + end + step(2, LOGINS[3])
+    past = step(0, ASKS[-1] + CHATS[3]) + step(0, MESSAGES[4][:-1] + b"y", repeated=True)
+    for holds in (operation(Operation.HOLD, 0), operation(Operation.REFUSE, 0)):
+        comes = holds + step(1, COMERS[0])
+        yield past + comes + step(0, MESSAGES[1] * 3) + step(0, REPLAYS[1]) + holds + step(2, COMERS[0])
+        yield past + comes + step(0, MESSAGES[4], repeated=True) + operation(Operation.END, 0) + step(2, ASKS[-1])
+        yield comes + step(0, PINGS[1], repeated=True) + holds
+    between = step(0, ASKS[-1] + encode_chat_init(5) + MESSAGES[1] + CHATS[0] + MESSAGES[1])  # the second comes first
+    yield (
+        step(1, COMERS[0])
+        + operation(Operation.HOLD, 1)
+        + operation(Operation.HOLD, 0)
+        + between
+        + operation(Operation.HOLD, 1)
+    )
+
+
+def _broken() -> Iterator[bytes]:
+    """Each disk fails for a while, where past and mailbox are read and written."""
+    writes = step(0, ASKS[-1] + CHATS[2] + MESSAGES[1]) + step(0, CHATS[3] + MESSAGES[2])
+    looks = step(0, CHATS[2] + MESSAGES[1] + REPLAYS[1]) + step(1, LOGINS[3])
+    for number in range(HOSTILE):
+        fails = operation(Operation.DISK, number)
+        yield writes + fails + looks + step(0, MESSAGES[1]) + fails + operation(Operation.COMMIT) + looks
+        yield fails + writes + looks + operation(Operation.COMMIT) + fails + step(2, LOGINS[3])
 
 
 def mutate(data: bytes, seed: int) -> bytes:
@@ -92,6 +212,8 @@ def _packet(random: Random) -> bytes:
             encode(random.choice(list(PacketType)), random.randbytes(random.randrange(12))),
             encode_message(text.encode()),
             encode_chat_init(random.randint(1, MAX_USERS)),
+            encode_history_request(random.choice((0, 1, 2, 5, 255)), random.randint(1, MAX_USERS)),
+            encode_login(random.choice(("mallory", "zoë", "one")), "", Feature(random.randrange(32))),
             encode(PacketType.CONFIG, encode_string(text[:8].encode()) + random.randbytes(random.randrange(4))),
         )
     )

@@ -1,100 +1,169 @@
 """What the server has to answer to any bytes, told a second time: docs/PROTOCOL.md, one plain function for each rule.
 
-It shares with the server the packet types, the reasons and the rules for names, and neither decoder, session nor relay.
+It shares with the server the packet types, the reasons and the rules for names, and neither decoder, session, relay,
+delivery nor archive. Where the page leaves something open, a comment here says so.
 """
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from chatstorage.interface import skeleton
 from protocol import PacketType, Reason, is_valid_username
+from stress import wire
+from stress.peer import BRIEF, MAILBOX, PRESENCE, STORED, Message, Peer
 
 MAX_USERS = 8
-Out = list[tuple["Peer", bytes]]  # who is sent what, in order
-
-
-@dataclass(eq=False, slots=True)
-class Peer:
-    """One connection as the protocol sees it. `user_id` and `partner` are 0 until the login and the first Chat Init."""
-
-    name: str = ""
-    user_id: int = 0
-    partner: int = 0
-    wrong_passwords: int = 0
-    closed: bool = False
-    unreachable: bool = False
-    rest: bytes = b""
-
-    @property
-    def takes(self) -> bool:
-        """Whether what is sent to it has a way to go."""
-        return not (self.closed or self.unreachable)
+MAILBOX_MESSAGES = 5
 
 
 @dataclass(eq=False, slots=True)
 class Model:
-    """Who has signed up and who is online."""
+    """Who has signed up, who is online, what was said. `keeps` is whether past chats are kept at all."""
 
+    keeps: bool = True
     ids: dict[str, int] = field(default_factory=dict)
     passwords: dict[str, str] = field(default_factory=dict)
     online: dict[int, Peer] = field(default_factory=dict)
-    disk_fails: bool = False
+    said: list[Message] = field(default_factory=list)  # that are kept
+    mailboxes: dict[int, list[Message]] = field(default_factory=lambda: defaultdict(list))
+    unwritten: list[Message] = field(default_factory=list)
+    disk_fails: bool = False  # that of the users
+    cannot_write: bool = False  # chats
+    cannot_read: bool = False
+    _run: int = 1  # number of the run of Messages that are handed over together
+    _in_run: bool = False  # the last packet was one of them
 
-    def receive(self, peer: Peer, data: bytes) -> Out:
-        """What these bytes of `peer` have the server send, and to whom."""
-        out: Out = []
+    def receive(self, peer: Peer, data: bytes) -> None:
+        """These bytes of `peer` come; what the server sends for them is then due to somebody."""
         peer.rest += data
-        while not peer.closed and len(peer.rest) >= 2:
+        self._end_run()
+        while len(peer.rest) >= 2:
             kind, length = peer.rest[:2]
-            fault = _header_fault(kind, length)
+            if peer.closed and not (self._in_run and kind == PacketType.MESSAGE):
+                break
+            fault = wire.header_fault(peer.accepted, kind, length)
             if fault is None and len(peer.rest) < 2 + length:
                 break
             body, peer.rest = peer.rest[2 : 2 + length], peer.rest[2 + length :]
-            fault = fault or _body_fault(kind, body)
-            if fault is not None:
-                self._close(peer, fault, out)
+            fault = fault or wire.body_fault(kind, body)
+            if fault or kind != PacketType.MESSAGE:
+                self._end_run()
+            if fault:
+                self._close(peer, fault)
             else:
-                HANDLERS[kind](self, peer, body, out)
-        return [(receiver, packet) for receiver, packet in out if not receiver.unreachable]
+                HANDLERS[kind](self, peer, body)
 
-    def close(self, peer: Peer, reason: Reason) -> Out:
-        """The server ends this connection."""
-        out: Out = []
-        if not peer.closed:
-            self._close(peer, reason, out)
-        return [] if peer.unreachable else out
+    def _end_run(self) -> None:
+        """Messages that come together are handed over together, one that needs several packets on its own. That shows
+        only where a receiver is dropped meanwhile: what is handed over then is neither refused nor more than may wait.
+        """
+        self._run += 1
+        self._in_run = False
+
+    # What happens besides
+
+    def close(self, peer: Peer, reason: Reason, begun: bool) -> None:
+        """The server ends this connection. `begun`: a packet that is due has been sent in part."""
+        if reason is Reason.TOO_SLOW and not peer.closed:
+            self._drop(peer, keep=begun)
+        self._close(peer, reason)
+
+    def cut_off(self, peer: Peer) -> None:
+        """Nothing reaches this one any more."""
+        peer.unreachable = True
+        self._drop(peer)
+        peer.forget()
 
     def end(self, peer: Peer) -> None:
         """The connection has ended."""
         peer.closed = True
+        self._drop(peer)
+        peer.forget()
         if self.online.get(peer.user_id) is peer:
             del self.online[peer.user_id]
+            self._tell_all(peer, is_online=False)
 
-    def _close(self, peer: Peer, reason: Reason, out: Out) -> None:
-        out.append((peer, _error(reason)))
-        peer.closed = True
+    def commit(self) -> None:
+        """What is kept goes to disk. When that happens is open; in the target, where somebody reads, and when told."""
+        if self.cannot_write:
+            return
+        for message in self.unwritten:
+            message.is_stored = True
+            message.reach(STORED)
+            message.reach(STORED, surely=True)
+        self.unwritten.clear()
 
     def is_online(self, user_id: int) -> bool:
         """Whether messages to this user have a way to go."""
         return user_id in self.online and self.online[user_id].takes
 
-    def _config(self, peer: Peer, body: bytes, out: Out) -> None:
-        strings = list(_strings(body))
-        name, password = strings[0].decode(), strings[1].decode() if len(strings) > 1 else ""
-        if peer.name:
-            out += self._list(peer) if name == peer.name else [(peer, _error(Reason.ALREADY_LOGGED_IN))]
+    def _error(self, peer: Peer, reason: Reason) -> None:
+        self._send(peer, wire.error(reason))
+
+    def _send(self, peer: Peer, packet: bytes, message: Message | None = None) -> None:
+        """This is due next, unless the client is dropped, as there is no room for it: how much there is, is open."""
+        if not peer.takes:
             return
-        refusal = self._refusal(name, password)
-        if refusal is not None:
+        if peer.room is not None and peer.put + len(packet) > peer.room:
+            peer.room, peer.lost_in = None, self._run
+            self.close(peer, Reason.TOO_SLOW, peer.begun)
+        else:
+            peer.put += len(packet)
+            peer.due.append((packet, message))
+
+    def _close(self, peer: Peer, reason: Reason) -> None:
+        self._error(peer, reason)
+        peer.closed = True
+        peer.forget()
+
+    def _drop(self, peer: Peer, keep: int = 0) -> None:
+        """Of what is due only the first packets will be sent (7.4)."""
+        while len(peer.due) > keep:
+            _, message = peer.due.pop()
+            if message and message.owed:
+                self._mail(message)
+        if not peer.due:
+            peer.has_all()
+
+    def _tell_all(self, peer: Peer, is_online: bool) -> None:
+        """7.1."""
+        notice = wire.packet(PacketType.PRESENCE, bytes((is_online,)) + wire.entry(peer.name, peer.user_id))
+        for other in self.online.values():
+            if other.features & PRESENCE and other.takes and other.user_id != peer.user_id:
+                other.presence.setdefault(peer.user_id, []).append(notice)
+
+    # Config
+
+    def _config(self, peer: Peer, body: bytes) -> None:
+        name, password, features = wire.config(body)
+        if peer.name and name != peer.name:
+            self._error(peer, Reason.ALREADY_LOGGED_IN)
+        elif peer.name:
+            if features is not None:
+                peer.ask(features)
+            self._list(peer)
+        elif refusal := self._refusal(name, password):
             peer.wrong_passwords += refusal is Reason.WRONG_PASSWORD
-            out.append((peer, _error(refusal)))
-            peer.closed = peer.wrong_passwords == 3
-            return
+            if peer.wrong_passwords == 3:
+                self._close(peer, refusal)
+            else:
+                self._error(peer, refusal)
+        else:
+            self._log_in(peer, name, password, features or 0)
+
+    def _log_in(self, peer: Peer, name: str, password: str, features: int) -> None:
         peer.name, peer.user_id = name, self.ids.setdefault(name, len(self.ids) + 1)
         if password:
             self.passwords[name] = password
         self.online[peer.user_id] = peer
-        out += self._list(peer)
+        self._tell_all(peer, is_online=True)
+        peer.ask(features)
+        if features & BRIEF:
+            self._send(peer, wire.packet(PacketType.CONFIG, wire.entry(peer.name, peer.user_id)))
+        else:
+            self._list(peer)
+        self._empty_mailbox(peer)
 
     def _refusal(self, name: str, password: str) -> Reason | None:
         """Section 5: a login is judged in this order."""
@@ -111,93 +180,132 @@ class Model:
         )
         return next((reason for reason, applies in rules if applies()), None)
 
-    def _list(self, own: Peer) -> Out:
+    def _list(self, own: Peer) -> None:
         others = [peer for _, peer in sorted(self.online.items()) if peer.takes and peer is not own]
-        return [
-            (own, _packet(PacketType.CONFIG, _string(peer.name.encode()) + bytes((peer.user_id,))))
-            for peer in [*others, own]
-        ]
+        for peer in (*others, own):
+            self._send(own, wire.packet(PacketType.CONFIG, wire.entry(peer.name, peer.user_id)))
 
-    def _chat_init(self, peer: Peer, body: bytes, out: Out) -> None:
+    def _empty_mailbox(self, peer: Peer) -> None:
+        """7.4. While it cannot be read it is left as it is."""
+        mailbox = sorted(self.mailboxes[peer.user_id], key=lambda message: message.place)
+        if not (mailbox and peer.takes):
+            return
+        self.commit()
+        if self.cannot_read:
+            self._error(peer, Reason.STORAGE_UNAVAILABLE)
+            return
+        self.mailboxes[peer.user_id] = []
+        for message in mailbox:
+            message.waits = False
+            if not self._deliver(peer, message):
+                self._mail(message)
+
+    # Other packets
+
+    def _chat_init(self, peer: Peer, body: bytes) -> None:
         user_id = int.from_bytes(body, "big")
         if not peer.name:
-            out.append((peer, _error(Reason.NOT_LOGGED_IN)))
-        elif not self.is_online(user_id):
-            out.append((peer, _error(Reason.USER_NOT_ONLINE)))
-        else:
+            self._error(peer, Reason.NOT_LOGGED_IN)
+        elif self.is_online(user_id) or (self._may_mail(peer) and user_id in self.ids.values()):
             peer.partner = user_id
-
-    def _message(self, peer: Peer, body: bytes, out: Out) -> None:
-        if not peer.name:
-            out.append((peer, _error(Reason.NOT_LOGGED_IN)))
-        elif not peer.partner:
-            out.append((peer, _error(Reason.NO_CHAT_STARTED)))
-        elif not self.is_online(peer.partner):
-            out.append((peer, _error(Reason.USER_NOT_ONLINE)))
         else:
-            pieces = _pieces(f"{peer.name}:", body[2:].decode())
-            out += [(self.online[peer.partner], _packet(PacketType.MESSAGE, _string(piece))) for piece in pieces]
+            self._error(peer, Reason.USER_NOT_ONLINE)
 
-    def _ping(self, peer: Peer, body: bytes, out: Out) -> None:
-        out.append((peer, _packet(PacketType.PONG, body)))
+    def _message(self, peer: Peer, body: bytes) -> None:
+        peer.numbered += 1
+        packets = wire.message(peer.name, body[2:].decode())
+        if not self._in_run or len(packets) > 1:
+            self._end_run()
+        self._in_run = bool(peer.partner)
+        was_lost = peer.partner in self.online and self.online[peer.partner].lost_in == self._run
+        if not was_lost and (refusal := self._message_refusal(peer)):
+            self._error(peer, refusal)
+            return
+        kept = self.keeps and not self.cannot_write
+        message = Message(
+            peer,
+            peer.user_id,
+            peer.partner,
+            packets,
+            peer.numbered,
+            len(self.said),
+            peer.asking,
+            owed=kept and self._may_mail(peer),
+        )
+        if not self._hand_over(message):
+            self._error(peer, Reason.USER_NOT_ONLINE)
+        elif kept:
+            self.said.append(message)
+            self.unwritten.append(message)
+        if len(packets) > 1:
+            self._run += 1
 
-    def _pong(self, _peer: Peer, _body: bytes, _out: Out) -> None:
+    def _hand_over(self, message: Message) -> bool:
+        """Whether the receiver has it, or will."""
+        if self.is_online(message.receiver) and self._deliver(self.online[message.receiver], message):
+            return True
+        if message.owed:
+            self._mail(message)
+        return message.owed
+
+    def _mail(self, message: Message) -> None:
+        message.waits = True
+        self.mailboxes[message.receiver].append(message)
+
+    def _message_refusal(self, peer: Peer) -> Reason | None:
+        if not peer.name:
+            return Reason.NOT_LOGGED_IN
+        if not peer.partner:
+            return Reason.NO_CHAT_STARTED
+        if self.is_online(peer.partner):
+            return None
+        if not self._may_mail(peer):
+            return Reason.USER_NOT_ONLINE
+        if self.cannot_write:
+            return Reason.STORAGE_UNAVAILABLE
+        return Reason.MAILBOX_FULL if len(self.mailboxes[peer.partner]) >= MAILBOX_MESSAGES else None
+
+    def _may_mail(self, peer: Peer) -> bool:
+        return self.keeps and bool(peer.features & MAILBOX)
+
+    def _deliver(self, peer: Peer, message: Message) -> bool:
+        """Whether there was room for it."""
+        for packet in message.packets[:-1]:
+            self._send(peer, packet)
+        self._send(peer, message.packets[-1], message)
+        return peer.takes
+
+    def _history(self, peer: Peer, body: bytes) -> None:
+        """7.3. While the disk fails, what has not gone there yet is left out."""
+        count, other = body[0], int.from_bytes(body[1:], "big")
+        if other not in self.ids.values():
+            self._error(peer, Reason.USER_NOT_ONLINE)
+            return
+        if count and self.keeps:
+            self.commit()
+            if self.cannot_read:
+                self._error(peer, Reason.STORAGE_UNAVAILABLE)
+                return
+            pair = {peer.user_id, other}
+            past = [one for one in self.said if one.is_stored and {one.sender, one.receiver} == pair]
+            for message in past[-count:]:
+                self._send(peer, wire.dated(message.sender))
+                for packet in message.packets:
+                    self._send(peer, packet)
+        self._send(peer, wire.HISTORY_END)
+
+    def _ping(self, peer: Peer, body: bytes) -> None:
+        self._send(peer, wire.packet(PacketType.PONG, body))
+
+    def _pong(self, _peer: Peer, _body: bytes) -> None:
         """Answers nothing."""
 
 
-HANDLERS = {0x01: Model._config, 0x02: Model._chat_init, 0x03: Model._message, 0x08: Model._ping, 0x09: Model._pong}
-
-
-def _header_fault(kind: int, length: int) -> Reason | None:
-    if length > 138:
-        return Reason.PACKET_TOO_LONG
-    return None if kind in HANDLERS else Reason.UNKNOWN_PACKET_TYPE
-
-
-def _body_fault(kind: int, body: bytes) -> Reason | None:
-    try:
-        strings = list(_strings(body)) if kind in (0x01, 0x03) else []
-    except ValueError:
-        return Reason.MALFORMED_PACKET
-    well_formed = {
-        0x01: 1 <= len(strings) <= 2 and len(body) - sum(2 + len(string) for string in strings) <= 1,
-        0x02: len(body) <= 4 and any(body),
-        0x03: len(strings) == 1 and len(body) == 2 + len(strings[0]),
-    }
-    return None if well_formed.get(kind, True) else Reason.MALFORMED_PACKET
-
-
-def _strings(body: bytes) -> Iterator[bytes]:
-    """The first two Strings of a body at most. Raises ValueError for one that is longer than the rest, or no UTF-8."""
-    for number in range(2):
-        if not body and number:
-            return
-        length = int.from_bytes(body[:2], "big")
-        if len(body) < 2 + length:
-            raise ValueError
-        body[2 : 2 + length].decode()
-        yield body[2 : 2 + length]
-        body = body[2 + length :]
-
-
-def _pieces(prefix: str, text: str) -> Iterator[bytes]:
-    """Section 3.6, character by character."""
-    piece = prefix.encode()
-    for character in text:
-        if len(piece) + len(character.encode()) > 136:
-            yield piece
-            piece = prefix.encode()
-        piece += character.encode()
-    yield piece
-
-
-def _string(text: bytes) -> bytes:
-    return bytes((0, len(text))) + text
-
-
-def _packet(kind: int, body: bytes) -> bytes:
-    return bytes((kind, len(body))) + body
-
-
-def _error(reason: Reason) -> bytes:
-    return _packet(PacketType.ERROR, _string(reason.encode()))
+HANDLERS = {
+    0x01: Model._config,
+    0x02: Model._chat_init,
+    0x03: Model._message,
+    0x07: Model._history,
+    0x08: Model._ping,
+    0x09: Model._pong,
+}

@@ -1,4 +1,5 @@
-"""Mutated conversations with a live server, while two honest users chat through it: `python -m stress.mutate --help`.
+"""Mutated conversations with a live server, while two honest users chat through it, and one writes to another who is
+away half of the time: `python -m stress.mutate --help`.
 
 Each conversation is told by the seed and its number, so that one can be had again on its own.
 """
@@ -24,17 +25,22 @@ from pathlib import Path
 import gevent
 
 from protocol import (
+    EXTRA_FROM_SERVER,
     FROM_SERVER,
     Decoder,
     PacketType,
     Reason,
     RemoteProtocolError,
     is_valid_username,
+    parse_dated,
+    parse_presence,
+    parse_receipt,
     parse_text,
     parse_user,
 )
 from stress.conversations import Conversation, Ending, conversation
 from stress.honest import HonestPair
+from stress.letters import Letters
 from stress.program import run
 from tests.processes import ServerProcess, run_server
 
@@ -49,6 +55,8 @@ GROWTH = 1.3
 GROWTH_BYTES = 32 * 1024 * 1024
 FAULTS_SHOWN = 20
 SERVER_OPTIONS = ("--max-users", 64, "--write-timeout", 3, "--login-timeout", 5)
+
+IN_REPLAY = (PacketType.HISTORY, PacketType.MESSAGE, PacketType.ERROR)
 
 Address = tuple[str, int]
 
@@ -65,6 +73,7 @@ class Report:
     answers: Counter[str] = field(default_factory=Counter)
     sent: int = 0
     received: int = 0
+    letters: int = 0
     slowest: float = 0.0  # seconds
     seconds: float = 0.0
     memory: list[int] = field(default_factory=list)  # bytes the server has in memory: after a third, and at the end
@@ -78,6 +87,7 @@ class Report:
                 f"{self.conversations} conversations in {self.seconds:.0f} s",
                 f"answers: {answers}",
                 f"honest messages: sent {self.sent}, received {self.received}; the slowest took {self.slowest:.2f} s",
+                f"letters: {self.letters}",
                 "server's memory: " + ", then ".join(f"{size / 2**20:.0f} MiB" for size in self.memory),
                 *faults,
                 f"{len(self.faults)} faults",
@@ -108,12 +118,14 @@ def mutate(
             if report.conversations == conversations // 3:
                 report.memory.append(_memory(server))
 
-    with HonestPair(address, report.faults) as pair:
+    with HonestPair(address, report.faults) as pair, Letters(address, report.faults) as letters:
         workers = [gevent.spawn(work) for _ in range(AT_ONCE)]
         while len(gevent.joinall(workers, timeout=PROGRESS_SECONDS)) < AT_ONCE:
             progress(report)
         report.faults += [f"a fault of this program: {worker.exception!r}" for worker in workers if worker.exception]
+        letters.finish()
         pair.finish()
+    report.letters = letters.received
     report.sent, report.received, report.slowest = pair.sent, pair.received, pair.slowest
     report.seconds = time.monotonic() - begin
     report.memory.append(_memory(server))
@@ -149,7 +161,7 @@ def _read_to_end(sock: socket.socket, told: Conversation, answers: Counter[str])
     try:
         if told.ending is Ending.DEAF:
             gevent.sleep(DEAF_SECONDS)
-        return _check_answers(sock, answers)
+        return _check_answers(sock, told, answers)
     finally:
         sender.kill()
 
@@ -180,13 +192,17 @@ ENDINGS: dict[Ending, Callable[[socket.socket, Conversation, Counter[str]], str]
 }
 
 
-def _check_answers(sock: socket.socket, answers: Counter[str]) -> str:
-    """Read to the end, and count. Raises RemoteProtocolError."""
-    decoder = Decoder(FROM_SERVER)
+def _check_answers(sock: socket.socket, told: Conversation, answers: Counter[str]) -> str:
+    """Read to the end, and count. Raises RemoteProtocolError, also for a packet that the client did not ask for."""
+    decoder, replays = Decoder(FROM_SERVER), False
+    decoder.accept_extra(EXTRA_FROM_SERVER, told.features)
     try:
         while data := sock.recv(65536):
             for packet_type, body in decoder.packets(data):
                 answers[_judge(packet_type, body)] += 1
+                if replays and packet_type not in IN_REPLAY:
+                    return f"a packet of type {packet_type} within a replay"
+                replays = bool(body) if packet_type == PacketType.HISTORY else replays
     except ConnectionError:
         answers["(reset)"] += 1  # who still sends 2 seconds after its Error is not waited for
         return ""
@@ -203,13 +219,21 @@ def _judge(packet_type: int, body: bytes) -> str:
             return text
         case PacketType.MESSAGE:
             name, colon, _ = parse_text(body).decode().partition(":")
-            if not colon or not is_valid_username(name):
-                raise RemoteProtocolError(Reason.MALFORMED_PACKET)
+            _check_name(name if colon else "")
         case PacketType.CONFIG:
-            name, _ = parse_user(body)
-            if not is_valid_username(name):
-                raise RemoteProtocolError(Reason.MALFORMED_PACKET)
+            _check_name(parse_user(body)[0])
+        case PacketType.PRESENCE:
+            _check_name(parse_presence(body).username)
+        case PacketType.RECEIPT:
+            parse_receipt(body)
+        case PacketType.HISTORY:
+            parse_dated(body)
     return PacketType(packet_type).name.capitalize()
+
+
+def _check_name(name: str) -> None:
+    if not is_valid_username(name):
+        raise RemoteProtocolError(Reason.MALFORMED_PACKET)
 
 
 def _memory(server: ServerProcess) -> int:

@@ -1,37 +1,42 @@
-"""What the fuzzer runs: any bytes, in any pieces, through decoder, session, accounts and relay, against the model.
+"""What the fuzzer runs: any bytes, in any pieces, through decoder, session, accounts, delivery and archive, against the
+model.
 
-No socket and no disk: a thousand runs a second. Two honest users chat through each run. After each piece what every
-client was sent is compared with what stress/model.py says, byte for byte; the first difference raises Broken.
+No socket, no disk and no loop: some hundred runs a second. Two honest users chat through each run, one who asks for
+nothing and one who asks for every feature. After each piece what every client was sent is compared with what
+stress/model.py says, byte for byte but for dates and ranges of receipts; the first difference raises Broken.
 """
 
 import logging
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 
+import gevent
 from argon2 import PasswordHasher
 
-from chatserver import address
 from chatserver.accounts import Accounts
+from chatserver.address import Peer as Origin
+from chatserver.archive import Archive
 from chatserver.counters import Counters
-from chatserver.relay import Outbox, Relay
+from chatserver.delivery import Delivery
+from chatserver.outbox import Outbox
+from chatserver.relay import Relay
 from chatserver.session import Session, State
-from protocol import MAX_PACKET_BYTES, Reason, encode_error, encode_login, encode_message
-from stress.inputs import HOSTILE, REPEATED, steps
-from stress.memory import Inline, MemoryStorage
-from stress.model import MAX_USERS, Model, Out, Peer
+from chatstorage.chats import messages
+from protocol import ALL_FEATURES, MAX_PACKET_BYTES, Reason, encode_login, encode_message
+from storage import StorageUnavailable
+from stress import wire
+from stress.inputs import HOSTILE, REPEATED, Operation, keeps_nothing, steps
+from stress.memory import Inline, MemoryChats, MemoryStorage
+from stress.model import MAILBOX_MESSAGES, MAX_USERS, Model
+from stress.reading import Broken, Client
 from stress.seeds import CHATS
 
-OUTBOX_BYTES = 1024  # less than what a piece can cause, so that the way for a full outbox is taken too
 MANY = 40
 CLOSING = (Reason.LOGIN_TIMEOUT, Reason.TOO_SLOW, Reason.SERVER_SHUTTING_DOWN)
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-COUNTERS = Counters()
-PEER = address.Peer("fuzz", "fuzz")
 VAULT = CHEAP.hash("secret")
-
-
-class Broken(Exception):
-    """The server did what the protocol does not say."""
 
 
 class Formatting(logging.Handler):
@@ -41,47 +46,29 @@ class Formatting(logging.Handler):
         record.getMessage()
 
 
-class Client:
-    """A session and its outbox, which is read at once."""
-
-    def __init__(self, accounts: Accounts, relay: Relay) -> None:
-        self.peer = Peer()
-        self.heard = b""
-        self.outbox = Outbox(OUTBOX_BYTES, self._read)
-        self.session = new_session(accounts, relay, self)
-
-    def close(self, reason: Reason) -> None:
-        self.outbox.close(encode_error(reason))
-
-    def _read(self) -> None:
-        taken = self.outbox.take()
-        if len(taken) > OUTBOX_BYTES:
-            raise Broken(f"{len(taken)} bytes were queued")
-        self.outbox.sent(len(taken))
-        if not self.outbox.leads_nowhere:
-            self.heard += taken
-
-
-def new_session(accounts: Accounts, relay: Relay, client: Client) -> Session:
-    """The one place here that knows how a session is made."""
-    return Session(accounts, relay, COUNTERS, client.outbox, client.close, PEER)
-
-
 class Room:
     """A server without sockets: alice (1) and bob (2) chat, mallory (4) is online, two others have just connected."""
 
-    def __init__(self) -> None:
-        self._storage = MemoryStorage(MAX_USERS)
+    def __init__(self, keeps: bool = True) -> None:
+        self._began = int(time.time())
+        self._counters = Counters()
+        self._storage, self._chats = MemoryStorage(MAX_USERS), MemoryChats()
         self._relay = Relay()
-        self._accounts = Accounts(self._storage, self._relay, COUNTERS, 1, password_required=False, login_attempts=inf)
+        self._accounts = Accounts(
+            self._storage, self._relay, self._counters, 1, password_required=False, login_attempts=inf
+        )
         self._accounts._disk = self._accounts._passwords._threads = Inline()
         self._accounts._passwords._hasher = CHEAP
-        self._model = Model()
+        self._archive = Archive(self._chats, self._counters, 0.0, MAILBOX_MESSAGES) if keeps else None
+        if self._archive:
+            self._archive._disk = Inline()
+        self._delivery = Delivery(self._relay, self._archive, self._counters, self._storage.is_user, 1)
+        self._model = Model(keeps)
         self._said = 0
         self.alice, self.bob = self._connect(), self._connect()
         self.hostile = [self._connect() for _ in range(HOSTILE)]
-        for client, name in ((self.alice, "alice"), (self.bob, "bob")):
-            self.receive(client, encode_login(name))
+        self.receive(self.alice, encode_login("alice"))
+        self.receive(self.bob, encode_login("bob", "", ALL_FEATURES))
         self._storage.sign_up("vault", VAULT)
         self._model.ids["vault"], self._model.passwords["vault"] = 3, "secret"
         self.receive(self.hostile[0], encode_login("mallory"))
@@ -89,95 +76,190 @@ class Room:
         self.receive(self.bob, CHATS[0])
 
     def _connect(self) -> Client:
-        return Client(self._accounts, self._relay)
+        return Client(self._new_session)
+
+    def _new_session(self, outbox: Outbox, close: Callable[[Reason], None], origin: Origin) -> Session:
+        """The one place here that knows how a session is made."""
+        return Session(self._accounts, self._relay, self._delivery, self._counters, outbox, close, origin)
+
+    # What happens
 
     def receive(self, client: Client, data: bytes) -> None:
         """Bytes of this client."""
         client.session.receive(data)
-        self._check(client, self._model.receive(client.peer, data))
+        for other in self.hostile:
+            if other.gave_up:
+                (other.peer.room, other.peer.begun), other.gave_up = other.gave_up, None
+        self._model.receive(client.peer, data)
+        self._check(client)
 
     def end(self, number: int) -> None:
         """This one goes, and another comes in its place."""
         self._end(self.hostile[number])
         self.hostile[number] = self._connect()
 
-    def close(self, number: int, reason: Reason) -> None:
+    def close(self, number: int) -> None:
         """The server ends this connection, whose session may still be handling what it has read."""
-        client = self.hostile[number]
-        client.close(reason)
-        self._check(client, self._model.close(client.peer, reason))
+        client, reason = self.hostile[number], CLOSING[number]
+        self._model.close(client.peer, reason, client.has_begun)
+        if reason is Reason.TOO_SLOW:
+            client.drop()
+        else:
+            client.close(reason)
+        self._check(client)
 
     def cut_off(self, number: int) -> None:
         """Nothing reaches this one any more, but what it has sent before is still handled."""
-        self.hostile[number].outbox.lead_nowhere()
-        self.hostile[number].peer.unreachable = True
+        self.hostile[number].cut_off()
+        self._model.cut_off(self.hostile[number].peer)
+        self._check(self.hostile[number])
 
-    def toggle_disk(self) -> None:
-        """The disk fails, or works again."""
-        self._storage.fails = self._model.disk_fails = not self._storage.fails
+    def toggle_disk(self, number: int) -> None:
+        """A disk fails, or works again. That chats cannot be written is noticed at once, not first by a commit."""
+        if number == 0:
+            self._storage.fails = self._model.disk_fails = not self._storage.fails
+        elif number == 1:
+            self._chats.cannot_read = self._model.cannot_read = not self._chats.cannot_read
+        elif self._archive:
+            self._chats.cannot_write = self._model.cannot_write = not self._chats.cannot_write
+            self._archive.is_failing = self._chats.cannot_write
+
+    def commit(self, number: int) -> None:
+        """It is the turn of who writes chats to disk."""
+        if self._archive:
+            with suppress(StorageUnavailable):
+                self._archive._commit()
+            self._model.commit()
+        self._check(self.hostile[number])
+
+    def hold(self, number: int, stubborn: bool) -> None:
+        """This one reads no more, or reads on; as Client has it."""
+        client = self.hostile[number]
+        client.holds, client.stubborn = not client.holds and client.peer.takes, stubborn
+        if not client.holds:
+            client.read()
+        self._check(client)
+
+    def read_some(self, number: int) -> None:
+        """This one reads half of what is in flight, and so perhaps half of a packet."""
+        self.hostile[number].read_some()
+        self._check(self.hostile[number])
 
     def talk(self) -> None:
-        """The honest two write to each other; their messages are numbered."""
-        for sender, receiver in ((self.alice, self.bob), (self.bob, self.alice)):
-            self._said += 1
-            text = b"%d" % self._said
-            sender.session.receive(encode_message(text))
-            whole = encode_message(sender.peer.name.encode() + b":" + text)
-            if receiver.heard != whole:
-                raise Broken(f"{whole!r} arrived as {receiver.heard!r}")
-            receiver.heard = b""
+        """The honest two write to each other, in turn; their messages are numbered."""
+        self._said += 1
+        self.receive((self.alice, self.bob)[self._said % 2], encode_message(b"%d" % self._said))
 
     def end_all(self) -> None:
-        """All go; nobody is left online."""
-        for client in (self.alice, self.bob, *self.hostile):
+        """All go; nobody is left online, and nothing under way. What is to be kept is on disk."""
+        for client in self._everyone:
             self._end(client)
-        if left := self._relay._online:
-            raise Broken(f"still online: {left}")
+        left = self._relay._online, self._relay._watchers, self._counters.messages_under_way
+        if left != ({}, {}, 0):
+            raise Broken(f"still there: {left}")
+        if self._archive:
+            self._chats.cannot_write = self._model.cannot_write = False
+            self._archive.close()
+            self._model.commit()
+            self._check_archive(self._archive)
 
     def _end(self, client: Client) -> None:
-        client.session.end()
+        client.end()
         self._model.end(client.peer)
-        self._check(client, [])
+        self._check(client)
 
-    def _check(self, actor: Client, expected: Out) -> None:
+    # What must be so
+
+    @property
+    def _everyone(self) -> tuple[Client, ...]:
+        return self.alice, self.bob, *self.hostile
+
+    def _check(self, actor: Client) -> None:
         """What everybody was sent, and where the conversation of the one who acted stands."""
-        due: dict[Peer, bytes] = {}
-        for receiver, packet in expected:
-            due[receiver] = due.get(receiver, b"") + packet
-        for client in (self.alice, self.bob, *self.hostile):
-            if client.heard != due.get(client.peer, b""):
-                raise Broken(f"{client.peer} was sent {client.heard!r} instead of {due.get(client.peer)!r}")
-            client.heard = b""
+        for client in self._everyone:
+            self._check_heard(client)
+        for client in self._everyone:  # once it is known what has been delivered
+            self._check_told(client)
         self._check_state(actor)
 
+    def _check_heard(self, client: Client) -> None:
+        for packet in client.take_packets() if client.heard else ():
+            if self._undated(packet) != (due := client.peer.hear()):
+                raise Broken(f"{client.peer} was sent {packet!r} instead of {due!r}")
+        if client.peer.due and not client.holds:
+            raise Broken(f"{client.peer} was not sent {[packet for packet, _ in client.peer.due]}")
+
+    def _undated(self, packet: bytes) -> bytes:
+        """A replay as the model has it: it knows no clock."""
+        date, packet = wire.without_date(packet)
+        if date is not None and not self._began <= date <= time.time():
+            raise Broken(f"{packet!r} is dated {date}")
+        return packet
+
+    def _check_told(self, client: Client) -> None:
+        peer = client.peer
+        if client.said:
+            for notice in client.said:
+                if not peer.allows(notice):
+                    raise Broken(f"{peer} was told {notice!r}")
+            client.said.clear()
+        if not client.holds:
+            if peer.receipts or peer.presence:
+                raise Broken(f"{peer} was not told {peer.receipts or peer.presence}")
+            peer.stale_presence.clear()
+
     def _check_state(self, client: Client) -> None:
-        session, outbox, peer = client.session, client.outbox, client.peer
+        session, peer = client.session, client.peer
+        client.check_size()
         held = len(session._decoder._rest)
-        if outbox.closed != peer.closed or outbox._size or not outbox.empty or held >= MAX_PACKET_BYTES:
-            raise Broken(f"{outbox.closed=}, {outbox._size=}, {held} bytes held: {peer}")
+        if client.outbox.closed != peer.closed or held >= MAX_PACKET_BYTES:
+            raise Broken(f"{client.outbox.closed=}, {held} bytes held: {peer}")
         state = State.CHATTING if peer.partner else State.ONLINE if peer.name else State.CONNECTED
         if session.state is not state or session.name != peer.name:
             raise Broken(f"{session.state} as {session.name!r}, instead of {state}: {peer}")
         if session.member and self._relay.is_online(peer.user_id) != self._model.is_online(peer.user_id):
             raise Broken(f"{peer} is online, or not, against the model")
+        if session.member and session.member.receipts and peer.takes:
+            ranges = sum(map(len, session.member.receipts._ranges.values()))
+            if ranges > wire.ranges(peer.receipts) + len(peer.early | peer.stale_receipts):
+                raise Broken(f"{ranges} ranges tell {peer} {peer.receipts}, or {peer.early}, too")
+
+    def _check_archive(self, archive: Archive) -> None:
+        """What is on disk in the end, and that nothing is left in memory."""
+        kept = [
+            (row.sender, row.receiver, packets, number >= row.count - row.waiting)
+            for row in self._chats.rows.values()
+            for number, packets in enumerate(messages(row))
+        ]
+        said = [(one.sender, one.receiver, b"".join(one.packets), one.waits) for one in self._model.said]
+        if kept != said:
+            raise Broken(f"kept is {kept} instead of {said}")
+        waiting = {user: len(mailbox) for user, mailbox in self._model.mailboxes.items() if mailbox}
+        if +archive.mail != waiting or +archive._under_way or archive._pending or archive._unwritten:
+            raise Broken(f"{archive.mail=} instead of {waiting}, {archive._under_way=}, {archive._pending=}")
 
 
-OPERATIONS: tuple[Callable[[Room, int], object], ...] = (
-    Room.end,
-    lambda room, number: room.close(number, CLOSING[number]),
-    Room.cut_off,
-    lambda room, _: room.toggle_disk(),
-)
+OPERATIONS: dict[Operation, Callable[[Room, int], None]] = {
+    Operation.END: Room.end,
+    Operation.CLOSE: Room.close,
+    Operation.CUT_OFF: Room.cut_off,
+    Operation.DISK: Room.toggle_disk,
+    Operation.COMMIT: Room.commit,
+    Operation.HOLD: lambda room, number: room.hold(number, stubborn=False),
+    Operation.REFUSE: lambda room, number: room.hold(number, stubborn=True),
+    Operation.READ: Room.read_some,
+}
 
 
 def run(data: bytes) -> None:
     """One run. Raises Broken, or whatever the server should not have raised."""
-    room = Room()
+    room = Room(keeps=not keeps_nothing(data))
     for first, piece in steps(data):
         number = first & 3
         if number == HOSTILE:
-            OPERATIONS[first >> 2 & 3](room, (first >> 4) % HOSTILE)
+            OPERATIONS[Operation(first >> 2 & 7)](room, (first >> 5) % HOSTILE)
         else:
             room.receive(room.hostile[number], piece * MANY if first & REPEATED == REPEATED else piece)
         room.talk()
     room.end_all()
+    gevent.sleep(0)  # a turn of the loop, for what it keeps: the greenlet of the archive that has not run

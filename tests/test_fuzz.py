@@ -3,21 +3,33 @@
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import protocol
+from chatserver import delivery
 from chatserver.accounts import Accounts
-from chatserver.relay import Relay
-from chatserver.session import HANDLERS, Session, State
-from protocol import Decoder, Envelope
+from chatserver.archive import Archive, Mail
+from chatserver.batch import Batch
+from chatserver.delivery import Delivery
+from chatserver.outbox import Fate, Outbox
+from chatserver.receipts import Receipts
+from chatserver.relay import Member, Relay
+from chatserver.session import HANDLERS, PARSERS, Session, State
+from chatstorage.chats import Row
+from protocol import Decoder, Envelope, Feature, Level, Login, PacketType, Reason, RemoteProtocolError
 from stress.fuzz import CANNOT, can_fuzz, fuzz
 from stress.inputs import corpus, mutate
-from stress.target import Broken, run
+from stress.reading import Broken
+from stress.target import run
 from tests.processes import DEADLINE, ROOT
 
+FIXED = ("-seed=1", "-reload=0")  # else files of the corpus are read again, after so many seconds
 needs_atheris = pytest.mark.skipif(not can_fuzz(), reason=CANNOT)
 
 
@@ -34,11 +46,7 @@ def raise_key_error(*_: object) -> None:
     raise KeyError(0)
 
 
-def to_alice(relay: Relay, _: int, messages: list[bytes]) -> int:
-    return relay._online[1].outbox.put_each(messages)
-
-
-def to_nobody(_: Relay, __: int, messages: list[bytes]) -> int:
+def to_nobody(_: Outbox, __: bytes, messages: list[bytes], ___: Fate) -> int:
     return len(messages)
 
 
@@ -54,16 +62,142 @@ def forget_rest(decoder: Decoder, data: bytes) -> Any:
 whole_packets = Decoder.packets
 
 
+# What section 7 asks for
+
+
+def forget_brief(body: bytes) -> Login:
+    login = protocol.parse_login(body)
+    return login._replace(features=login.features and login.features & ~Feature.BRIEF)
+
+
+def refuse_unknown(body: bytes) -> Login:
+    if body[-1] > 0x1F and not body.endswith(b"secret"):
+        raise RemoteProtocolError(Reason.MALFORMED_PACKET)
+    return protocol.parse_login(body)
+
+
+def accept_always(decoder: Decoder, extra: dict[PacketType, Feature], _: Feature) -> None:
+    decoder._accepts.update(extra)
+
+
+def refuse_and_accept(session: Session, name: str, reason: Reason) -> None:
+    accept_always(session._decoder, protocol.EXTRA_FROM_CLIENT, protocol.ALL_FEATURES)
+    refuse_login(session, name, reason)
+
+
+def refuse_unnumbered(session: Session, reason: Reason) -> None:
+    session._counters.messages_accepted += 1
+    session._refuse_message(reason)
+
+
+def accept_for_ever(decoder: Decoder, extra: dict[PacketType, Feature], features: Feature) -> None:
+    decoder._accepts.update(packet_type for packet_type, feature in extra.items() if feature in features)
+
+
+def watch_always(relay: Relay, member: Member, _: bool) -> None:
+    watch(relay, member, wanted=True)
+
+
+def leave_in_silence(relay: Relay, member: Member) -> None:
+    relay.watch(member, wanted=False)
+    del relay._online[member.user_id]
+
+
+def settle_at_once(outbox: Outbox, packets: bytes, messages: int = 0, fate: Fate | None = None) -> None:
+    append(outbox, packets)
+    if fate:
+        fate.delivered(messages)
+
+
+def store_at_once(archive: Archive, batch: Batch) -> None:
+    if batch.receipts:
+        batch.receipts.reach(Level.STORED, batch.first, batch.first + batch.count - 1)
+    add(archive, batch)
+
+
+def reach_one_by_one(receipts: Receipts, level: Level, first: int, last: int) -> None:
+    receipts._ranges[level] += [(number, number) for number in range(first, last + 1)]
+    receipts._announce()
+
+
+def receipt_to_any(delivery: Delivery, row: Row) -> Batch:
+    batch, sender = batch_again(delivery, row), delivery._relay.find(row.sender)
+    batch.receipts = sender.receipts if sender else None
+    return batch
+
+
+def receipt_to_nobody(delivery: Delivery, row: Row) -> Batch:
+    batch = batch_again(delivery, row)
+    batch.receipts = None
+    return batch
+
+
+def take_for_delivered(batch: Batch, count: int) -> None:
+    batch.counters.messages_mailed += count
+    batch.delivered_count += count
+    batch._settle()
+
+
+def settle_in_memory(archive: Archive, batch: Batch) -> None:
+    settled(archive, batch)
+    if batch.written is not None:
+        archive._unwritten.pop(batch.id, None)
+
+
+def take_newest_first(archive: Archive, *arguments: Any) -> Sequence[Mail]:
+    return [*take_mail(archive, *arguments)][::-1]
+
+
+def take_too_many(archive: Archive, *arguments: Any) -> None:
+    make_archive(archive, *arguments)
+    archive.mailbox_messages = 1000
+
+
+def date_late(_: int, sender: int, id_width: int) -> bytes:
+    return protocol.encode_dated(int(time.time()) + 100, sender, id_width)
+
+
+append = Outbox._append
+refuse_login = Session._refuse_login
+watch = Relay.watch
+make_archive, add, last = Archive.__init__, Archive.add, Archive.last
+settled, take_mail = Archive.settled, Archive.take_mail
+batch_again = Delivery._batch_again
+
 FAULTS: dict[str, tuple[object, str, object]] = {
     "an exception of a handler": (HANDLERS[State.CHATTING], "8", raise_key_error),
-    "a message to the wrong one": (Relay, "deliver", to_alice),
-    "a message lost": (Relay, "deliver", to_nobody),
+    "a message to the wrong one": (Relay, "find", lambda relay, _: relay._online[1]),
+    "a message lost": (Outbox, "deliver", to_nobody),
     "bytes of a message swapped": (Envelope, "wrap", wrap_swapped),
     "the beginning of a packet forgotten": (Decoder, "packets", forget_rest),
     "a user online twice": (Accounts, "_is_present", lambda *_: False),
     "a user who stays online": (Session, "end", lambda session: session._outbox.close()),
     "any password taken": (Accounts, "_matches", lambda *_: True),
-    "a partner without asking": (Relay, "is_online", lambda *_: True),
+    "a partner without asking": (Delivery, "can_reach", lambda *_: True),
+    "a list for who asked for none": (PARSERS, "1", forget_brief),
+    "a login refused for a feature that nobody knows": (PARSERS, "1", refuse_unknown),
+    "a feature that was not asked for": (Decoder, "accept_extra", accept_always),
+    "a feature that a refused login asked for": (Session, "_refuse_login", refuse_and_accept),
+    "a feature that is not asked for any more": (Decoder, "accept_extra", accept_for_ever),
+    "presence for who did not ask": (Relay, "watch", watch_always),
+    "presence of who goes forgotten": (Relay, "leave", leave_in_silence),
+    "a delivered receipt ahead of the truth": (Outbox, "_append", settle_at_once),
+    "a stored receipt ahead of the truth": (Archive, "add", store_at_once),
+    "a stored receipt forgotten": (Batch, "stored", lambda _: None),
+    "a receipt for a number too low": (Session, "_refuse_next", refuse_unnumbered),
+    "a receipt for each message": (Receipts, "reach", reach_one_by_one),
+    "a receipt for another connection": (Delivery, "_batch_again", receipt_to_any),
+    "a receipt for mail forgotten": (Delivery, "_batch_again", receipt_to_nobody),
+    "mail of who was dropped lost": (Batch, "dropped", take_for_delivered),
+    "mail delivered twice": (Archive, "settled", settle_in_memory),
+    "mail in the wrong order": (Archive, "take_mail", take_newest_first),
+    "mail for who does not exist": (Delivery, "_may_mail", lambda _, sender, __: sender.mails),
+    "more mail than may wait": (Archive, "__init__", take_too_many),
+    "a replay with something in between": (Outbox, "reserved", lambda _: nullcontext()),
+    "a replay in the wrong order": (Archive, "last", lambda *arguments: last(*arguments)[::-1]),
+    "a replay one too short": (Archive, "last", lambda archive, *pair_and_count: last(archive, *pair_and_count)[1:]),
+    "a replay of others": (Archive, "last", lambda archive, _, __, count: last(archive, 1, 2, count)),
+    "a replay with another date": (delivery, "encode_dated", date_late),
 }
 
 
@@ -88,19 +222,19 @@ def test_the_server_does_what_the_model_says_with_random_inputs_too() -> None:
 
 @needs_atheris
 def test_a_short_run_of_libfuzzer_from_a_fixed_seed_finds_nothing(tmp_path: Path) -> None:
-    outcome = fuzz(tmp_path, "-seed=1", "-runs=1000")
+    outcome = fuzz(tmp_path, *FIXED, "-runs=1000")
     assert outcome.crash is None, outcome.told
     assert outcome.runs == 1000
-    assert outcome.coverage > 150
-    assert outcome.corpus > 50
+    assert outcome.coverage > 400
+    assert outcome.corpus > 100
 
 
 @needs_atheris
 @pytest.mark.slow
 def test_a_longer_run_of_libfuzzer_from_a_fixed_seed_finds_nothing(tmp_path: Path) -> None:
-    outcome = fuzz(tmp_path, "-seed=1", "-runs=10000")
+    outcome = fuzz(tmp_path, *FIXED, "-runs=6000")
     assert outcome.crash is None, outcome.told
-    assert outcome.runs == 10000
+    assert outcome.runs == 6000
 
 
 FAULTY = """
@@ -122,7 +256,7 @@ start()
 
 @needs_atheris
 def test_libfuzzer_finds_the_bytes_that_break_a_server_and_keeps_the_input(tmp_path: Path) -> None:
-    outcome = fuzz(tmp_path, "-seed=1", "-runs=20000", program=("-c", FAULTY))
+    outcome = fuzz(tmp_path, *FIXED, "-runs=20000", program=("-c", FAULTY))
     assert "KeyError: 'short'" in outcome.told
     assert outcome.crash is not None
     assert b"\x08" in outcome.crash.read_bytes()

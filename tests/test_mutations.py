@@ -5,7 +5,8 @@ from collections.abc import Callable
 import gevent
 import pytest
 
-from protocol import PacketType, encode, encode_string
+from protocol import HISTORY_END, Level, PacketType, encode, encode_presence, encode_string
+from stress import letters
 from stress.conversations import Ending, conversation
 from stress.mutate import SERVER_OPTIONS, Report, mutate
 from tests.conftest import StartServer
@@ -13,13 +14,15 @@ from tests.faulty_proxy import Fault, FaultyProxy, Link
 
 pytestmark = pytest.mark.slow
 
-NOBODY_DEAF = 130  # from this conversation of seed 1 on, for long: a test with a deaf one takes seconds longer
+PRESENCE = encode_presence(True, "nobody", 99, 1)
+NOBODY_DEAF = 665  # from this conversation of seed 1 on, for long: a test with a deaf one takes seconds longer
 
 
 def check(report: Report, conversations: int) -> None:
     assert not report.faults, str(report)
     assert report.conversations == conversations
     assert report.sent == report.received > 0
+    assert report.letters > 0
 
 
 def test_a_conversation_is_told_by_its_seed_and_number() -> None:
@@ -34,6 +37,7 @@ def test_honest_users_notice_nothing_of_mutated_conversations(start_server: Star
     report = mutate(start_server(*SERVER_OPTIONS), 150, first=NOBODY_DEAF)
     check(report, 150)
     assert {"Config", "Pong", "Malformed Packet", "Unknown Packet Type"} <= set(report.answers)
+    assert {"Presence", "Receipt", "History"} <= set(report.answers)
 
 
 def test_honest_users_notice_nothing_of_many_mutated_conversations(start_server: StartServer) -> None:
@@ -70,6 +74,49 @@ def test_an_honest_message_that_is_damaged_is_a_fault(
             link.put(packet)
 
     assert "honest-two got" in faults_behind(start_server, fault)
+
+
+@pytest.mark.parametrize("damage", [lose, change, double])
+def test_a_letter_that_is_damaged_is_a_fault(
+    start_server: StartServer, damage: Callable[[Link, bytes], object]
+) -> None:
+    def fault(link: Link, packet: bytes, _: int) -> None:
+        if packet.endswith(b"letter-writer:7"):
+            damage(link, packet)
+        else:
+            link.put(packet)
+
+    assert "letter-reader got" in faults_behind(start_server, fault)
+
+
+@pytest.mark.parametrize("level", Level)
+def test_a_receipt_that_does_not_come_is_a_fault(
+    start_server: StartServer, level: Level, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(link: Link, packet: bytes, _: int) -> None:
+        if packet[0] != PacketType.RECEIPT or packet[2] != level:
+            link.put(packet)
+
+    monkeypatch.setattr(letters, "RECEIPT_SECONDS", 1.0)
+    assert f"{level.name}: [1, 2, 3" in faults_behind(start_server, fault)
+
+
+def test_a_packet_within_a_replay_that_does_not_belong_there_is_a_fault(start_server: StartServer) -> None:
+    def fault(link: Link, packet: bytes, _: int) -> None:
+        link.put(packet)
+        if packet[0] == PacketType.HISTORY and packet != HISTORY_END:
+            link.put(PRESENCE)
+
+    assert "a packet of type 5 within a replay" in faults_behind(start_server, fault)
+
+
+def test_a_packet_for_who_did_not_ask_is_a_fault(start_server: StartServer) -> None:
+    def fault(link: Link, packet: bytes, _: int) -> None:
+        link.put(packet)
+        if packet[0] == PacketType.ERROR:
+            link.put(PRESENCE)
+
+    assert "no packet of the protocol: Unknown Packet Type" in faults_behind(start_server, fault)
 
 
 @pytest.mark.parametrize(
