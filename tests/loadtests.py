@@ -162,6 +162,12 @@ def load(address: str, users: int, seconds: int = 0, *, rate: float = 50) -> lis
     return [*options, "--run-time", f"{seconds}s"] if seconds else options
 
 
+def two_processes() -> list[object]:
+    """Options: two workers, and a port of their own for their master; other tests may run at the same time."""
+    port = free_port()
+    return ["--processes", 2, "--master-bind-port", port, "--master-port", port]
+
+
 def expect_clean(run: LoadRun) -> None:
     """It has passed, and every message has arrived."""
     assert run.status == 0, run.explain()

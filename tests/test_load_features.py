@@ -10,7 +10,16 @@ import pytest
 
 from protocol import NO_FEATURES, Feature, encode_login
 from tests.conftest import StartServer
-from tests.loadtests import ROWS, expect_clean, expect_refusal, free_port, load, run_locust, start_locust
+from tests.loadtests import (
+    ROWS,
+    expect_clean,
+    expect_refusal,
+    free_port,
+    load,
+    run_locust,
+    start_locust,
+    two_processes,
+)
 from tests.processes import DEADLINE, ServerProcess, answers, wait_for
 
 USERS = 20
@@ -76,7 +85,7 @@ def test_a_server_that_keeps_nothing_has_no_stored_row_and_is_not_blamed(
 
 @pytest.mark.slow
 def test_each_of_two_processes_has_its_travellers(server: ServerProcess, tmp_path: Path) -> None:
-    run = run_locust(tmp_path, *load(server.address, 8, 5), "--features", "mailbox", "--processes", 2, "Traveller")
+    run = run_locust(tmp_path, *load(server.address, 8, 5), "--features", "mailbox", *two_processes(), "Traveller")
     expect_clean(run)
     assert run.rows["mailbox"].count > 10
 

@@ -64,7 +64,7 @@ def test_what_went_through_mailboxes_is_counted_on_both_sides(start_server: Star
 @pytest.mark.slow
 def test_a_limited_rate_delays_and_the_figures_still_agree(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--metrics-port", 0, "--rate", 30, "--burst", 5)
-    run = run_locust(tmp_path, *load(server.address, USERS, 6, rate=25), "--drain", 60, "Chatter")
+    run = run_locust(tmp_path, *load(server.address, USERS, 6, rate=35), "--drain", 60, "Chatter")
     assert server.metrics()["chat_delays_total"] > 0
     assert settled(server) == ledger(run) | {"undeliverable": 0, "mailed": 0}
     assert run.ledger["in flight"] == 0

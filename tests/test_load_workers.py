@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.loadtests import LoadRun, LocustProcess, free_port, load, read_ledger, run_locust, signed_up, start_locust
+from tests.loadtests import (
+    LoadRun,
+    LocustProcess,
+    free_port,
+    load,
+    read_ledger,
+    run_locust,
+    signed_up,
+    start_locust,
+    two_processes,
+)
 from tests.processes import ServerProcess, wait_for
 
 pytestmark = pytest.mark.slow
@@ -65,7 +75,7 @@ def expect_two_workers(run: LoadRun, ledger: Path, names: list[str]) -> None:
 
 
 def test_two_processes_share_the_users(server: ServerProcess, tmp_path: Path) -> None:
-    run = run_locust(tmp_path, *load(server.address, USERS, 3), "--processes", 2, "--ledger", "ledger.csv")
+    run = run_locust(tmp_path, *load(server.address, USERS, 3), *two_processes(), "--ledger", "ledger.csv")
     expect_two_workers(run, tmp_path / "ledger.csv", signed_up(server.data_dir))
 
 
@@ -107,7 +117,7 @@ def test_a_run_that_loses_all_its_workers_fails(server: ServerProcess, cluster: 
 
 
 def test_ctrl_c_ends_all_processes_in_order(server: ServerProcess, tmp_path: Path) -> None:
-    options = [*load(server.address, USERS, rate=100), "--processes", 2, "--ledger", "ledger.csv"]
+    options = [*load(server.address, USERS, rate=100), *two_processes(), "--ledger", "ledger.csv"]
     with start_locust(tmp_path, *options) as locust:
         locust.wait_for_users()
         wait_for("users in the server", lambda: len(signed_up(server.data_dir)) == USERS)
@@ -118,7 +128,7 @@ def test_ctrl_c_ends_all_processes_in_order(server: ServerProcess, tmp_path: Pat
 
 
 def test_a_host_where_nobody_answers_ends_a_run_of_two_processes(tmp_path: Path) -> None:
-    run = run_locust(tmp_path, *load(f"127.0.0.1:{free_port()}", USERS, 60), "--processes", 2)
+    run = run_locust(tmp_path, *load(f"127.0.0.1:{free_port()}", USERS, 60), *two_processes())
     assert run.status == 1, run.explain()
     assert 1 <= run.rows["connect"].failures <= 2  # one for each worker
     assert run.failed == {"connect.failures > 0", "given_up > 0"}
