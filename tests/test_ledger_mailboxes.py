@@ -195,6 +195,9 @@ class TruthfulPost(RuleBasedStateMachine):
     def kill(self) -> None:
         if any(link.is_in and link.open and link.served for link in self._links.values()):  # or nobody would notice
             for who in USERS:
+                if not self._links[who].served:
+                    self.read(who, len(self._links[who].down) + 1)  # it ended before, so it is heard of before
+            for who in USERS:
                 self._links[who].is_told = not self._links[who].served
                 self.close(who)
             self._waiting = self._on_disk.copy()
