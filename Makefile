@@ -6,6 +6,8 @@
 # make fuzz            any bytes, as long as you like: guided by coverage, then over sockets (ARGS="--seconds 600")
 # make slow-reader     what slow readers cost everyone else (about eight minutes)
 # make restart-test    how clients come back when the server restarts (under a minute)
+# make bench           CPU, latency and memory beside other servers (some 50 minutes; those found on PATH)
+# make bench-quick     the two most telling figures of it (about a minute)
 # make bench-tester    how many messages a second one Locust process drives (about two minutes)
 # make pictures        take the docs' pictures of the load tester anew (needs Chromium)
 # make clean           remove what make has made; never the database in data/
@@ -15,7 +17,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check lint types coverage soak crash-test fuzz slow-reader restart-test bench-tester pictures clean
+.PHONY: run test check lint types coverage soak crash-test fuzz slow-reader restart-test bench bench-quick bench-tester pictures clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
@@ -57,6 +59,12 @@ coverage-%:
 soak: $(VENV)/installed
 	@$(BIN)/python -m stress.hostile $(ARGS)
 
+bench: $(VENV)/installed-bench
+	@$(BIN)/python -m benchmarks.compare $(ARGS)
+
+bench-quick: $(VENV)/installed-bench
+	@$(BIN)/python -m benchmarks.compare --quick $(ARGS)
+
 bench-tester: $(VENV)/installed
 	@$(BIN)/python benchmarks/tester.py $(ARGS)
 
@@ -88,7 +96,12 @@ $(VENV)/installed: requirements.txt
 	@$(PIP_INSTALL) -r requirements.txt
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+$(VENV)/installed-bench: $(VENV)/installed benchmarks/requirements.txt
+	@echo "adding what the benchmark needs"
+	@$(PIP_INSTALL) -r benchmarks/requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt benchmarks/requirements.txt
 	@echo "adding what testing needs"
 	@$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@

@@ -1,0 +1,1 @@
+"""Our server beside its peers, and what the load tester itself can do."""

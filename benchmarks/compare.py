@@ -1,0 +1,152 @@
+"""Our server beside its peers: `make bench`, and `make bench-quick` in about a minute.
+
+Each round measures every server, one right after the other, each time in a new process. What counts are the ratios
+within a round: in the next one the machine may be slower.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+from benchmarks import servers
+from benchmarks.dialects import WrongAnswer
+from benchmarks.measures import MEASURES, QUICK, Measure
+from benchmarks.report import Results, report
+from benchmarks.servers import OURS, PEERS, RELAYS, VARIANTS, Server, running
+
+RESULTS = Path(__file__).parent / "results"
+OPEN_FILES = 16384
+ALL = [OURS, *PEERS, *RELAYS, *VARIANTS]
+
+
+def main() -> None:
+    options = parse_options()
+    contenders = [server for server in ALL if server is OURS or not options.server or server.name in options.server]
+    if options.before:
+        contenders.append(servers.before(options.before.resolve()))
+    for server in contenders:
+        if server.missing:
+            print(server.missing)
+    contenders = [server for server in contenders if not server.missing]
+    measures = [MEASURES[name] for name in options.measure]
+    _allow_open_files()
+    results, faults = _measure(list(_jobs(measures, contenders, options.rounds)), options.seconds)
+    print(report(results))
+    _save(options, contenders, results)
+    for fault in faults:
+        print(f"FAILED: {fault}", file=sys.stderr)
+    sys.exit(bool(faults))
+
+
+def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line. Exits with status 2 and a clear line where it is wrong."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="two measures alone, in about a minute")
+    parser.add_argument("--rounds", type=int, choices=range(1, 101), metavar="N", help="default: 5, or 3 with --quick")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of each run; default: 2, or 0.5 with --quick")
+    parser.add_argument(
+        "--measure", action="append", choices=MEASURES, metavar="NAME", help="only this one (repeatable)"
+    )
+    names = [server.name for server in ALL]
+    parser.add_argument(
+        "--server", action="append", choices=names, metavar="NAME", help="only ours and this one (repeatable)"
+    )
+    parser.add_argument("--before", type=Path, metavar="DIR", help="compare with another working copy, too")
+    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
+    parser.add_argument("--list", action="store_true", help="list the measures and the servers")
+    options = parser.parse_args(argv)
+    if options.list:
+        print("measures:", *MEASURES, "\nservers:", *names, sep="\n  ")
+        sys.exit()
+    if options.before and not (options.before / "server.py").exists():
+        parser.error(f"--before {options.before} is no working copy: it has no server.py")
+    options.rounds = options.rounds or (3 if options.quick else 5)
+    options.seconds = options.seconds or (0.5 if options.quick else 2.0)
+    options.measure = options.measure or (QUICK if options.quick else list(MEASURES))
+    return options
+
+
+def _allow_open_files() -> None:
+    """As many as may be: a measure that needs more says so by itself."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def _jobs(
+    measures: Sequence[Measure], contenders: Sequence[Server], rounds: int
+) -> Iterator[tuple[int, Measure, Server]]:
+    for number in range(1, rounds + 1):
+        for measure in measures:
+            for server in contenders if number % 2 else reversed(contenders):
+                if measure.variants or server not in VARIANTS:
+                    yield number, measure, server
+
+
+def _measure(jobs: Sequence[tuple[int, Measure, Server]], seconds: float) -> tuple[Results, list[str]]:
+    """What was found, and what went wrong; says how it goes."""
+    results: Results = {}
+    faults = []
+    begin = time.monotonic()
+    for done, (number, measure, server) in enumerate(jobs):
+        left = (time.monotonic() - begin) / done * (len(jobs) - done) if done else 0.0
+        try:
+            with running(server, measure.clients) as run:
+                figures = measure.run(run, seconds)
+        except WrongAnswer as error:
+            faults.append(f"{measure.name}: {error}")
+            said = "FAILED"
+        else:
+            results.setdefault(measure.name, {}).setdefault(server.name, {})[number] = figures
+            said = "  ".join(f"{name} {figure:.3g}" for name, figure in figures.items())
+        ahead = f"  ({left / 60:.0f} min left)" if left > 60 else ""
+        print(f"{done + 1}/{len(jobs)}  {measure.name}  {server.name}: {said}{ahead}", flush=True)
+    return results, faults
+
+
+def _save(options: argparse.Namespace, contenders: Sequence[Server], results: Results) -> None:
+    file: Path = options.output / ("quick.json" if options.quick else "full.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found = {
+        "date": f"{date.today():%Y-%m-%d}",
+        "machine": {"cores": os.cpu_count(), "processor": _processor(), "system": platform.platform()},
+        "python": platform.python_version(),
+        "seconds": options.seconds,
+        "servers": {server.name: {"version": version(server), "settings": server.settings} for server in contenders},
+        "results": results,
+    }
+    file.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"\nwritten to {file}")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return found[1] if found else platform.machine()
+
+
+def version(server: Server) -> str:
+    """What the program says of itself, in a word; "" for what is part of this project."""
+    if not server.version:
+        return ""
+    command = [shutil.which(server.version[0]) or server.version[0], *server.version[1:]]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\d+(\.\d+)+", said) or re.search(r"\d\S*", said)
+    return found[0] if found else "unknown"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,152 @@
+"""What is measured, of one server that runs: figures by name."""
+
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from benchmarks.dialects import Client
+from benchmarks.servers import Running
+from benchmarks.traffic import Load, flows, open_arrival, ping_pong, pipelined
+from loadtest.histogram import Histogram
+
+MICRO = 1e6
+KIB = 1024
+RATE = 2000.0  # messages a second, where latency is measured
+RATE_PAIRS = 10
+LOGINS = 400  # different users, one after the other
+FIRST_CLIENTS = 20  # the first ones need what all share, too
+
+
+@dataclass(frozen=True)
+class Measure:
+    """`run` gets a server and a time in seconds; `unit` is that of its figures."""
+
+    name: str
+    unit: str
+    clients: int  # at once
+    run: Callable[[Running, float], dict[str, float]]
+    variants: bool = False  # ours with TLS, history and so on as well
+    rounds: int = 100  # at most
+
+
+def _pairs(server: Running, count: int) -> list[tuple[Client, Client]]:
+    """Pairs of logged-in clients, each knowing where to write to the other."""
+    pairs = [(server.log_in(f"s{number:04}"), server.log_in(f"r{number:04}")) for number in range(count)]
+    for sender, receiver in pairs:
+        server.server.dialect.pair(sender, receiver)
+        server.server.dialect.pair(receiver, sender)
+    return pairs
+
+
+def pipelined_cpu(server: Running, seconds: float, pairs: int, text_bytes: int) -> dict[str, float]:
+    """CPU of one message where many are under way."""
+    streams = flows(server.server.dialect, _pairs(server, pairs), text_bytes)
+    return _cpu(server, lambda: pipelined(streams, seconds))
+
+
+def ping_pong_cpu(server: Running, seconds: float, pairs: int, text_bytes: int) -> dict[str, float]:
+    """CPU of one message where one of each pair is under way."""
+    couples = _pairs(server, pairs)
+    dialect = server.server.dialect
+    there = flows(dialect, couples, text_bytes, cycle=8)
+    back = flows(dialect, [(receiver, sender) for sender, receiver in couples], text_bytes, cycle=8)
+    return _cpu(server, lambda: ping_pong(there, back, seconds))
+
+
+def _cpu(server: Running, run: Callable[[], Load]) -> dict[str, float]:
+    with _scraped(server):
+        before = server.cpu_seconds()
+        load = run()
+        used = server.cpu_seconds() - before
+    return {
+        "CPU per message": used / load.messages * MICRO,
+        "messages a second": load.messages / load.seconds,
+        "generator": load.generator_share,
+    }
+
+
+@contextmanager
+def _scraped(server: Running) -> Iterator[None]:
+    """Ask for /metrics each second, where there are some."""
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.wait(1.0):
+            urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics").read()
+
+    asks = threading.Thread(target=ask)
+    if server.metrics_port:
+        asks.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if server.metrics_port:
+            asks.join()
+
+
+def latency(server: Running, seconds: float) -> dict[str, float]:
+    """From the moment when a message was due until it had arrived."""
+    streams = flows(server.server.dialect, _pairs(server, RATE_PAIRS), text_bytes=16, cycle=64)
+    load, times = open_arrival(streams, RATE, seconds)
+    histogram = Histogram()
+    for one in times:
+        histogram.record(one)
+    found = {f"p{percent:g}": histogram.percentile(percent) * MICRO for percent in (50, 99, 99.9)}
+    return found | {"generator": load.generator_share}
+
+
+def idle_memory(server: Running, _seconds: float, clients: int) -> dict[str, float]:
+    """Resident memory that each client needs who is logged in and does nothing."""
+    for number in range(FIRST_CLIENTS):
+        server.log_in(f"f{number:04}")
+    before = server.resident_bytes()
+    for number in range(clients):
+        server.log_in(f"u{number:04}")
+    return {"memory per client": (server.resident_bytes() - before) / clients / KIB}
+
+
+def login_cpu(server: Running, _seconds: float) -> dict[str, float]:
+    """CPU of one login without a password: from connecting to the answer, and leaving. All users were there before."""
+    _visit(server, LOGINS)
+    before = server.cpu_seconds()
+    for _ in range(4):
+        _visit(server, LOGINS)
+    return {"CPU per login": (server.cpu_seconds() - before) / (4 * LOGINS) * MICRO}
+
+
+def _visit(server: Running, count: int) -> None:
+    for number in range(count):
+        server.log_in(f"u{number:04}")
+        server.clients.pop().sock.close()
+
+
+def _traffic() -> Iterator[Measure]:
+    for kind, run in (("pipelined", pipelined_cpu), ("ping-pong", ping_pong_cpu)):
+        for text_bytes in (16, 100):
+            for pairs in (10, 100, 1000):
+                yield Measure(
+                    f"{kind}, {pairs} pairs, {text_bytes} bytes",
+                    "us",
+                    2 * pairs,
+                    partial(run, pairs=pairs, text_bytes=text_bytes),
+                    variants=(pairs, text_bytes) == (10, 16),
+                )
+
+
+MEASURES = {
+    measure.name: measure
+    for measure in [
+        *_traffic(),
+        Measure(f"latency at {RATE:.0f} messages a second", "us", 2 * RATE_PAIRS, latency),
+        *(
+            Measure(f"memory, {count} idle clients", "KiB", count + FIRST_CLIENTS, partial(idle_memory, clients=count))
+            for count in (1000, 5000)
+        ),
+        Measure("login", "us", 10, login_cpu),
+    ]
+}
+QUICK = ["pipelined, 10 pairs, 16 bytes", "ping-pong, 10 pairs, 16 bytes"]

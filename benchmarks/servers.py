@@ -1,0 +1,309 @@
+"""The servers that are compared: how each is started, fairly, and how it is watched."""
+
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import dedent
+
+import psutil
+import trustme
+
+from benchmarks.dialects import Chat, Client, Dialect, Irc, Mqtt, Nats, Redis, WrongAnswer
+
+ROOT = Path(__file__).parent.parent
+RELAY_SOURCES = Path(__file__).parent / "relays"
+START_SECONDS = 30.0
+ANSWER_SECONDS = 30.0  # for any one answer
+MAX_USERS = 20000
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a command needs to know."""
+
+    folder: Path  # of this run alone
+    port: int
+    metrics_port: int
+    clients: int  # at once, at most
+
+
+@dataclass(frozen=True)
+class Server:
+    """One kind of server. `settings` says what differs from its defaults, `hint` how to get it."""
+
+    name: str
+    dialect: Dialect
+    command: Callable[[Start], list[str | Path]]
+    settings: str
+    program: str = sys.executable  # what has to be there
+    hint: str = ""
+    version: tuple[str, ...] = ()  # asks for it
+    secure: bool = False  # speaks TLS
+    scraped: bool = False  # is asked for metrics all the while
+    folder: Path = ROOT  # where it runs
+
+    @property
+    def missing(self) -> str:
+        """How to get it, where it is not there."""
+        return "" if shutil.which(self.program) else f"{self.name} is left out: {self.hint}"
+
+
+@dataclass
+class Running:
+    """A server that answers."""
+
+    server: Server
+    port: int
+    metrics_port: int  # 0: nobody asks for metrics
+    process: psutil.Popen
+    trust: ssl.SSLContext | None = None
+    clients: list[Client] = field(default_factory=list)
+
+    def connect(self) -> socket.socket:
+        """A connection whose socket blocks. Raises OSError."""
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self.trust.wrap_socket(sock, server_hostname="127.0.0.1") if self.trust else sock
+
+    def log_in(self, name: str) -> Client:
+        """One more client, which is closed at the end. Raises WrongAnswer, OSError."""
+        client = Client(name, self.connect())
+        self.clients.append(client)
+        self.server.dialect.log_in(client)
+        return client
+
+    def cpu_seconds(self) -> float:
+        """What the kernel has charged to all its threads, to a hundredth of a second."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+    def resident_bytes(self) -> int:
+        return int(self.process.memory_info().rss)
+
+
+@contextmanager
+def running(server: Server, clients: int) -> Iterator[Running]:
+    """Start it in a folder of its own, and end it. Raises WrongAnswer where it does not start."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, (Path(folder) / "log").open("w+b") as log:
+        start = Start(Path(folder), _free_port(), _free_port(), clients)
+        trust = _certify(start.folder) if server.secure else None
+        command = [str(part) for part in server.command(start)]
+        process = psutil.Popen(command, cwd=server.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        run = Running(server, start.port, start.metrics_port if server.scraped else 0, process, trust)
+        try:
+            _wait_until_it_listens(run)
+            yield run
+        except (WrongAnswer, OSError) as error:
+            log.seek(0)
+            said = log.read().decode(errors="replace")[-1000:].strip()
+            raise WrongAnswer(f"{server.name}: {error}\n{said}".strip()) from error
+        finally:
+            for client in run.clients:
+                client.sock.close()
+            process.terminate()
+            try:
+                process.wait(START_SECONDS)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def _wait_until_it_listens(run: Running) -> None:
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", run.port), timeout=ANSWER_SECONDS).close()
+        except ConnectionRefusedError:
+            if run.process.poll() is not None or time.monotonic() > end:
+                raise WrongAnswer("it did not start") from None
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _certify(folder: Path) -> ssl.SSLContext:
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    return trust
+
+
+# Ours, and other relays of the same protocol
+
+
+def _ours(*options: str) -> Callable[[Start], list[str | Path]]:
+    def command(start: Start) -> list[str | Path]:
+        sizes = ["--pool-size", str(start.clients + 10), "--max-users", str(MAX_USERS), "--backlog", "1024"]
+        files = ["--data-dir", str(start.folder / "data")]
+        filled = [option.format(folder=start.folder, metrics_port=start.metrics_port) for option in options]
+        basics = ["--port", str(start.port), "--id-width", "2", "--log-level", "warning"]
+        return [sys.executable, "server.py", *basics, *sizes, *files, *filled]
+
+    return command
+
+
+def before(folder: Path) -> Server:
+    """Another working copy of this project, to compare a change with."""
+    return Server("before", Chat(), _ours("--history", "off"), "as ours", folder=folder)
+
+
+def _relay(module: str) -> Callable[[Start], list[str | Path]]:
+    return lambda start: [sys.executable, "-m", f"benchmarks.relays.{module}", str(start.port)]
+
+
+def _epoll(start: Start) -> list[str | Path]:
+    program = start.folder / "epoll"
+    subprocess.run([shutil.which("cc") or "cc", "-O2", "-o", program, RELAY_SOURCES / "epoll.c"], check=True)
+    return [program, str(start.port)]
+
+
+# The peers
+
+
+def _mosquitto(start: Start) -> list[str | Path]:
+    return _configured(
+        start,
+        ["mosquitto", "-c"],
+        f"""\
+        listener {start.port} 127.0.0.1
+        allow_anonymous true
+        persistence false
+        log_dest none
+        max_queued_messages 0
+        max_inflight_messages 0
+        set_tcp_nodelay true
+        """,
+    )
+
+
+def _nats(start: Start) -> list[str | Path]:
+    return _configured(
+        start,
+        ["nats-server", "-c"],
+        f"""\
+        listen: "127.0.0.1:{start.port}"
+        logfile: "/dev/null"
+        ping_interval: "1h"
+        """,
+    )
+
+
+def _redis(start: Start) -> list[str | Path]:
+    return _configured(
+        start,
+        ["redis-server"],
+        f"""\
+        bind 127.0.0.1
+        port {start.port}
+        save ""
+        appendonly no
+        dir {start.folder}
+        logfile /dev/null
+        tcp-keepalive 0
+        maxclients {start.clients + 100}
+        client-output-buffer-limit pubsub 0 0 0
+        """,
+    )
+
+
+def _ngircd(start: Start) -> list[str | Path]:
+    return _configured(
+        start,
+        ["ngircd", "--nodaemon", "--config"],
+        f"""\
+        [Global]
+        Name = bench.example
+        Listen = 127.0.0.1
+        Ports = {start.port}
+        MotdPhrase = bench
+        [Limits]
+        MaxConnections = 0
+        MaxConnectionsIP = 0
+        MaxPenaltyTime = 0
+        PingTimeout = 3600
+        [Options]
+        DNS = no
+        Ident = no
+        PAM = no
+        SyslogFacility = local0
+        """,
+    )
+
+
+def _configured(start: Start, command: list[str | Path], text: str) -> list[str | Path]:
+    file = start.folder / "config"
+    file.write_text(dedent(text))
+    return [*command, file]
+
+
+APT = "apt install {}"
+
+OURS = Server("ours", Chat(), _ours("--history", "off"), "--history off --log-level warning")
+VARIANTS = [
+    Server(
+        "ours, TLS",
+        Chat(),
+        _ours("--history", "off", "--tls-cert", "{folder}/server.pem"),
+        "as ours, TLS 1.3",
+        secure=True,
+    ),
+    Server("ours, history", Chat(), _ours("--history", "on"), "--history on"),
+    Server(
+        "ours, scraped",
+        Chat(),
+        _ours("--history", "off", "--metrics-port", "{metrics_port}"),
+        "/metrics asked for each second",
+        scraped=True,
+    ),
+]
+PEERS = [
+    Server(
+        "mosquitto",
+        Mqtt(),
+        _mosquitto,
+        "QoS 0, no persistence, no log, queues unbounded, TCP_NODELAY",
+        "mosquitto",
+        APT.format("mosquitto"),
+        ("mosquitto", "-h"),
+    ),
+    Server(
+        "nats-server", Nats(), _nats, "no log", "nats-server", APT.format("nats-server"), ("nats-server", "--version")
+    ),
+    Server(
+        "redis",
+        Redis(),
+        _redis,
+        "pub/sub over RESP3, CLIENT REPLY OFF, nothing saved, no log, output buffers unbounded",
+        "redis-server",
+        APT.format("redis-server"),
+        ("redis-server", "--version"),
+    ),
+    Server(
+        "ngircd",
+        Irc(),
+        _ngircd,
+        "private messages; no flood control, no DNS, ident or PAM",
+        "ngircd",
+        APT.format("ngircd"),
+        ("ngircd", "--version"),
+    ),
+]
+RELAYS = [
+    Server("uvloop", Chat(), _relay("uvloop_asyncio"), "asyncio on uvloop, the same protocol, no checks"),
+    Server("naive gevent", Chat(), _relay("naive_gevent"), "two recv and one sendall for each packet, no checks"),
+    Server("C epoll", Chat(), _epoll, "one thread, the same protocol, no checks: the floor", "cc", APT.format("gcc")),
+]
