@@ -10,8 +10,7 @@ our own caller asked for.
 import unicodedata
 from collections.abc import Iterator, Mapping, Set
 from enum import IntEnum, IntFlag, StrEnum
-from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 DEFAULT_PORT = 9034
 
@@ -19,6 +18,7 @@ HEADER_BYTES = 2
 MAX_PACKET_BYTES = 140
 MAX_BODY_BYTES = MAX_PACKET_BYTES - HEADER_BYTES
 STRING_PREFIX_BYTES = 2
+MESSAGE_HEADER_BYTES = HEADER_BYTES + STRING_PREFIX_BYTES  # before its text
 MAX_TEXT_BYTES = MAX_BODY_BYTES - STRING_PREFIX_BYTES
 MAX_USERNAME_BYTES = 32
 MAX_PASSWORD_BYTES = 64
@@ -113,46 +113,94 @@ class Decoder:
     """Cuts a TCP byte stream into packets, however it is chunked (section 1).
 
     `accepts` holds the packet types that this peer may send: FROM_CLIENT in a server, FROM_SERVER in a client, and what
-    features add to them. Fewer than 140 bytes are held between two calls.
+    features add to them. Where the stream is at fault RemoteProtocolError is raised, then and at every later call.
     """
 
     def __init__(self, accepts: Set[PacketType]) -> None:
-        self._accepts = set(accepts)
-        self._rest = b""
+        self._accepts = accepts
+        self._data = b""
+        self._at = 0  # where the next packet begins
+        self._is_ascii = True
+        self.has_more = False  # `next` may have something to say
         self._failure: RemoteProtocolError | None = None
 
     def packets(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Yield (type, body) of every packet that `data` completes; to be used up before the next call.
+        """Feed `data` and yield what `next` returns; to be used up before the next call."""
+        self.feed(data)
+        while packet := self.next():
+            yield packet
 
-        Raises RemoteProtocolError where the stream is at fault, after the packets before the fault, and again at every
-        later call. Both faults of a header are found as soon as its two bytes are there.
-        """
-        if self._failure is not None:
+    def feed(self, data: bytes) -> None:
+        """This comes next."""
+        if self._failure:
             raise self._failure
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
-        accepts = self._accepts
-        start, end = 0, len(data)
-        while end - start >= HEADER_BYTES:
-            packet_type, length = data[start], data[start + 1]
+        self._data = self._data[self._at :] + data
+        self._at = 0
+        self._is_ascii = self._data.isascii()
+        self.has_more = True
+
+    def next(self) -> tuple[int, bytes] | None:
+        """(type, body) of the next packet; None while it is not complete, when fewer than 140 bytes are held.
+
+        Both faults of a header are found as soon as its two bytes are there.
+        """
+        if self._failure:
+            raise self._failure
+        data, at = self._data, self._at
+        left = len(data) - at
+        if left >= HEADER_BYTES:
+            packet_type, length = data[at], data[at + 1]
             if length > MAX_BODY_BYTES:
                 raise self._fail(Reason.PACKET_TOO_LONG)
-            if packet_type not in accepts:
+            if packet_type not in self._accepts:
                 raise self._fail(Reason.UNKNOWN_PACKET_TYPE)
-            stop = start + HEADER_BYTES + length
-            if stop > end:
+            if left >= HEADER_BYTES + length:
+                self._at = at + HEADER_BYTES + length
+                return packet_type, data[at + HEADER_BYTES : self._at]
+        self._data, self._at = data[at:], 0
+        self.has_more = False
+        return None
+
+    @property
+    def rest(self) -> bytes:
+        """What is held."""
+        return self._data[self._at :]
+
+    def forget(self) -> None:
+        """Hold nothing."""
+        self._data = b""
+
+    def messages(self, envelope: "Envelope") -> "Run":
+        """All Messages that come next, wrapped, as far as they are plain: complete, valid, and one packet again.
+
+        What they are not is left to `next`. A call for each would cost more than relaying them.
+        """
+        data = self._data
+        begin, end = self._at + MESSAGE_HEADER_BYTES, len(data)
+        header = data[self._at : begin]
+        is_ascii = self._is_ascii
+        wrapped: list[bytes] = []
+        add, find = wrapped.append, envelope.heads.get
+        while head := find(header):
+            stop = begin + header[-1]
+            text = data[begin:stop]
+            if stop > end or not (is_ascii or _is_text(text)):
                 break
-            yield packet_type, data[start + HEADER_BYTES : stop]
-            start = stop
-        self._rest = data[start:]
+            add(head)
+            add(text)
+            begin = stop + MESSAGE_HEADER_BYTES
+            header = data[stop:begin]
+        self._at = begin - MESSAGE_HEADER_BYTES
+        self.has_more = self._at < end
+        return b"".join(wrapped), len(wrapped) // 2
 
     def accept_extra(self, extra: Mapping[PacketType, Feature], features: Feature) -> None:
         """From the next packet on the peer may send of these types those whose feature is among `features` alone."""
-        for packet_type, feature in extra.items():
-            (self._accepts.add if feature in features else self._accepts.discard)(packet_type)
+        wanted = {packet_type for packet_type, feature in extra.items() if feature in features}
+        self._accepts = self._accepts - extra.keys() | wanted
 
     def _fail(self, reason: Reason) -> RemoteProtocolError:
+        self.forget()
         self._failure = RemoteProtocolError(reason)
         return self._failure
 
@@ -254,34 +302,46 @@ def split_text(text: bytes, room: int) -> list[bytes]:
     return pieces
 
 
+Run: TypeAlias = tuple[bytes, int]
+"""Messages that stay together, as their receiver gets them: all packets, and how many Messages. Each is one packet, or
+there is one of several.
+"""
+
+
+def each_message(run: Run) -> list[bytes]:
+    """Its Messages, each as its packet, or packets."""
+    packets, count = run
+    return [packets] if count == 1 else split_packets(packets)
+
+
+def first_messages(run: Run, count: int) -> Run:
+    """A run of its first `count` Messages."""
+    return run if count >= run[1] else (b"".join(each_message(run)[:count]), count)
+
+
 class Envelope:
-    """Wraps one sender's texts as the receiver gets them: Message `sender:text` (section 3.5, 3.6)."""
+    """Wraps one sender's texts as the receiver gets them: Message `sender:text` (section 3.5, 3.6).
+
+    `heads` has, for the first four bytes of a sender's Message, those of the receiver's and what comes before the text,
+    where that is one packet again: made anew for each message they would cost more than relaying it.
+    """
 
     def __init__(self, sender: str) -> None:
-        prefix = f"{sender}:".encode()
+        self._prefix = f"{sender}:".encode()
         self._room = text_room(sender)
-        self._has_split = False  # since runs() was asked
-        self._heads = [
-            bytes((PacketType.MESSAGE, STRING_PREFIX_BYTES + length, 0, length)) + prefix
-            for length in range(len(prefix), MAX_TEXT_BYTES + 1)
-        ]  # by the length of the text: building a header anew for each message would cost more than relaying it
+        self.heads = {_message_header(length): self._head(length) for length in range(self._room + 1)}
 
     def wrap(self, text: bytes) -> bytes:
         """The Message packet for `text`, or several, in order, where one is too small."""
-        if len(text) <= self._room:
-            return self._heads[len(text)] + text
-        self._has_split = True
-        return b"".join(self._heads[len(piece)] + piece for piece in split_text(text, self._room))
+        return b"".join([self._head(len(piece)) + piece for piece in split_text(text, self._room)])
 
-    def runs(self, wrapped: list[bytes]) -> list[list[bytes]]:
-        """All that wrap() has given since the last call, in order, so that in each list either every Message is one
-        packet, or there is one Message of several.
-        """
-        if not self._has_split:
-            return [wrapped]
-        self._has_split = False
-        runs = groupby(enumerate(wrapped), lambda one: one[0] if len(one[1]) > MAX_PACKET_BYTES else -1)
-        return [[message for _, message in run] for _, run in runs]
+    def _head(self, length: int) -> bytes:
+        return _message_header(len(self._prefix) + length) + self._prefix
+
+
+def _message_header(length: int) -> bytes:
+    """What comes before the text of a Message, by the text's length."""
+    return bytes((PacketType.MESSAGE, STRING_PREFIX_BYTES + length, 0, length))
 
 
 # Parsing
@@ -295,9 +355,16 @@ def parse_text(body: bytes) -> bytes:
     if len(body) < STRING_PREFIX_BYTES or body[0] << 8 | body[1] != len(body) - STRING_PREFIX_BYTES:
         raise RemoteProtocolError(Reason.MALFORMED_PACKET)
     text = body[STRING_PREFIX_BYTES:]
-    if not text.isascii():
-        _decode(text)
+    if not _is_text(text):
+        raise RemoteProtocolError(Reason.MALFORMED_PACKET)
     return text
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return data.isascii() or bool(data.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 class Login(NamedTuple):

@@ -19,6 +19,8 @@ from contextlib import ExitStack
 import gevent
 from gevent.event import Event
 
+gevent.config.track_greenlet_tree = False  # who started whom, with stacks: a kilobyte for each client
+
 from chatserver import __version__, memory
 from chatserver.accounts import Accounts
 from chatserver.address import format_address

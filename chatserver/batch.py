@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from chatserver.counters import Counters
 from chatserver.receipts import Receipts
-from protocol import Level
+from protocol import Level, first_messages
 
 
 @dataclass(slots=True, eq=False)
@@ -63,10 +63,9 @@ class Batch:
         self.dropped_count += count
         self._settle()
 
-    def keep(self, run: list[bytes]) -> None:
-        """Only these first Messages of it were taken; the others were refused."""
-        self.packets = b"".join(run)
-        self.count = len(run)
+    def keep(self, count: int) -> None:
+        """Only so many of its first Messages were taken; the others were refused."""
+        self.packets, self.count = first_messages((self.packets, self.count), count)
         self._settle()
 
     def stored(self) -> None:

@@ -1,9 +1,9 @@
 """One client's socket: the only place that reads it, writes it and closes it.
 
 Below gevent's socket API on purpose (its `recv` first tries in vain, its `sendall` asks for a socket option each time):
-one lasting watcher to wait for input, one callback per loop turn to send what has come together, and a writer greenlet
-only while a client is slow. All names are gevent's public ones: `hub.wait`, `hub.cancel_wait`, `loop.io`,
-`loop.run_callback`.
+a plain socket that does not block, one lasting watcher to wait for input (readable.py), one callback per loop turn to
+send what has come together, and a writer greenlet only while a client is slow. All names are gevent's public ones:
+`hub.wait`, `loop.io`, `loop.run_callback`.
 """
 
 import fcntl
@@ -12,6 +12,7 @@ import socket
 import sys
 import termios
 from contextlib import suppress
+from functools import partial
 
 import gevent
 from gevent import Greenlet, Timeout, get_hub
@@ -19,18 +20,15 @@ from gevent.event import Event
 
 from chatserver.counters import Counters
 from chatserver.outbox import Outbox
+from chatserver.readable import InputOver, Readable
 from chatserver.tls import TlsStream
 from protocol import Reason, encode_error, rest_of_packet
 
-READ, WRITE = 1, 2  # libev's event bits
+WRITE = 2  # libev's event bit
 RECV_BYTES = 16384  # 64 KiB costs a fifth more CPU per message, and keeps everyone else waiting four times as long
 LINGER_SECONDS = 2.0  # section 5: how long an Error that closes is kept for a client to read
 
 log = logging.getLogger("chat")
-
-
-class InputOver(Exception):
-    """Thrown into a reader that waits, when there is nothing to wait for any more."""
 
 
 class NoProgress(Exception):
@@ -47,9 +45,9 @@ class Connection:
     def __init__(
         self, sock: socket.socket | TlsStream, counters: Counters, outbox_bytes: int, write_timeout: float
     ) -> None:
-        """`sock` is connected, with gevent's patching; `outbox_bytes` as in Outbox; `write_timeout` in seconds."""
-        sock.settimeout(0.0)
-        self.outbox = Outbox(outbox_bytes, self._flush_soon)
+        """`sock` is connected and blocks nowhere; `outbox_bytes` as in Outbox; `write_timeout` in seconds."""
+        self._hub = get_hub()
+        self.outbox = Outbox(outbox_bytes, partial(self._hub.loop.run_callback, self._flush))
         self.outcome = ""
         self.waiting_since: float | None = None  # for input, in seconds by the loop's clock; None while it is handled
         self.at_rest = False  # its session has handled all that was read, and reads no more
@@ -58,11 +56,11 @@ class Connection:
         self._sock = sock
         self._counters = counters
         self._write_timeout = write_timeout
-        self._hub = get_hub()
-        self._readable = self._hub.loop.io(sock.fileno(), READ)
-        self._stopped = Event()  # no input is wanted any more
-        self._flush_due = False
+        self._readable = Readable(sock.fileno())
+        self._is_stopped = False  # no input is wanted any more
+        self._pause: Event | None = None  # that is cut short then
         self._writer: Greenlet[[], None] | None = None
+        self._is_taken_over = False  # a greenlet sends, not the hub
         self._stream = b""  # taken from the outbox: whole packets ...
         self._sent = 0  # ... of which the kernel has this many bytes
         self._gave_up = False
@@ -73,30 +71,34 @@ class Connection:
         """Wait for input and return at most `size` bytes of it; b"" when there is no more to come, or to care for."""
         self.waiting_since = self._hub.loop.now()
         try:
-            data = b"" if self._stopped.is_set() else self._receive(size)
+            data = b"" if self._is_stopped else self._receive(size)
         except InputOver:
-            return b""
+            data = b""
         except OSError as error:
             self.end_with(error.strerror or str(error))
-            return b""
-        finally:
-            self.waiting_since = None
+            data = b""
+        self.waiting_since = None
         self._counters.bytes_received += len(data)
         return data
 
     def pause(self, seconds: float) -> None:
         """Leave input where it is for so long, or until there is nothing to wait for any more."""
-        self._stopped.wait(seconds)
+        if not self._is_stopped:
+            self._pause = Event()
+            self._pause.wait(seconds)
+            self._pause = None
 
     def stop_reading(self) -> None:
         """`read` returns b"" from now on; one that waits is woken. Never waits."""
-        self._stopped.set()
-        self._hub.cancel_wait(self._readable, InputOver())
+        self._is_stopped = True
+        if self._pause:
+            self._pause.set()
+        self._readable.interrupt()
 
     def _receive(self, size: int) -> bytes:
         """One chunk of input, b"" at its end. Raises InputOver, and OSError where the connection is broken."""
         while True:
-            self._hub.wait(self._readable)
+            self._readable.wait()
             try:
                 return self._sock.recv(size)
             except BlockingIOError:
@@ -116,16 +118,10 @@ class Connection:
         self.outbox.close(encode_error(reason) if reason else b"")
         self.stop_reading()
 
-    def _flush_soon(self) -> None:
-        if not self._flush_due:
-            self._flush_due = True
-            self._hub.loop.run_callback(self._flush)
-
     def _flush(self) -> None:
         """Runs in the hub, once for all that was put in a turn of the loop, and so cannot wait."""
-        if self._send():
-            self._flush_due = False
-        else:
+        if not self._is_taken_over and not self._send():
+            self._is_taken_over = True
             self._writer = gevent.spawn(self._write)
 
     def _write(self) -> None:
@@ -137,7 +133,7 @@ class Connection:
             self._give_up()
             with suppress(NoProgress):  # now, as the session may still be handing over what it has read
                 self._send_all(LINGER_SECONDS)
-        self._flush_due = False
+        self._is_taken_over = False
 
     def _send_all(self, timeout: float) -> None:
         """Send until nothing is left. Raises NoProgress once the client takes nothing for `timeout` seconds."""
@@ -167,7 +163,7 @@ class Connection:
         """Send what the kernel takes without waiting; True when nothing is left."""
         while True:
             if self._sent == len(self._stream):
-                self._stream, self._sent = self.outbox.take(), 0
+                self._stream, self._sent = self.outbox.take() if self.outbox.is_due else b"", 0
                 if not self._stream:
                     return True
             try:
@@ -203,8 +199,9 @@ class Connection:
         half-close, discard input until it closes too. Were unread input left, the kernel would reset the connection and
         destroy what we sent last. stop_reading() cuts this short once `said_all`.
         """
+        self._is_taken_over = True  # by this greenlet
         if self._writer:
-            self._writer.kill()  # it only ever waits for the kernel; from here on this greenlet sends
+            self._writer.kill()  # it only ever waits for the kernel
         try:
             self._send_rest(timeout)
             self._sock.shutdown(socket.SHUT_WR)

@@ -8,7 +8,7 @@ from chatserver.batch import Batch
 from chatserver.counters import Counters
 from chatserver.relay import Member, Relay
 from chatstorage.chats import Row, messages
-from protocol import HISTORY_END, Reason, encode_dated, encode_error
+from protocol import HISTORY_END, Reason, Run, encode_dated, encode_error, first_messages
 from storage import StorageUnavailable
 
 NOT_ONLINE = Reason.USER_NOT_ONLINE  # looked up for each run of Messages, and an enum's members take their time
@@ -38,14 +38,14 @@ class Delivery:
         """Whether this sender may choose this receiver for a partner now."""
         return self._relay.is_online(receiver) or self._may_mail(sender, receiver)
 
-    def hand_over(self, sender: Member, receiver: int, run: list[bytes], first: int) -> tuple[int, Reason]:
-        """Hand over what Envelope.runs gives, waiting for room; how many Messages were taken, and why not the others.
+    def hand_over(self, sender: Member, receiver: int, run: Run, first: int) -> tuple[int, Reason]:
+        """Hand over a run of Messages, waiting for room; how many were taken, and why not the others.
 
         `first` is the number of the first one among those of the sender's connection.
         """
         if self._archive is None and sender.receipts is None:  # the short way
-            member = self._relay.find(receiver)
-            taken = member.outbox.deliver(b"".join(run), run, self._counters) if member else 0
+            member = self._relay.look_up(receiver)
+            taken = member.outbox.deliver(run, self._counters) if member else 0
             return taken, NOT_ONLINE
         if sender.receipts:
             sender.outbox.wait_while(sender.receipts.is_full)
@@ -58,37 +58,35 @@ class Delivery:
         batch = self._batch(sender, receiver, run, first)
         if archive and sender.mails:
             self._deliver_owed(archive, member, batch, run)
-            return len(run), NOT_ONLINE
-        taken = member.outbox.deliver(batch.packets, run, batch)
-        if taken < len(run):
-            batch.keep(run[:taken])
+            return batch.count, NOT_ONLINE
+        taken = member.outbox.deliver(run, batch)
+        if taken < batch.count:
+            batch.keep(taken)
         if archive and taken:
             archive.add(batch)
         return taken, NOT_ONLINE
 
-    def _deliver_owed(self, archive: Archive, member: Member, batch: Batch, run: list[bytes]) -> None:
+    def _deliver_owed(self, archive: Archive, member: Member, batch: Batch, run: Run) -> None:
         """In the archive before it is put: when the receiver is lost meanwhile, the rest is in the mailbox."""
         batch.owed = True
         archive.add(batch)
-        taken = member.outbox.deliver(batch.packets, run, batch)
-        if taken < len(run):
-            batch.dropped(len(run) - taken)
+        taken = member.outbox.deliver(run, batch)
+        if taken < batch.count:
+            batch.dropped(batch.count - taken)
 
-    def _mail(
-        self, archive: Archive | None, sender: Member, receiver: int, run: list[bytes], first: int
-    ) -> tuple[int, Reason]:
+    def _mail(self, archive: Archive | None, sender: Member, receiver: int, run: Run, first: int) -> tuple[int, Reason]:
         """As hand_over(), for a receiver who is not online."""
         if not self._may_mail(sender, receiver):
             return 0, NOT_ONLINE
         if archive is None:
             return 0, Reason.STORAGE_UNAVAILABLE
         room = max(0, archive.mailbox_messages - archive.mail[receiver])
-        if taken := run[:room]:
-            batch = self._batch(sender, receiver, taken, first)
+        batch = self._batch(sender, receiver, first_messages(run, room), first)
+        if batch.count:
             batch.owed = True
             archive.add(batch)
-            batch.dropped(len(taken))
-        return len(taken), Reason.MAILBOX_FULL
+            batch.dropped(batch.count)
+        return batch.count, Reason.MAILBOX_FULL
 
     def catch_up(self, member: Member) -> None:
         """Put all that waits in this user's mailbox into its outbox, which is reserved, as the client reads."""
@@ -132,12 +130,11 @@ class Delivery:
     def _may_mail(self, sender: Member, receiver: int) -> bool:
         return self._archive is not None and sender.mails and self._is_user(receiver)
 
-    def _batch(self, sender: Member, receiver: int, run: list[bytes], first: int) -> Batch:
+    def _batch(self, sender: Member, receiver: int, run: Run, first: int) -> Batch:
         return Batch(
             sender.user_id,
             receiver,
-            b"".join(run),
-            len(run),
+            *run,
             self._counters,
             self._settled,
             receipts=sender.receipts,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import inf
 
 import gevent
+from gevent.monkey import get_original
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
@@ -29,6 +30,8 @@ KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 3
 VANISHED_SECONDS = 60
 CHUNK_SECONDS = 0.5  # at shutdown: more than enough to handle what has been read, unless a partner is slow
+
+PlainSocket: type[socket.socket] = get_original("socket", "socket")  # Connection waits by means of its own
 
 log = logging.getLogger("chat")
 
@@ -132,8 +135,14 @@ class ChatServer(StreamServer):
         context, limits = self.context, self.context.limits
         log.info("%s connected", peer.label)
         context.counters.connections += 1
-        stream = TlsStream(sock, context.tls) if context.tls else sock
-        connection = Connection(stream, context.counters, limits.outbox_bytes, limits.write_timeout)
+        plain = PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        plain.setblocking(False)
+        connection = Connection(
+            TlsStream(plain, context.tls) if context.tls else plain,
+            context.counters,
+            limits.outbox_bytes,
+            limits.write_timeout,
+        )
         session = Session(
             context.accounts,
             context.relay,

@@ -1,6 +1,5 @@
 """What waits to be sent to one client."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeAlias
@@ -8,7 +7,7 @@ from typing import Protocol, TypeAlias
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
-from protocol import whole_packets
+from protocol import Run, each_message, whole_packets
 
 PUT_BYTES = 64  # what each put costs besides its bytes: a bytes object's head (33), rounding (15), the queue's slot (9)
 MARK_BYTES = 112  # ... and one with Messages: a tuple of four (96), two numbers' rounding, the queue's slot
@@ -39,23 +38,23 @@ class Outbox:
     5. Notices need no room: each source keeps what it has to say, in bounded memory, until it is taken.
     """
 
-    def __init__(self, limit: int, on_put: Callable[[], None]) -> None:
-        """`limit` in bytes, enough for one relayed message and its cost; `on_put` tells the writer that there is
-        something to send.
+    def __init__(self, limit: int, on_due: Callable[[], object]) -> None:
+        """`limit` in bytes, enough for one relayed message and its cost; `on_due` tells the writer that there is
+        something to take, once until it is taken.
         """
         self.takes = True  # what is put has a way to go: it is neither closed nor leads nowhere
         self.closed = False
         self.leads_nowhere = False
         self.is_reserved = False
+        self.is_due = False  # there may be something to take
         self.last_packet = b""
         self.notices: list[Callable[[], bytes]] = []  # each gives the packets that it has to say, and forgets them
         self._channel: SimpleQueue[bytes] = SimpleQueue()
         self._limit = limit
-        self._on_put = on_put
+        self._on_due = on_due
         self._size = 0
-        self._room = Event()
-        self._room.set()
-        self._marks: deque[Mark] = deque()
+        self._room: Event | None = None  # that somebody waits for
+        self._marks: list[Mark] = []  # few, and an empty deque is larger
         self._length = 0  # of the stream up to now, in bytes
         self._out = 0  # how much of it is with the kernel
 
@@ -86,17 +85,18 @@ class Outbox:
             yield
         finally:
             self.is_reserved = False
-            self._room.set()
+            self._wake()
             self.announce()  # what there was to say has waited
 
     # For others
 
-    def deliver(self, packets: bytes, messages: Sequence[bytes], fate: Fate) -> int:
-        """Queue Messages, together `packets`, in order, waiting for room; returns how many of them went in."""
-        if self.takes and self._admits(PUT_BYTES + MARK_BYTES + len(packets)):
-            self._append(packets, len(messages), fate)
-            return len(messages)
-        return self._put_some(messages, fate, self._admits)
+    def deliver(self, run: Run, fate: Fate) -> int:
+        """Queue Messages, in order, waiting for room; returns how many of them went in."""
+        packets, count = run
+        if self._size + PUT_BYTES + MARK_BYTES + len(packets) <= self._limit and self.takes and not self.is_reserved:
+            self._append(packets, count, fate)
+            return count
+        return self._put_some(each_message(run), fate, self._admits)
 
     def wait_while(self, condition: Callable[[], bool]) -> None:
         """Wait for something that changes when this is sent, closed or no longer reserved."""
@@ -109,30 +109,36 @@ class Outbox:
 
     def announce(self) -> None:
         """A source of notices may have something to say. Never waits."""
-        if self.notices and self.takes:
-            self._on_put()
+        if self.notices and self.takes and not self.is_due:
+            self.is_due = True
+            self._on_due()
 
     # For the writer
 
     def take(self) -> bytes:
         """All that is queued, and all notices, now in flight; b"" when there is nothing. Never waits."""
+        self.is_due = False
         channel = self._channel
-        puts = [channel.get_nowait() for _ in range(channel.qsize())]
-        self._size -= PUT_BYTES * len(puts)
+        count = channel.qsize()
+        self._size -= PUT_BYTES * count
+        stream = channel.get_nowait() if count == 1 else b"".join([channel.get_nowait() for _ in range(count)])
         if self.notices and self.takes and not self.is_reserved:
             said = b"".join([say() for say in self.notices])
             self._size += len(said)
             self._length += len(said)
-            puts.append(said)
-        return b"".join(puts)
+            stream += said
+        return stream
 
     def sent(self, count: int) -> None:
         """`count` bytes in flight are with the kernel: whoever waits for room may look again."""
         self._size -= count
         self._out += count
-        self._settle()
-        if not self._room.is_set():
-            self._room.set()
+        while self._marks and self._marks[0][1] <= self._out:
+            _, _, messages, fate = self._marks.pop(0)
+            self._size -= MARK_BYTES
+            fate.delivered(messages)
+        if self._room:
+            self._wake()
 
     def drop(self, stream: bytes, end: int, keep: int = 0) -> int:
         """Of all that waits only the first `end` bytes of `stream`, the part in flight, will be sent, and `keep` bytes
@@ -151,11 +157,11 @@ class Outbox:
             else:
                 self._size -= MARK_BYTES
             fate.dropped(count - kept)
-        self._settle()
+        self.sent(0)
         self._length = last + keep
         lost = len(stream) - end + queued - keep
         self._size -= lost
-        self._room.set()
+        self._wake()
         return lost
 
     # For all
@@ -173,7 +179,7 @@ class Outbox:
     @property
     def awaited(self) -> bool:
         """Whether somebody waits for room here."""
-        return not self._room.is_set()
+        return self._room is not None
 
     def close(self, last_packet: bytes = b"") -> None:
         """Take nothing more, but for one last packet, which needs no room. The first close counts. Never waits."""
@@ -181,14 +187,14 @@ class Outbox:
             return
         self.takes, self.closed = False, True
         self.last_packet = last_packet
-        self._room.set()
+        self._wake()
         if last_packet:
             self._append(last_packet)
 
     def lead_nowhere(self) -> None:
         """Take nothing more, as there is nobody to send it to. Never waits."""
         self.takes, self.leads_nowhere = False, True
-        self._room.set()
+        self._wake()
 
     def _has_room(self, cost: int) -> bool:
         return self._size + cost <= self._limit
@@ -197,8 +203,14 @@ class Outbox:
         return self._size + cost <= self._limit and not self.is_reserved
 
     def _wait(self) -> None:
-        self._room.clear()
+        self._room = self._room or Event()
         self._room.wait()
+
+    def _wake(self) -> None:
+        """Whoever waits may look again."""
+        room, self._room = self._room, None
+        if room:
+            room.set()
 
     def _put_some(self, parts: Sequence[bytes], fate: Fate | None, admits: Callable[[int], bool]) -> int:
         """One by one, as room is made."""
@@ -219,11 +231,6 @@ class Outbox:
             self._size += MARK_BYTES
             self._marks.append((start, self._length, messages, fate))
         self._channel.put(packets)
-        self._on_put()
-
-    def _settle(self) -> None:
-        marks, out = self._marks, self._out
-        while marks and marks[0][1] <= out:
-            _, _, count, fate = marks.popleft()
-            self._size -= MARK_BYTES
-            fate.delivered(count)
+        if not self.is_due:
+            self.is_due = True
+            self._on_due()

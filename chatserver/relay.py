@@ -3,6 +3,7 @@
 The relay moves bytes from one client's greenlet to another's. It knows nothing of sessions, sockets or passwords.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from chatserver.outbox import Outbox
@@ -47,6 +48,7 @@ class Relay:
 
     def __init__(self) -> None:
         self._online: dict[int, Member] = {}
+        self.look_up: Callable[[int], Member | None] = self._online.get  # as find, but its outbox may take no more
         self._watchers: dict[Member, Watcher] = {}
 
     def join(self, member: Member) -> None:

@@ -26,6 +26,7 @@ from protocol import (
     PacketType,
     Reason,
     RemoteProtocolError,
+    Run,
     encode,
     encode_error,
     parse_history_request,
@@ -73,11 +74,10 @@ class Session:
         self._close = close
         self._peer = peer
         self._decoder = Decoder(FROM_CLIENT)
-        self._envelope: Envelope  # with the first partner
+        self._envelope: Envelope | None = None  # from the first partner on
         self._partner_id = 0
-        self._messages: list[bytes] = []  # to the partner, not yet handed over: one put for a run of them
-        self._numbered = 0  # Messages that came before those
-        self._receipts = Receipts(outbox.announce)
+        self._numbered = 0  # Messages so far
+        self._receipts: Receipts | None = None  # once they were asked for
         self._wrong_passwords = 0
         self._warned = False  # that others may have read a password
         self._refusals = 0
@@ -87,20 +87,27 @@ class Session:
         Error that names it.
         """
         handled = 0
+        in_messages = False  # those that come together are handed over together, whatever happens meanwhile
+        decoder = self._decoder
         try:
-            for packet_type, body in self._decoder.packets(data):
-                handled += 1
-                fields = PARSERS[packet_type](body)
-                if self._messages and packet_type != PacketType.MESSAGE:
-                    self._hand_over()
-                if self._outbox.closed:
+            decoder.feed(data)
+            while decoder.has_more and (in_messages or not self._outbox.closed):
+                if self._envelope and (run := decoder.messages(self._envelope))[1]:
+                    handled += run[1]
+                    in_messages = True
+                    self._hand_over(run)
+                if not (packet := decoder.next()):
                     break
-                HANDLERS[self.state][packet_type](self, fields)
+                packet_type, body = packet
+                if self._outbox.closed and not (in_messages and packet_type == PacketType.MESSAGE):
+                    break
+                handled += 1
+                in_messages = packet_type == PacketType.MESSAGE
+                HANDLERS[self.state][packet_type](self, PARSERS[packet_type](body))
         except RemoteProtocolError as fault:
-            self._hand_over()
             self._close(fault.reason)
-        else:
-            self._hand_over()
+        if self._outbox.closed:
+            decoder.forget()
         return handled
 
     @property
@@ -144,9 +151,10 @@ class Session:
         if (member.receipts is not None) == (Feature.RECEIPTS in features):
             return
         if member.receipts:
-            self._outbox.notices.remove(self._receipts.take)
+            self._outbox.notices.remove(member.receipts.take)
             member.receipts = None
         else:
+            self._receipts = self._receipts or Receipts(self._outbox.announce)
             self._outbox.notices.append(self._receipts.take)
             member.receipts = self._receipts
 
@@ -190,19 +198,20 @@ class Session:
             self.state = State.CHATTING
 
     def _message(self, text: bytes) -> None:
-        self._messages.append(self._envelope.wrap(text))
+        """One that is not plain (Decoder.messages)."""
+        if self._envelope:
+            self._hand_over((self._envelope.wrap(text), 1))
 
-    def _hand_over(self) -> None:
-        messages, self._messages = self._messages, []
-        if not messages or self.member is None:  # a session that has ended has neither
+    def _hand_over(self, run: Run) -> None:
+        _, count = run
+        if self.member is None:  # a session that has ended has none
             return
-        self._counters.messages_accepted += len(messages)
-        for run in self._envelope.runs(messages):
-            first = self._numbered + 1
-            self._numbered += len(run)
-            taken, reason = self._delivery.hand_over(self.member, self._partner_id, run, first)
-            for _ in range(len(run) - taken):
-                self._refuse_message(reason)
+        self._counters.messages_accepted += count
+        first = self._numbered + 1
+        self._numbered += count
+        taken, reason = self._delivery.hand_over(self.member, self._partner_id, run, first)
+        for _ in range(count - taken):
+            self._refuse_message(reason)
 
     def _replay(self, fields: tuple[int, int]) -> None:
         count, user_id = fields

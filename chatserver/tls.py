@@ -103,9 +103,6 @@ class TlsStream:
         self._failure: OSError | None = None
         self._over = False
 
-    def settimeout(self, seconds: float) -> None:
-        self._sock.settimeout(seconds)
-
     def fileno(self) -> int:
         return self._sock.fileno()
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from chatstorage.files import fsync_folder, open_file
 from chatstorage.interface import StorageError, StorageUnavailable
-from protocol import split_packets
+from protocol import each_message
 
 APPLICATION_ID = 0x43686174  # "Chat": what file(1) shows
 VERSION = 1
@@ -132,7 +132,7 @@ class Row(NamedTuple):
 
 def messages(row: Row) -> list[bytes]:
     """The messages of a batch, each as its packet, or packets (section 3.6)."""
-    return [row.packets] if row.count == 1 else split_packets(row.packets)
+    return each_message((row.packets, row.count))
 
 
 class ChatFile:

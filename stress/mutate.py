@@ -206,7 +206,7 @@ def _check_answers(sock: socket.socket, told: Conversation, answers: Counter[str
     except ConnectionError:
         answers["(reset)"] += 1  # who still sends 2 seconds after its Error is not waited for
         return ""
-    return f"the stream ended inside a packet: {decoder._rest!r}" if decoder._rest else ""
+    return f"the stream ended inside a packet: {decoder.rest!r}" if decoder.rest else ""
 
 
 def _judge(packet_type: int, body: bytes) -> str:

@@ -1,9 +1,6 @@
 """A client of stress/target.py: what chatserver/connection.py is to a real one, without a socket and without a loop."""
 
 from collections.abc import Callable
-from typing import Literal
-
-from gevent.event import Event
 
 from chatserver import address
 from chatserver.outbox import PUT_BYTES, Outbox
@@ -36,8 +33,8 @@ class Client:
         self.gave_up: tuple[int, bool] | None = None
         self.said: list[bytes] = []
         self.heard = b""
-        self.outbox = Outbox(OUTBOX_BYTES, self._on_put)
-        self.outbox._room = NoWait(self._make_room)
+        self.outbox = Outbox(OUTBOX_BYTES, self._on_due)
+        self.outbox._wait = self._make_room  # type: ignore[method-assign]  # nobody else could run meanwhile
         self.session = make_session(self.outbox, self.close, ORIGIN)
         self._stream = b""  # taken from the outbox ...
         self._sent = 0  # ... of which so many bytes have been read
@@ -51,6 +48,7 @@ class Client:
         """End it with this Error, which is read, with all that came before."""
         self.holds = False
         self.outbox.close(encode_error(reason))
+        self.read()
 
     def drop(self) -> None:
         """End it as Too Slow: what waits is lost, but for the packet that has been begun."""
@@ -111,7 +109,7 @@ class Client:
         elif not self.read():
             raise Broken(f"somebody waits for ever, for {self.peer}")
 
-    def _on_put(self) -> None:
+    def _on_due(self) -> None:
         if not self.holds:
             self.read()
 
@@ -151,15 +149,3 @@ class Client:
         most = OUTBOX_BYTES + PUT_BYTES + MAX_PACKET_BYTES + self._notices if self.holds else 0
         if self.outbox._size > most or not (self.holds or self.outbox.empty):
             raise Broken(f"{self.outbox._size} bytes are queued for {self.peer}")
-
-
-class NoWait(Event):
-    """Whoever waits for room in an outbox gets it, or is told that there will be none: nobody else could run."""
-
-    def __init__(self, make_room: Callable[[], None]) -> None:
-        super().__init__()
-        self._make_room = make_room
-
-    def wait(self, *_: object) -> Literal[True]:
-        self._make_room()
-        return True

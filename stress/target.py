@@ -211,7 +211,7 @@ class Room:
     def _check_state(self, client: Client) -> None:
         session, peer = client.session, client.peer
         client.check_size()
-        held = len(session._decoder._rest)
+        held = len(session._decoder.rest)
         if client.outbox.closed != peer.closed or held >= MAX_PACKET_BYTES:
             raise Broken(f"{client.outbox.closed=}, {held} bytes held: {peer}")
         state = State.CHATTING if peer.partner else State.ONLINE if peer.name else State.CONNECTED

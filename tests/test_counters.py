@@ -23,6 +23,7 @@ def small_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(listener.getsockname())
         sock, _ = listener.accept()
+        sock.setblocking(False)
         with sock:
             yield sock, client
 
@@ -33,8 +34,7 @@ def test_a_connection_that_breaks_anywhere_in_a_packet_counts_the_whole_ones(shi
     count = 200_000
     with small_pair() as (sock, client):
         connection = Connection(sock, counters, 10_000_000, DEADLINE)
-        run = [first, *[small] * count]
-        connection.outbox.deliver(b"".join(run), run, counters)
+        connection.outbox.deliver((first + small * count, 1 + count), counters)
         gevent.sleep(0.05)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         client.close()

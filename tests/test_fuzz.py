@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -22,7 +23,7 @@ from chatserver.receipts import Receipts
 from chatserver.relay import Member, Relay
 from chatserver.session import HANDLERS, PARSERS, Session, State
 from chatstorage.chats import Row
-from protocol import Decoder, Envelope, Feature, Level, Login, PacketType, Reason, RemoteProtocolError
+from protocol import Decoder, Envelope, Feature, Level, Login, PacketType, Reason, RemoteProtocolError, Run
 from stress.fuzz import CANNOT, can_fuzz, fuzz
 from stress.inputs import corpus, mutate
 from stress.reading import Broken
@@ -46,20 +47,30 @@ def raise_key_error(*_: object) -> None:
     raise KeyError(0)
 
 
-def to_nobody(_: Outbox, __: bytes, messages: list[bytes], ___: Fate) -> int:
-    return len(messages)
+def to_nobody(_: Outbox, run: Run, __: Fate) -> int:
+    return run[1]
 
 
-def wrap_swapped(_: Envelope, text: bytes) -> bytes:
-    return protocol.encode_message(b"alice:" + text[::-1])
+def wrap_swapped(envelope: Envelope, text: bytes) -> bytes:
+    return wrap(envelope, text[:-2] + text[:-3:-1])
 
 
-def forget_rest(decoder: Decoder, data: bytes) -> Any:
-    decoder._rest = b""
-    yield from whole_packets(decoder, data)
+def take_swapped(decoder: Decoder, envelope: Envelope) -> Run:
+    packets, count = take_messages(decoder, envelope)
+    return packets[:-2] + packets[:-3:-1], count
 
 
-whole_packets = Decoder.packets
+def take_invalid(decoder: Decoder, envelope: Envelope) -> Run:
+    with patch("protocol._is_text", lambda _: True):
+        return take_messages(decoder, envelope)
+
+
+def forget_rest(decoder: Decoder, data: bytes) -> None:
+    decoder.forget()
+    feed(decoder, data)
+
+
+feed, take_messages, wrap = Decoder.feed, Decoder.messages, Envelope.wrap
 
 
 # What section 7 asks for
@@ -77,7 +88,7 @@ def refuse_unknown(body: bytes) -> Login:
 
 
 def accept_always(decoder: Decoder, extra: dict[PacketType, Feature], _: Feature) -> None:
-    decoder._accepts.update(extra)
+    decoder._accepts = decoder._accepts | set(extra)
 
 
 def refuse_and_accept(session: Session, name: str, reason: Reason) -> None:
@@ -91,7 +102,7 @@ def refuse_unnumbered(session: Session, reason: Reason) -> None:
 
 
 def accept_for_ever(decoder: Decoder, extra: dict[PacketType, Feature], features: Feature) -> None:
-    decoder._accepts.update(packet_type for packet_type, feature in extra.items() if feature in features)
+    decoder._accepts = decoder._accepts | {one for one, feature in extra.items() if feature in features}
 
 
 def watch_always(relay: Relay, member: Member, _: bool) -> None:
@@ -168,8 +179,10 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "an exception of a handler": (HANDLERS[State.CHATTING], "8", raise_key_error),
     "a message to the wrong one": (Relay, "find", lambda relay, _: relay._online[1]),
     "a message lost": (Outbox, "deliver", to_nobody),
-    "bytes of a message swapped": (Envelope, "wrap", wrap_swapped),
-    "the beginning of a packet forgotten": (Decoder, "packets", forget_rest),
+    "bytes of a long message swapped": (Envelope, "wrap", wrap_swapped),
+    "bytes of a message swapped": (Decoder, "messages", take_swapped),
+    "a text that is none": (Decoder, "messages", take_invalid),
+    "the beginning of a packet forgotten": (Decoder, "feed", forget_rest),
     "a user online twice": (Accounts, "_is_present", lambda *_: False),
     "a user who stays online": (Session, "end", lambda session: session._outbox.close()),
     "any password taken": (Accounts, "_matches", lambda *_: True),

@@ -118,17 +118,21 @@ def test_an_outbox_that_leads_nowhere_takes_nothing_more_and_lets_go_of_those_wh
     assert not box.closed, "what its client sent before is still handled"
 
 
-def test_the_writer_is_told_of_each_put() -> None:
-    puts: list[bool] = []
-    box = Outbox(1000, lambda: puts.append(True))
+def test_the_writer_is_told_once_until_it_takes() -> None:
+    told: list[bool] = []
+    box = Outbox(1000, lambda: told.append(True))
     box.put(b"a")
     box.put_each([b"b", b"c"])
+    assert told == [True]
+    assert box.is_due
+    assert box.take() == b"abc"
+    assert not box.is_due
     box.close(b"d")
-    assert len(puts) == 3
+    assert told == [True, True]
 
 
 def deliver(box: Outbox, messages: list[bytes], fate: Told) -> int:
-    return box.deliver(b"".join(messages), messages, fate)
+    return box.deliver((b"".join(messages), len(messages)), fate)
 
 
 # What becomes of Messages
@@ -268,20 +272,24 @@ def test_a_notice_tells_the_writer_and_needs_no_room() -> None:
     assert not puts, "there is no source that could have anything to say"
     box.notices.append(lambda: b"a long notice")
     box.put(b"x")
+    assert len(puts) == 1
+    box.announce()
+    assert len(puts) == 1, "there was something to take already"
+    assert box.take() == b"xa long notice"
     box.announce()
     assert len(puts) == 2
-    assert box.take() == b"xa long notice"
+    assert box.take() == b"a long notice"
 
 
 def test_a_reserved_outbox_and_a_closed_one_give_no_notices() -> None:
     box, puts = outbox(100, puts=2), []
     box.notices.append(lambda: b"notice")
-    box._on_put = lambda: puts.append(True)
+    box._on_due = lambda: puts.append(True)
     with box.reserved():
         box.put(b"own ")
         assert box.take() == b"own "
         box.announce()
-        assert puts.pop()
+        assert box.take() == b""
         puts.clear()
     assert puts, "whoever writes is told that there may be something now"
     assert box.take() == b"notice"

@@ -1,6 +1,7 @@
 """The wire protocol as bytes: the vectors of docs/PROTOCOL.md, every fault, and any bytes in any chunks."""
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -222,7 +223,65 @@ def test_the_protocol_is_pure() -> None:
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module or "")
-    assert imported == {"collections.abc", "enum", "itertools", "typing", "unicodedata"}
+    assert imported == {"collections.abc", "enum", "typing", "unicodedata"}
+
+
+plain = st.text(max_size=40).map(str.encode).map(protocol.encode_message)
+odd = st.one_of(
+    st.text(min_size=30, max_size=34).map(lambda text: protocol.encode_message(4 * text.encode()[:34])),  # split
+    st.binary(max_size=138).map(lambda body: protocol.encode(PacketType.MESSAGE, body)),
+    st.binary(max_size=3),
+    st.just(protocol.encode(PacketType.PING, b"ping")),
+)
+
+
+@given(st.lists(st.one_of(plain, plain, plain, odd)).map(b"".join), st.lists(st.integers(0, 400)), st.integers(1, 32))
+def test_messages_that_are_taken_together_are_those_that_are_taken_one_by_one(
+    stream: bytes, cuts: list[int], name_bytes: int
+) -> None:
+    together, one_by_one = Decoder(FROM_CLIENT), Decoder(FROM_CLIENT)
+    envelope = Envelope("n" * name_bytes)
+    edges = [0, *sorted(cuts), len(stream)]
+    chunks = [stream[start:end] for start, end in pairwise(edges)]
+    packets, fault = decode(one_by_one, *chunks)
+    said: list[bytes] = []
+    reason = None
+    for kind, body in packets:
+        try:
+            said.append(envelope.wrap(protocol.parse_text(body)) if kind == PacketType.MESSAGE else body)
+        except Fault as malformed:
+            reason = malformed.reason
+            break
+    assert relay(together, envelope, chunks) == (said, reason or fault)
+
+
+def relay(decoder: Decoder, envelope: Envelope, chunks: list[bytes]) -> tuple[list[bytes], Reason | None]:
+    """As a server does it: what goes to the receiver, and the bodies of other packets; and the fault at the end."""
+    said: list[bytes] = []
+    try:
+        for chunk in chunks:
+            decoder.feed(chunk)
+            while True:
+                run = decoder.messages(envelope)
+                said += protocol.each_message(run)
+                if (packet := decoder.next()) is None:
+                    break
+                kind, body = packet
+                said.append(envelope.wrap(protocol.parse_text(body)) if kind == PacketType.MESSAGE else body)
+    except Fault as fault:
+        return said, fault.reason
+    return said, None
+
+
+def test_messages_of_one_chunk_are_taken_together() -> None:
+    decoder, envelope = Decoder(FROM_CLIENT), Envelope("ann")
+    texts = [b"one", b"", "drei \N{SNOWMAN}".encode(), b"x" * 132]
+    decoder.feed(b"".join(map(protocol.encode_message, texts)) + b"\x08\x00" + protocol.encode_message(b"four"))
+    assert decoder.messages(envelope) == (b"".join(map(envelope.wrap, texts)), 4)
+    assert decoder.messages(envelope) == (b"", 0)
+    assert decoder.next() == (PacketType.PING, b"")
+    assert decoder.messages(envelope) == (envelope.wrap(b"four"), 1)
+    assert decoder.next() is None
 
 
 @given(st.lists(st.binary(max_size=50)))
@@ -230,6 +289,6 @@ def test_fewer_than_140_bytes_are_held_between_two_chunks(chunks: list[bytes]) -
     decoder = Decoder(FROM_CLIENT)
     for chunk in chunks:
         _, fault = decode(decoder, chunk)
-        assert len(decoder._rest) < protocol.MAX_PACKET_BYTES
+        assert len(decoder.rest) < protocol.MAX_PACKET_BYTES
         if fault:
             return

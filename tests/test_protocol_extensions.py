@@ -147,13 +147,12 @@ def test_a_stream_is_split_into_its_packets(found: list[bytes]) -> None:
     assert protocol.split_packets(b"".join(packets)) == packets
 
 
-@given(st.lists(texts, max_size=12), st.integers(1, 32))
-def test_a_message_of_several_packets_is_a_run_by_itself(said: list[bytes], name_bytes: int) -> None:
-    envelope = Envelope("s" * name_bytes)
-    wrapped = [envelope.wrap(text) for text in said]
-    runs = envelope.runs(wrapped)
-    assert [message for run in runs for message in run] == wrapped
-    for run in runs:
-        packets = sum(len(protocol.split_packets(message)) for message in run)
-        assert packets == len(run) or len(run) == 1
-    assert envelope.runs(wrapped) == [wrapped], "they have been asked for"
+@given(st.lists(texts, min_size=1, max_size=12), st.integers(1, 12))
+def test_the_first_messages_of_a_run_are_what_they_were(said: list[bytes], count: int) -> None:
+    wrapped = [Envelope("s").wrap(text) for text in said]
+    packets = [packet for message in wrapped for packet in protocol.split_packets(message)]
+    several, one = (b"".join(packets), len(packets)), (wrapped[0], 1)
+    assert protocol.each_message(several) == packets
+    assert protocol.each_message(protocol.first_messages(several, count)) == packets[:count]
+    assert protocol.each_message(one) == [wrapped[0]]
+    assert protocol.first_messages(one, count) == one
