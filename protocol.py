@@ -319,6 +319,11 @@ def first_messages(run: Run, count: int) -> Run:
     return run if count >= run[1] else (b"".join(each_message(run)[:count]), count)
 
 
+_MESSAGE_HEADERS = [  # by the length of the text
+    bytes((PacketType.MESSAGE, STRING_PREFIX_BYTES + length, 0, length)) for length in range(MAX_TEXT_BYTES + 1)
+]
+
+
 class Envelope:
     """Wraps one sender's texts as the receiver gets them: Message `sender:text` (section 3.5, 3.6).
 
@@ -329,19 +334,14 @@ class Envelope:
     def __init__(self, sender: str) -> None:
         self._prefix = f"{sender}:".encode()
         self._room = text_room(sender)
-        self.heads = {_message_header(length): self._head(length) for length in range(self._room + 1)}
+        self.heads = {_MESSAGE_HEADERS[length]: self._head(length) for length in range(self._room + 1)}
 
     def wrap(self, text: bytes) -> bytes:
         """The Message packet for `text`, or several, in order, where one is too small."""
         return b"".join([self._head(len(piece)) + piece for piece in split_text(text, self._room)])
 
     def _head(self, length: int) -> bytes:
-        return _message_header(len(self._prefix) + length) + self._prefix
-
-
-def _message_header(length: int) -> bytes:
-    """What comes before the text of a Message, by the text's length."""
-    return bytes((PacketType.MESSAGE, STRING_PREFIX_BYTES + length, 0, length))
+        return _MESSAGE_HEADERS[len(self._prefix) + length] + self._prefix
 
 
 # Parsing

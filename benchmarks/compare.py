@@ -20,7 +20,9 @@ from pathlib import Path
 
 from benchmarks import servers
 from benchmarks.dialects import WrongAnswer
+from benchmarks.goals import judge
 from benchmarks.measures import MEASURES, QUICK, Measure
+from benchmarks.plots import draw
 from benchmarks.report import Results, report
 from benchmarks.servers import OURS, PEERS, RELAYS, VARIANTS, Server, running
 
@@ -42,6 +44,7 @@ def main() -> None:
     _allow_open_files()
     results, faults = _measure(list(_jobs(measures, contenders, options.rounds)), options.seconds)
     print(report(results))
+    print("\n".join(["", *judge(results)]))
     _save(options, contenders, results)
     for fault in faults:
         print(f"FAILED: {fault}", file=sys.stderr)
@@ -126,7 +129,8 @@ def _save(options: argparse.Namespace, contenders: Sequence[Server], results: Re
         "results": results,
     }
     file.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"\nwritten to {file}")
+    pictures = [] if options.quick else draw(results, options.output)
+    print("\nwritten:", *[file, *pictures], sep="\n  ")
 
 
 def _processor() -> str:

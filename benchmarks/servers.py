@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
@@ -108,7 +108,8 @@ def running(server: Server, clients: int) -> Iterator[Running]:
         finally:
             for client in run.clients:
                 client.sock.close()
-            process.terminate()
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
             try:
                 process.wait(START_SECONDS)
             except psutil.TimeoutExpired:

@@ -1,0 +1,60 @@
+"""What we want to reach, as ratios of one run, and whether that is so."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.report import OURS, Results, ratios, spread
+
+NATS, REDIS, NGIRCD, MOSQUITTO, FLOOR = "nats-server", "redis", "ngircd", "mosquitto", "C epoll"
+NETWORKED = (MOSQUITTO, NATS, REDIS, NGIRCD)
+CPU, MEMORY, LOGIN, P99 = "CPU per message", "memory per client", "CPU per login", "p99"
+PINGS = "ping-pong, {} pairs, 16 bytes"
+LATENCY = "latency at 2000 messages a second"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Ours divided by each of these servers' is `at_most` so much, of the median. With `than`, by its own of another
+    measure; without either the figure itself.
+    """
+
+    measure: str
+    figure: str
+    at_most: float
+    servers: Sequence[str] = ()
+    than: str = ""
+
+
+GOALS = [
+    Goal("pipelined, 10 pairs, 16 bytes", CPU, 1.0, NETWORKED),
+    *(Goal(PINGS.format(pairs), CPU, 1.0, (NATS, REDIS, NGIRCD)) for pairs in (10, 100)),
+    *(Goal(PINGS.format(pairs), CPU, 1.5, (MOSQUITTO,)) for pairs in (10, 100)),
+    *(Goal(PINGS.format(pairs), CPU, 2.5, (FLOOR,)) for pairs in (10, 100)),
+    Goal(PINGS.format(1000), CPU, 1.3, than=PINGS.format(100)),
+    *(Goal(f"memory, {count} idle clients", MEMORY, 14.0) for count in (1000, 5000)),
+    *(Goal(f"memory, {count} idle clients", MEMORY, 1.0, (NATS,)) for count in (1000, 5000)),
+    Goal("login", LOGIN, 1.0, (NATS, NGIRCD)),
+    Goal(LATENCY, P99, 1.2, NETWORKED),
+]
+
+
+def judge(results: Results) -> list[str]:
+    """A line for each goal that this run can tell of."""
+    lines = []
+    for goal in GOALS:
+        ours = results.get(goal.measure, {}).get(OURS)
+        if not ours:
+            continue
+        compared = {f"{server}'s": results[goal.measure].get(server) for server in goal.servers}
+        if goal.than:
+            compared = {f"its own at {goal.than}": results.get(goal.than, {}).get(OURS)}
+        found = {name: ratios(ours, other, goal.figure) for name, other in compared.items() if other}
+        if not compared:
+            found = {"KiB": [figures[goal.figure] for figures in ours.values()]}
+        for name, values in found.items():
+            verdict = "reached" if median(values) <= goal.at_most else "MISSED "
+            lines.append(
+                f"{verdict}  {goal.measure}: {goal.figure} {spread(values)} of at most {goal.at_most:g} {name}"
+            )
+    return lines
