@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import gevent
 from argon2.exceptions import VerificationError
+from gevent import Greenlet
 
 from chatserver.attempts import Attempts, TooManyAttempts
 from chatserver.counters import Counters
@@ -21,6 +22,7 @@ from chatserver.workers import Workers
 from protocol import MAX_PASSWORD_BYTES, Reason, encode_user, is_valid_username
 from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
 
+STATUS_SECONDS = 0.05  # that a change waits for others to be written with it
 HOLD_SECONDS = 0.01  # between two looks whether a login is through
 
 T = TypeVar("T")
@@ -63,6 +65,8 @@ class Accounts:
         self._disk = Workers(1)  # one thread: a Storage writes one thing at a time
         self._arriving: set[str] = set()  # names claimed by logins under way
         self._held: set[str] = set()  # names that an operator changes something about
+        self._changed: dict[int, User] = {}  # who has come or gone since status.csv was written
+        self._follow: Greenlet[[], None] | None = None
 
     def log_in(self, name: str, password: str, outbox: Outbox, origin: str) -> Member:
         """Find or create the user and put it online; the list may follow at once, nothing came in between.
@@ -83,10 +87,7 @@ class Accounts:
     def log_out(self, name: str, member: Member) -> None:
         """Offline at once; the database follows."""
         self._relay.leave(member)
-        try:
-            self._write(self._write_status, User(member.user_id, name))
-        except Refused:
-            log.warning("status.csv still says that %s is online", name)
+        self._has_changed(User(member.user_id, name))
 
     # For the operator. All raise CannotDo for a name that nobody has, and StorageUnavailable, and then change nothing.
 
@@ -138,6 +139,8 @@ class Accounts:
         """Wait until the database work under way is done, and leave everyone offline in it: a login may have come
         through just after its session was told that the server shuts down.
         """
+        if self._follow:
+            self._follow.kill()
         self._disk.join()
         for user in self._storage.users():
             if self._storage.is_online(user.id):
@@ -156,9 +159,9 @@ class Accounts:
         elif new_hash:
             self._write(self._storage.set_password, user.id, new_hash)
             log.info("%s has a password now", name)
-        self._write(self._write_status, user)
         member = Member(user.id, encode_user(name, user.id, self._id_width), outbox)
         self._relay.join(member)
+        self._has_changed(user)
         return member
 
     def _judge_name(self, name: str, password: str) -> User | None:
@@ -205,10 +208,26 @@ class Accounts:
         finally:
             self._arriving.remove(name)
 
-    def _write_status(self, user: User) -> None:
-        # Asked when the write runs, not when it is queued: whichever of two writes comes last, the file is right.
-        if self._storage.find(user.name) == user:  # not removed meanwhile
-            self._storage.set_status(user.id, self._is_present(user.name, user))
+    def _has_changed(self, user: User) -> None:
+        """status.csv follows, with all who come or go meanwhile: a thread for each would double what a login costs."""
+        self._changed[user.id] = user
+        if not self._follow:
+            self._follow = gevent.spawn_later(STATUS_SECONDS, self._write_status)
+
+    def _write_status(self) -> None:
+        while self._changed:
+            users, self._changed = self._changed, {}
+            try:
+                self._write(self._set_status, list(users.values()))
+            except Refused:
+                log.warning("status.csv is wrong about %s", ", ".join(user.name for user in users.values()))
+        self._follow = None
+
+    def _set_status(self, users: list[User]) -> None:
+        # Asked when the write runs, not when it is queued: the file is right, whatever happens meanwhile.
+        for user in users:
+            if self._storage.find(user.name) == user:  # not removed meanwhile
+                self._storage.set_status(user.id, self._relay.is_online(user.id))
 
     def _write(self, operation: Callable[..., T], *arguments: object) -> T:
         with _as_refusal(), self._counters.storage.measured():

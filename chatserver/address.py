@@ -1,6 +1,7 @@
 """Where a client comes from."""
 
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from functools import lru_cache
+from ipaddress import IPv6Network, ip_address
 from typing import NamedTuple
 
 NETWORK_BITS = 64  # of an IPv6 address: who has one address there has them all
@@ -18,9 +19,8 @@ class Peer(NamedTuple):
 
 def peer_of(address: tuple[str, int], encrypted: bool) -> Peer:
     """`address` as accept() gives it."""
-    ip = ip_address(address[0])
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return Peer(format_address(address), _origin(ip), not (encrypted or ip.is_loopback))
+    origin, is_here = _place(address[0])
+    return Peer(format_address(address), origin, not (encrypted or is_here))
 
 
 def format_address(address: tuple[str, int]) -> str:
@@ -29,5 +29,9 @@ def format_address(address: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _origin(ip: IPv4Address | IPv6Address) -> str:
-    return str(ip if ip.version == 4 else IPv6Network((int(ip), NETWORK_BITS), strict=False))
+@lru_cache(1024)
+def _place(host: str) -> tuple[str, bool]:
+    """What counts as one address, and whether that is this machine. Parsing it costs as much as relaying a message."""
+    ip = ip_address(host)
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return str(ip if ip.version == 4 else IPv6Network((int(ip), NETWORK_BITS), strict=False)), ip.is_loopback

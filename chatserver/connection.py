@@ -57,6 +57,7 @@ class Connection:
         self._counters = counters
         self._write_timeout = write_timeout
         self._readable = Readable(sock.fileno())
+        self._at_end = False  # of the input: the client has closed
         self._is_stopped = False  # no input is wanted any more
         self._pause: Event | None = None  # that is cut short then
         self._writer: Greenlet[[], None] | None = None
@@ -100,9 +101,11 @@ class Connection:
         while True:
             self._readable.wait()
             try:
-                return self._sock.recv(size)
+                data = self._sock.recv(size)
             except BlockingIOError:
                 continue
+            self._at_end = not data
+            return data
 
     # Output
 
@@ -194,6 +197,11 @@ class Connection:
 
     # The end
 
+    @property
+    def is_through(self) -> bool:
+        """Whether finish() waits for nothing: the client has closed, and nothing is left that could be sent."""
+        return self._at_end and self.outbox.empty and self._sent == len(self._stream)
+
     def finish(self, timeout: float) -> None:
         """Let go of the client, when its session is over: send what is queued, which may take `timeout` seconds,
         half-close, discard input until it closes too. Were unread input left, the kernel would reset the connection and
@@ -206,9 +214,8 @@ class Connection:
             self._send_rest(timeout)
             self._sock.shutdown(socket.SHUT_WR)
             self.said_all = True
-            with suppress(TimeIsUp, InputOver), Timeout(LINGER_SECONDS, TimeIsUp):
-                while self._receive(RECV_BYTES):
-                    pass
+            if not self._at_end:
+                self._linger()
         except OSError as error:
             log.debug("gone before the end: %s", error)
         finally:
@@ -216,7 +223,14 @@ class Connection:
             self._readable.close()
             self._sock.close()
 
+    def _linger(self) -> None:
+        with suppress(TimeIsUp, InputOver), Timeout(LINGER_SECONDS, TimeIsUp):
+            while self._receive(RECV_BYTES):
+                pass
+
     def _send_rest(self, timeout: float) -> None:
+        if self._send():
+            return
         if not self._gave_up:
             try:
                 with Timeout(timeout, TimeIsUp):

@@ -127,8 +127,11 @@ class ChatServer(StreamServer):
                 try:
                     self._end_session(connection)
                 finally:
-                    self._make_room()
-                    self._lingering.spawn(self._see_off, connection, session)
+                    if connection.is_through:
+                        self._see_off(connection, session)
+                    else:
+                        self._make_room()
+                        self._lingering.spawn(self._see_off, connection, session)
             self._forget(peer)
 
     def _welcome(self, sock: socket.socket, peer: Peer) -> tuple[Connection, Session]:

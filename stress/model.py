@@ -176,7 +176,7 @@ class Model:
             (Reason.USER_LIMIT_REACHED, lambda: new and len(self.ids) >= MAX_USERS),
             (Reason.PASSWORD_REQUIRED, lambda: known and not password),
             (Reason.WRONG_PASSWORD, lambda: known and password != known),
-            (Reason.STORAGE_UNAVAILABLE, lambda: self.disk_fails),
+            (Reason.STORAGE_UNAVAILABLE, lambda: self.disk_fails and (new or (password and not known))),
         )
         return next((reason for reason, applies in rules if applies()), None)
 

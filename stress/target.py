@@ -157,6 +157,7 @@ class Room:
         left = self._relay._online, self._relay._watchers, self._counters.messages_under_way
         if left != ({}, {}, 0):
             raise Broken(f"still there: {left}")
+        self._accounts.close()
         if self._archive:
             self._chats.cannot_write = self._model.cannot_write = False
             self._archive.close()

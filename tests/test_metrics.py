@@ -79,6 +79,7 @@ def test_a_visit_is_counted_from_its_beginning_to_its_end(measured: ServerProces
         "chat_sent_bytes_total": len(encode_user("alice", 1, 1)),
         "chat_storage_seconds_count": 2,
     }
+    wait_for("the status on disk", lambda: measured.metrics()["chat_storage_seconds_count"] == 2)
     assert moved(measured, before) == online
     alice.close()
     measured.wait_for_log("alice disconnected")

@@ -9,7 +9,7 @@ import pytest
 
 from protocol import Reason, encode_error, encode_login
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, RELAYED_BIG, ServerProcess, stuck_pair
+from tests.processes import DEADLINE, RELAYED_BIG, ServerProcess, stuck_pair, wait_for
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -24,7 +24,7 @@ def test_everyone_is_told_and_the_status_is_0(server: ServerProcess, signum: int
 
 def test_everyone_is_offline_in_the_database_afterwards(server: ServerProcess) -> None:
     clients = [server.log_in(name) for name in ("alice", "bob")]
-    assert (server.data_dir / "status.csv").read_text() == "1,1\n2,1\n"
+    wait_for("both are online", lambda: (server.data_dir / "status.csv").read_text() == "1,1\n2,1\n")
     assert server.stop() == 0
     assert (server.data_dir / "status.csv").read_text() == "1,0\n2,0\n"
     del clients
