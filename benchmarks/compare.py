@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from benchmarks.goals import judge
 from benchmarks.measures import MEASURES, QUICK, Measure
 from benchmarks.plots import draw
 from benchmarks.report import Results, report
-from benchmarks.servers import OURS, PEERS, RELAYS, VARIANTS, Server, running
+from benchmarks.servers import OURS, PEERS, RELAYS, VARIANTS, Server, find, running
 
 RESULTS = Path(__file__).parent / "results"
 OPEN_FILES = 16384
@@ -45,7 +44,11 @@ def main() -> None:
     results, faults = _measure(list(_jobs(measures, contenders, options.rounds)), options.seconds)
     print(report(results))
     print("\n".join(["", *judge(results)]))
-    _save(options, contenders, results)
+    compared = {server.name: {"version": version(server), "settings": server.settings} for server in contenders}
+    print()
+    for name, about in compared.items():
+        print(f"{name} {about['version']}".rstrip() + f": {about['settings']}")
+    _save(options, compared, results)
     for fault in faults:
         print(f"FAILED: {fault}", file=sys.stderr)
     sys.exit(bool(faults))
@@ -117,7 +120,7 @@ def _measure(jobs: Sequence[tuple[int, Measure, Server]], seconds: float) -> tup
     return results, faults
 
 
-def _save(options: argparse.Namespace, contenders: Sequence[Server], results: Results) -> None:
+def _save(options: argparse.Namespace, compared: dict[str, dict[str, str]], results: Results) -> None:
     file: Path = options.output / ("quick.json" if options.quick else "full.json")
     file.parent.mkdir(parents=True, exist_ok=True)
     found = {
@@ -125,7 +128,7 @@ def _save(options: argparse.Namespace, contenders: Sequence[Server], results: Re
         "machine": {"cores": os.cpu_count(), "processor": _processor(), "system": platform.platform()},
         "python": platform.python_version(),
         "seconds": options.seconds,
-        "servers": {server.name: {"version": version(server), "settings": server.settings} for server in contenders},
+        "servers": compared,
         "results": results,
     }
     file.write_text(json.dumps(found, indent=1) + "\n")
@@ -143,7 +146,7 @@ def version(server: Server) -> str:
     """What the program says of itself, in a word; "" for what is part of this project."""
     if not server.version:
         return ""
-    command = [shutil.which(server.version[0]) or server.version[0], *server.version[1:]]
+    command = [find(server.program) or server.program, *server.version]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     found = re.search(r"\d+(\.\d+)+", said) or re.search(r"\d\S*", said)
     return found[0] if found else "unknown"

@@ -1,5 +1,6 @@
 """The servers that are compared: how each is started, fairly, and how it is watched."""
 
+import os
 import shutil
 import socket
 import ssl
@@ -23,6 +24,7 @@ RELAY_SOURCES = Path(__file__).parent / "relays"
 START_SECONDS = 30.0
 ANSWER_SECONDS = 30.0  # for any one answer
 MAX_USERS = 20000
+SYSTEM_FOLDERS = ":/usr/sbin:/usr/local/sbin"  # where servers are, but not on everybody's PATH
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Server:
     settings: str
     program: str = sys.executable  # what has to be there
     hint: str = ""
-    version: tuple[str, ...] = ()  # asks for it
+    version: tuple[str, ...] = ()  # the options that ask for it
     secure: bool = False  # speaks TLS
     scraped: bool = False  # is asked for metrics all the while
     folder: Path = ROOT  # where it runs
@@ -53,7 +55,12 @@ class Server:
     @property
     def missing(self) -> str:
         """How to get it, where it is not there."""
-        return "" if shutil.which(self.program) else f"{self.name} is left out: {self.hint}"
+        return "" if find(self.program) else f"{self.name} is left out: {self.hint}"
+
+
+def find(program: str) -> str | None:
+    """The path of a program that is installed."""
+    return shutil.which(program, path=os.environ.get("PATH", "") + SYSTEM_FOLDERS)
 
 
 @dataclass
@@ -95,7 +102,8 @@ def running(server: Server, clients: int) -> Iterator[Running]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, (Path(folder) / "log").open("w+b") as log:
         start = Start(Path(folder), _free_port(), _free_port(), clients)
         trust = _certify(start.folder) if server.secure else None
-        command = [str(part) for part in server.command(start)]
+        program, *arguments = map(str, server.command(start))
+        command = [find(program) or program, *arguments]
         process = psutil.Popen(command, cwd=server.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         run = Running(server, start.port, start.metrics_port if server.scraped else 0, process, trust)
         try:
@@ -168,7 +176,7 @@ def _relay(module: str) -> Callable[[Start], list[str | Path]]:
 
 def _epoll(start: Start) -> list[str | Path]:
     program = start.folder / "epoll"
-    subprocess.run([shutil.which("cc") or "cc", "-O2", "-o", program, RELAY_SOURCES / "epoll.c"], check=True)
+    subprocess.run([find("cc") or "cc", "-O2", "-o", program, RELAY_SOURCES / "epoll.c"], check=True)
     return [program, str(start.port)]
 
 
@@ -279,11 +287,9 @@ PEERS = [
         "QoS 0, no persistence, no log, queues unbounded, TCP_NODELAY",
         "mosquitto",
         APT.format("mosquitto"),
-        ("mosquitto", "-h"),
+        ("-h",),
     ),
-    Server(
-        "nats-server", Nats(), _nats, "no log", "nats-server", APT.format("nats-server"), ("nats-server", "--version")
-    ),
+    Server("nats-server", Nats(), _nats, "no log", "nats-server", APT.format("nats-server"), ("--version",)),
     Server(
         "redis",
         Redis(),
@@ -291,7 +297,7 @@ PEERS = [
         "pub/sub over RESP3, CLIENT REPLY OFF, nothing saved, no log, output buffers unbounded",
         "redis-server",
         APT.format("redis-server"),
-        ("redis-server", "--version"),
+        ("--version",),
     ),
     Server(
         "ngircd",
@@ -300,7 +306,7 @@ PEERS = [
         "private messages; no flood control, no DNS, ident or PAM",
         "ngircd",
         APT.format("ngircd"),
-        ("ngircd", "--version"),
+        ("--version",),
     ),
 ]
 RELAYS = [

@@ -118,22 +118,30 @@ class ServerProcess:
         return wire
 
 
-def launch_server(data_dir: Path, *options: object, under: Sequence[str] = ()) -> ServerProcess:
-    """Start a server on a free port, as the process that the command `under` becomes; it may not be ready yet."""
+def launch_server(
+    data_dir: Path, *options: object, under: Sequence[str] = (), program: Sequence[str] = ("server.py",)
+) -> ServerProcess:
+    """Start a server on a free port, as the process that the command `under` becomes; it may not be ready yet.
+
+    `program` is what Python runs.
+    """
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     log_file = data_dir.parent / f"server-{time.monotonic_ns()}.log"
-    command = [*under, sys.executable, "server.py", "--port", "0", "--data-dir", str(data_dir), *map(str, options)]
+    arguments = ["--port", "0", "--data-dir", str(data_dir), *map(str, options)]
+    command = [*under, sys.executable, *program, *arguments]
     with log_file.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     return ServerProcess(process, log_file, data_dir)
 
 
 @contextmanager
-def run_server(data_dir: Path, *options: object, under: Sequence[str] = ()) -> Iterator[ServerProcess]:
+def run_server(
+    data_dir: Path, *options: object, under: Sequence[str] = (), program: Sequence[str] = ("server.py",)
+) -> Iterator[ServerProcess]:
     """Start a server on a free port; at the end it must stop with status 0, without a traceback in its log, and nothing
     may have blocked its loop.
     """
-    server = launch_server(data_dir, *options, under=under)
+    server = launch_server(data_dir, *options, under=under, program=program)
     process = server.process
     try:
         server.wait_until_ready()

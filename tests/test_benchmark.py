@@ -1,0 +1,103 @@
+"""make bench: its table, goals, pictures and command line; and, in a process without gevent, the generator."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.compare import ALL
+from benchmarks.goals import judge
+from benchmarks.measures import MEASURES
+from benchmarks.plots import draw
+from benchmarks.report import Results, ratios, report, spread
+from tests.processes import ROOT, run_unpatched
+
+
+def test_the_generator_finds_what_is_wrong_and_every_server_is_measured() -> None:
+    run_unpatched("tests/unpatched_benchmark.py")
+
+
+# What it says
+
+
+def rounds(*figures: float) -> dict[int, dict[str, float]]:
+    return {number: {"CPU per message": figure, "generator": 0.5} for number, figure in enumerate(figures, 1)}
+
+
+PIPELINED = "pipelined, 10 pairs, 16 bytes"
+FOUND: Results = {
+    PIPELINED: {"ours": rounds(1.0, 2.0, 3.0), "redis": rounds(2.0, 2.0, 2.0), "mosquitto": rounds(10.0, 10.0)}
+}
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    ours = FOUND[PIPELINED]["ours"]
+    assert ratios(ours, FOUND[PIPELINED]["redis"], "CPU per message") == [0.5, 1.0, 1.5]
+    assert ratios(ours, FOUND[PIPELINED]["mosquitto"], "CPU per message") == [0.1, 0.2]
+    assert spread([0.5, 1.5, 1.0]) == "1 (0.5 .. 1.5)"
+
+
+def test_the_table_has_the_cheapest_first() -> None:
+    table = report(FOUND).splitlines()
+    assert [line.split()[0] for line in table[3:6]] == ["ours", "redis", "mosquitto"]
+    assert "1 (0.5 .. 1.5)" in table[4]
+    assert table[-1] == "the generator used at most 50% of a core"
+
+
+def test_goals_are_judged_by_the_median() -> None:
+    reached = [line for line in judge(FOUND) if "redis" in line]
+    assert reached == [f"reached  {PIPELINED}: CPU per message 1 (0.5 .. 1.5) of at most 1 redis's"]
+    missed: Results = {PIPELINED: {"ours": rounds(3.0, 3.0), "redis": rounds(2.0, 2.0)}}
+    assert judge(missed) == [f"MISSED   {PIPELINED}: CPU per message 1.5 (1.5 .. 1.5) of at most 1 redis's"]
+
+
+def test_a_run_without_our_server_has_neither_ratios_nor_goals() -> None:
+    alone: Results = {PIPELINED: {"redis": rounds(2.0)}}
+    assert judge(alone) == []
+    assert "redis" not in report(alone)
+
+
+def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
+    (picture,) = draw(FOUND, tmp_path)
+    assert picture.name == "cpu.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+# The program
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.compare", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_a_run_says_how_it_goes_and_writes_its_figures(tmp_path: Path) -> None:
+    chosen = [PIPELINED, "ping-pong, 10 pairs, 16 bytes", "latency at 2000 messages a second", "login"]
+    measures = [part for name in chosen for part in ("--measure", name)]
+    short = ["--rounds", 2, "--seconds", 0.1, "--output", tmp_path, *measures]
+    done = bench(*short, "--server", "uvloop", "--server", "ours, scraped", "--before", ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{PIPELINED}  before: CPU per message" in done.stdout
+    found = json.loads((tmp_path / "full.json").read_text())
+    figures = {server: len(rounds) for server, rounds in found["results"][PIPELINED].items()}
+    assert figures == {"ours": 2, "uvloop": 2, "ours, scraped": 2, "before": 2}
+    assert found["servers"]["ours"]["settings"] == "--history off --log-level warning"
+    assert (tmp_path / "cpu.png").exists()
+
+
+def test_bad_options_are_told(tmp_path: Path) -> None:
+    bad: list[tuple[list[object], str]] = [
+        (["--server", "apache"], "invalid choice: 'apache'"),
+        (["--before", tmp_path], "is no working copy: it has no server.py"),
+        (["--rounds", "0"], "invalid choice: 0"),
+        (["--measure", "speed"], "invalid choice: 'speed'"),
+    ]
+    for arguments, complaint in bad:
+        done = bench(*arguments)
+        assert done.returncode == 2
+        assert complaint in done.stderr
+
+
+def test_the_list_has_all_measures_and_servers() -> None:
+    listed = bench("--list").stdout.splitlines()
+    assert set(MEASURES) | {server.name for server in ALL} <= {line.strip() for line in listed}

@@ -1,0 +1,203 @@
+"""make bench's generator and its servers. Not gevent's: `pytest tests/unpatched_benchmark.py --noconftest`, as
+test_benchmark.py does.
+"""
+
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from benchmarks import compare, servers, traffic
+from benchmarks.dialects import Client, Mqtt, WrongAnswer
+from benchmarks.measures import MEASURES
+from benchmarks.servers import OURS, PEERS, RELAYS, VARIANTS, Server, running
+from benchmarks.traffic import Flow, flows, open_arrival, ping_pong, pipelined
+from tests.processes import DEADLINE
+
+PAIRS = 3
+SECONDS = 0.1
+WIRE = Mqtt()  # a message arrives as it was sent, so that a pipe is a relay
+
+Change = Callable[[bytes], bytes]
+
+
+def unchanged(data: bytes) -> bytes:
+    return data
+
+
+def one_lost(data: bytes) -> bytes:
+    size = 2 + data[1]
+    return data[size:]
+
+
+def one_doubled(data: bytes) -> bytes:
+    size = 2 + data[1]
+    return data[:size] + data
+
+
+def one_bit_flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes((data[-1] ^ 1,))
+
+
+def two_swapped(data: bytes) -> bytes:
+    size = 2 + data[1]
+    return data[size : 2 * size] + data[:size] + data[2 * size :]
+
+
+class Relay:
+    """Copies from each sender to its receiver, and back, in threads; `change` is done to the first chunk of one."""
+
+    def __init__(self, change: Change, receivers: Callable[[int], int]) -> None:
+        self._change = change
+        ends = {name: socket.socketpair() for pair in range(PAIRS) for name in (f"s{pair}", f"r{pair}")}
+        self.sockets = [sock for both in ends.values() for sock in both]
+        self.clients = {name: Client(name, near) for name, (near, _) in ends.items()}
+        for pair in range(PAIRS):
+            there, back = ends[f"s{pair}"][1], ends[f"r{receivers(pair)}"][1]
+            threading.Thread(target=self._copy, args=(there, back, pair == 1), daemon=True).start()
+            threading.Thread(target=self._copy, args=(back, there, False), daemon=True).start()
+
+    @property
+    def pairs(self) -> list[tuple[Client, Client]]:
+        return [(self.clients[f"s{pair}"], self.clients[f"r{pair}"]) for pair in range(PAIRS)]
+
+    def _copy(self, source: socket.socket, target: socket.socket, changes: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                target.sendall(self._change(data) if changes else data)
+                changes = False
+        except OSError:
+            return  # the test is over
+
+
+@contextmanager
+def relay(change: Change = unchanged, receivers: Callable[[int], int] = lambda pair: pair) -> Iterator[Relay]:
+    made = Relay(change, receivers)
+    try:
+        yield made
+    finally:
+        for sock in made.sockets:
+            sock.close()
+
+
+def both_ways(pairs: list[tuple[Client, Client]]) -> tuple[list[Flow], list[Flow]]:
+    back = [(receiver, sender) for sender, receiver in pairs]
+    return flows(WIRE, pairs, 16, cycle=4), flows(WIRE, back, 16, cycle=4)
+
+
+@pytest.fixture(autouse=True)
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "STALL_SECONDS", 2.0)
+
+
+# The generator
+
+
+def test_a_relay_that_is_right_passes() -> None:
+    with relay() as right:
+        load = pipelined(flows(WIRE, right.pairs, 16, cycle=64), SECONDS)
+        assert load.messages >= PAIRS * traffic.CYCLE
+        assert 0 < load.generator_share <= 1.1
+    with relay() as right:
+        assert ping_pong(*both_ways(right.pairs), SECONDS).messages >= 2
+    with relay() as right:
+        load, times = open_arrival(flows(WIRE, right.pairs, 16, cycle=4), 500.0, SECONDS)
+        assert load.messages == len(times) > 10
+        assert all(0 < one < DEADLINE for one in times)
+
+
+FAULTS = pytest.mark.parametrize("change", [one_lost, one_doubled, one_bit_flipped, two_swapped])
+
+
+@FAULTS
+def test_a_relay_that_is_wrong_ends_a_pipelined_run(change: Change) -> None:
+    with relay(change) as wrong, pytest.raises(WrongAnswer, match=r"receiver 1 got"):
+        pipelined(flows(WIRE, wrong.pairs, 16), SECONDS)
+
+
+@pytest.mark.parametrize("change", [one_doubled, one_bit_flipped])
+def test_a_relay_that_is_wrong_ends_a_ping_pong_run(change: Change) -> None:
+    with relay(change) as wrong, pytest.raises(WrongAnswer):
+        ping_pong(*both_ways(wrong.pairs), SECONDS)
+
+
+def test_a_message_that_never_comes_ends_the_run() -> None:
+    with relay(one_lost) as wrong, pytest.raises(WrongAnswer, match=r"nothing has arrived for 2 s"):
+        ping_pong(*both_ways(wrong.pairs), SECONDS)
+    with relay(one_lost) as wrong, pytest.raises(WrongAnswer):
+        open_arrival(flows(WIRE, wrong.pairs, 16, cycle=4), 500.0, SECONDS)
+
+
+def test_messages_to_the_wrong_receiver_end_the_run() -> None:
+    with (
+        relay(receivers=lambda pair: (pair + 1) % PAIRS) as wrong,
+        pytest.raises(WrongAnswer, match=r"receiver \d got"),
+    ):
+        pipelined(flows(WIRE, wrong.pairs, 16), SECONDS)
+
+
+def test_a_sender_who_is_told_anything_ends_the_run() -> None:
+    with relay() as right:
+        right.clients["r1"].sock.sendall(b"an error")
+        with pytest.raises(WrongAnswer, match="sender 1 was told b'an error'"):
+            pipelined(flows(WIRE, right.pairs, 16), SECONDS)
+
+
+def test_every_message_of_a_cycle_differs_from_all_others() -> None:
+    with relay() as right:
+        made = flows(WIRE, right.pairs, 16, cycle=512)
+    messages = [
+        bytes(flow.out[at : at + flow.out_bytes]) for flow in made for at in range(0, len(flow.out), flow.out_bytes)
+    ]
+    assert len(messages) == len(set(messages)) == PAIRS * 512
+
+
+# The servers
+
+
+@pytest.mark.parametrize("server", [OURS, *VARIANTS, *PEERS, *RELAYS], ids=lambda server: server.name)
+def test_a_server_relays_logs_in_and_tells_its_cost(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    if server.missing:
+        pytest.skip(server.missing)
+    monkeypatch.setattr("benchmarks.measures.LOGINS", 3)
+    chosen = ["pipelined, 10 pairs, 16 bytes", "ping-pong, 10 pairs, 16 bytes", "login"]
+    for measure in (MEASURES[name] for name in chosen):
+        with running(server, measure.clients) as run:
+            figures = measure.run(run, SECONDS)
+        assert all(figure >= 0 for figure in figures.values()), figures
+
+
+def test_a_peer_that_is_missing_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(servers, "SYSTEM_FOLDERS", "")
+    assert {server.missing for server in PEERS} == {
+        "mosquitto is left out: apt install mosquitto",
+        "nats-server is left out: apt install nats-server",
+        "redis is left out: apt install redis-server",
+        "ngircd is left out: apt install ngircd",
+    }
+    assert not OURS.missing
+
+
+def test_a_server_that_does_not_start_is_told_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "START_SECONDS", 5.0)
+    fails = Server("broken", OURS.dialect, lambda _: [sys.executable, "-c", "raise SystemExit('no such thing')"], "")
+    with pytest.raises(WrongAnswer, match=r"broken: it did not start\nno such thing"), running(fails, 1):
+        pass
+
+
+def test_a_login_that_is_answered_with_something_else_is_told() -> None:
+    with running(OURS, 5) as run:
+        run.log_in("somebody")
+        with pytest.raises(WrongAnswer, match="somebody is told"):
+            run.log_in("somebody")  # User Already Online!
+
+
+@pytest.mark.parametrize("server", PEERS, ids=lambda server: server.name)
+def test_the_version_of_a_peer_is_found(server: Server) -> None:
+    if server.missing:
+        pytest.skip(server.missing)
+    assert compare.version(server)[0].isdigit()
