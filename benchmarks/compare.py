@@ -43,12 +43,12 @@ def main() -> None:
     _allow_open_files()
     results, faults = _measure(list(_jobs(measures, contenders, options.rounds)), options.seconds)
     print(report(results))
-    print("\n".join(["", *judge(results)]))
     compared = {server.name: {"version": version(server), "settings": server.settings} for server in contenders}
     print()
     for name, about in compared.items():
         print(f"{name} {about['version']}".rstrip() + f": {about['settings']}")
     _save(options, compared, results)
+    print("", *judge(results), sep="\n")
     for fault in faults:
         print(f"FAILED: {fault}", file=sys.stderr)
     sys.exit(bool(faults))

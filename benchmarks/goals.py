@@ -53,6 +53,8 @@ def judge(results: Results) -> list[str]:
         if not compared:
             found = {"KiB": [figures[goal.figure] for figures in ours.values()]}
         for name, values in found.items():
+            if not values:
+                continue  # no round has both
             verdict = "reached" if median(values) <= goal.at_most else "MISSED "
             lines.append(
                 f"{verdict}  {goal.measure}: {goal.figure} {spread(values)} of at most {goal.at_most:g} {name}"

@@ -1,5 +1,6 @@
 """What is measured, of one server that runs: figures by name."""
 
+import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.dialects import Client
+from benchmarks.dialects import DEADLINE, Client, WrongAnswer
 from benchmarks.servers import Running
 from benchmarks.traffic import Load, flows, open_arrival, ping_pong, pipelined
 from loadtest.histogram import Histogram
@@ -29,7 +30,6 @@ class Measure:
     clients: int  # at once
     run: Callable[[Running, float], dict[str, float]]
     variants: bool = False  # ours with TLS, history and so on as well
-    rounds: int = 100  # at most
 
 
 def _pairs(server: Running, count: int) -> list[tuple[Client, Client]]:
@@ -70,22 +70,30 @@ def _cpu(server: Running, run: Callable[[], Load]) -> dict[str, float]:
 
 @contextmanager
 def _scraped(server: Running) -> Iterator[None]:
-    """Ask for /metrics each second, where there are some."""
-    done = threading.Event()
+    """Ask for /metrics at once and then each second, where there are some. Raises WrongAnswer where it gets none."""
+    if not server.metrics_port:
+        yield
+        return
+    done, errors = threading.Event(), []
 
     def ask() -> None:
-        while not done.wait(1.0):
-            urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics").read()
+        try:
+            while True:
+                urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=DEADLINE).read()
+                if done.wait(1.0):
+                    return
+        except OSError as error:
+            errors.append(error)
 
     asks = threading.Thread(target=ask)
-    if server.metrics_port:
-        asks.start()
+    asks.start()
     try:
         yield
     finally:
         done.set()
-        if server.metrics_port:
-            asks.join()
+        asks.join()
+    if errors:
+        raise WrongAnswer(f"/metrics: {errors[0]}")
 
 
 def latency(server: Running, seconds: float) -> dict[str, float]:
@@ -106,7 +114,20 @@ def idle_memory(server: Running, _seconds: float, clients: int) -> dict[str, flo
     before = server.resident_bytes()
     for number in range(clients):
         server.log_in(f"u{number:04}")
-    return {"memory per client": (server.resident_bytes() - before) / clients / KIB}
+    found = {"memory per client": (server.resident_bytes() - before) / clients / KIB}
+    for client in server.clients:
+        _expect_presence(client)
+    return found
+
+
+def _expect_presence(client: Client) -> None:
+    """Raises WrongAnswer where the server has let go of this client."""
+    client.sock.setblocking(False)
+    try:
+        if not client.sock.recv(1, socket.MSG_PEEK):
+            raise WrongAnswer(f"{client.name} was let go of")
+    except BlockingIOError:
+        return
 
 
 def login_cpu(server: Running, _seconds: float) -> dict[str, float]:

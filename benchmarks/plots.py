@@ -1,5 +1,7 @@
-"""Pictures of what a run has found, one glance each."""
+"""Pictures of what a run has found, one glance each; drawn again with `python -m benchmarks.plots FILE.json`."""
 
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -14,6 +16,7 @@ from matplotlib.axes import Axes
 from benchmarks.report import OURS, Results
 
 OUR_COLOR, PEER_COLOR, RELAY_COLOR = "#c0392b", "#5d7b93", "#b8c4cc"
+LOGARITHMIC = 50  # the most by as many times the least, and the axis is
 RELAYS = ("C epoll", "uvloop", "naive gevent")
 Panel = tuple[str, str, str]  # title, measure, figure
 
@@ -73,6 +76,10 @@ def _bars(axes: Axes, heading: str, found: dict[str, list[float]]) -> None:
     axes.barh(servers, middles, color=[_color(server) for server in servers], xerr=[below, above], ecolor="#333333")
     for place, middle in enumerate(middles):
         axes.annotate(f" {middle:.3g}", (max(found[servers[place]]), place), va="center", fontsize=8)
+    if max(middles) > LOGARITHMIC * min(middles):
+        heading += " (logarithmic)"
+        axes.set_xscale("log")
+        axes.set_xlim(min(middles) / 4, max(middles) * 8)
     axes.margins(x=0.2)
     axes.set_title(heading, fontsize=10)
     axes.tick_params(labelsize=8)
@@ -83,3 +90,7 @@ def _color(server: str) -> str:
     if server.startswith(OURS):
         return OUR_COLOR
     return RELAY_COLOR if server in RELAYS else PEER_COLOR
+
+
+if __name__ == "__main__":
+    print(*draw(json.loads(Path(sys.argv[1]).read_text())["results"], Path(sys.argv[1]).parent), sep="\n")

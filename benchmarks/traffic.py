@@ -77,7 +77,8 @@ class Flow:
             return 0
         at = self.received % (self.cycle * self.in_bytes)
         self.received += len(data)
-        if not data or data != self.expected[at : at + len(data)] or self.arrived > self.wanted:
+        is_too_much = self.received > self.wanted * self.in_bytes
+        if not data or data != self.expected[at : at + len(data)] or is_too_much:
             raise WrongAnswer(f"receiver {self.number} got {data[:200]!r}, not {bytes(self.expected[at : at + 200])!r}")
         return self.arrived - before
 

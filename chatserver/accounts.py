@@ -217,17 +217,21 @@ class Accounts:
     def _write_status(self) -> None:
         while self._changed:
             users, self._changed = self._changed, {}
-            try:
+            with suppress(Refused):  # it is in the log; who comes or goes next is written all the same
                 self._write(self._set_status, list(users.values()))
-            except Refused:
-                log.warning("status.csv is wrong about %s", ", ".join(user.name for user in users.values()))
         self._follow = None
 
     def _set_status(self, users: list[User]) -> None:
         # Asked when the write runs, not when it is queued: the file is right, whatever happens meanwhile.
+        failed = {}
         for user in users:
-            if self._storage.find(user.name) == user:  # not removed meanwhile
-                self._storage.set_status(user.id, self._relay.is_online(user.id))
+            try:
+                if self._storage.find(user.name) == user:  # not removed meanwhile
+                    self._storage.set_status(user.id, self._relay.is_online(user.id))
+            except StorageUnavailable as error:
+                failed[user.name] = error
+        if failed:
+            raise StorageUnavailable(f"status.csv is wrong about {', '.join(failed)}: {failed.popitem()[1]}")
 
     def _write(self, operation: Callable[..., T], *arguments: object) -> T:
         with _as_refusal(), self._counters.storage.measured():

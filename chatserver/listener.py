@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from math import inf
 
 import gevent
-from gevent.monkey import get_original
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
@@ -18,6 +17,7 @@ from chatserver.connection import LINGER_SECONDS, RECV_BYTES, Connection
 from chatserver.counters import Counters
 from chatserver.delivery import Delivery
 from chatserver.limits import Limits, TokenBucket
+from chatserver.readable import plain_socket
 from chatserver.relay import Relay
 from chatserver.session import Session
 from chatserver.tls import TlsStream
@@ -30,8 +30,6 @@ KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 3
 VANISHED_SECONDS = 60
 CHUNK_SECONDS = 0.5  # at shutdown: more than enough to handle what has been read, unless a partner is slow
-
-PlainSocket: type[socket.socket] = get_original("socket", "socket")  # Connection waits by means of its own
 
 log = logging.getLogger("chat")
 
@@ -138,8 +136,7 @@ class ChatServer(StreamServer):
         context, limits = self.context, self.context.limits
         log.info("%s connected", peer.label)
         context.counters.connections += 1
-        plain = PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        plain.setblocking(False)
+        plain = plain_socket(sock)
         connection = Connection(
             TlsStream(plain, context.tls) if context.tls else plain,
             context.counters,

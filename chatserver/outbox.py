@@ -116,7 +116,7 @@ class Outbox:
     # For the writer
 
     def take(self) -> bytes:
-        """All that is queued, and all notices, now in flight; b"" when there is nothing. Never waits."""
+        """What is queued, and notices, now in flight; there is more while it `is_due`. Never waits."""
         self.is_due = False
         channel = self._channel
         count = channel.qsize()
@@ -126,6 +126,7 @@ class Outbox:
             said = b"".join([say() for say in self.notices])
             self._size += len(said)
             self._length += len(said)
+            self.is_due = bool(said)  # a source may not have said all
             stream += said
         return stream
 
@@ -133,10 +134,14 @@ class Outbox:
         """`count` bytes in flight are with the kernel: whoever waits for room may look again."""
         self._size -= count
         self._out += count
-        while self._marks and self._marks[0][1] <= self._out:
-            _, _, messages, fate = self._marks.pop(0)
-            self._size -= MARK_BYTES
-            fate.delivered(messages)
+        marks, settled = self._marks, 0
+        while settled < len(marks) and marks[settled][1] <= self._out:
+            settled += 1
+        if settled:
+            gone, self._marks = marks[:settled], marks[settled:]
+            self._size -= MARK_BYTES * settled
+            for _, _, messages, fate in gone:
+                fate.delivered(messages)
         if self._room:
             self._wake()
 

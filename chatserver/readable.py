@@ -1,17 +1,29 @@
 """Waiting for a socket's input at the lowest price that gevent has.
 
-`hub.wait` makes an object for each wait, starts the watcher and stops it again. Here the watcher goes on, and switches
-straight to the greenlet that waits. Public names of gevent alone: `loop.io`, `loop.run_callback`, `Hub.switch`.
+gevent's `recv` first tries in vain, and `hub.wait` makes an object for each wait, starts the watcher and stops it.
+Here the socket is the kernel's own, and the watcher goes on and switches straight to the greenlet that waits. Public
+names of gevent alone: `get_original`, `loop.io`, `loop.run_callback`, `Hub.switch`.
 """
 
+import socket
+
 from gevent import get_hub, getcurrent
+from gevent.monkey import get_original
 from greenlet import greenlet
 
 READ = 1  # libev's event bit
+PlainSocket: type[socket.socket] = get_original("socket", "socket")
 
 
 class InputOver(Exception):
     """There is nothing to wait for any more."""
+
+
+def plain_socket(sock: socket.socket) -> socket.socket:
+    """The connection of gevent's socket, which is of no use any more, in one that neither waits nor blocks."""
+    plain = PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+    plain.setblocking(False)
+    return plain
 
 
 class Readable:

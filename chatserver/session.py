@@ -102,7 +102,7 @@ class Session:
                 if self._outbox.closed and not (in_messages and packet_type == PacketType.MESSAGE):
                     break
                 handled += 1
-                in_messages = packet_type == PacketType.MESSAGE
+                in_messages = packet_type == PacketType.MESSAGE and self._envelope is not None
                 HANDLERS[self.state][packet_type](self, PARSERS[packet_type](body))
         except RemoteProtocolError as fault:
             self._close(fault.reason)

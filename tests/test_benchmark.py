@@ -51,6 +51,13 @@ def test_goals_are_judged_by_the_median() -> None:
     assert judge(missed) == [f"MISSED   {PIPELINED}: CPU per message 1.5 (1.5 .. 1.5) of at most 1 redis's"]
 
 
+def test_where_no_round_has_both_there_is_no_verdict() -> None:
+    ours, theirs = rounds(1.0, 1.0), rounds(1.0)
+    apart: Results = {PIPELINED: {"ours": {2: ours[2]}, "redis": theirs}}
+    assert judge(apart) == []
+    assert "-" in report(apart)
+
+
 def test_a_run_without_our_server_has_neither_ratios_nor_goals() -> None:
     alone: Results = {PIPELINED: {"redis": rounds(2.0)}}
     assert judge(alone) == []

@@ -266,19 +266,22 @@ def test_notices_follow_what_is_queued_and_are_asked_for_when_all_is_taken() -> 
 
 
 def test_a_notice_tells_the_writer_and_needs_no_room() -> None:
-    puts: list[bool] = []
-    box = Outbox(PUT_BYTES + 1, lambda: puts.append(True))
+    told: list[bool] = []
+    said: list[bytes] = []
+    box = Outbox(PUT_BYTES + 1, lambda: told.append(True))
     box.announce()
-    assert not puts, "there is no source that could have anything to say"
-    box.notices.append(lambda: b"a long notice")
+    assert not told, "there is no source that could have anything to say"
+    box.notices.append(lambda: said.pop() if said else b"")
     box.put(b"x")
-    assert len(puts) == 1
+    said.append(b"a long notice")
     box.announce()
-    assert len(puts) == 1, "there was something to take already"
+    assert told == [True], "there was something to take already"
     assert box.take() == b"xa long notice"
+    assert box.take() == b""
+    said.append(b"another")
     box.announce()
-    assert len(puts) == 2
-    assert box.take() == b"a long notice"
+    assert told == [True, True]
+    assert box.take() == b"another"
 
 
 def test_a_reserved_outbox_and_a_closed_one_give_no_notices() -> None:

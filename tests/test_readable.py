@@ -8,7 +8,7 @@ import pytest
 from gevent import Timeout
 from greenlet import GreenletExit
 
-from chatserver.readable import InputOver, Readable
+from chatserver.readable import InputOver, Readable, plain_socket
 from tests.processes import DEADLINE
 
 
@@ -120,6 +120,16 @@ def test_a_timeout_ends_the_wait_and_the_next_one_goes_on(pair: Pair) -> None:
     far.send(b"x")
     with Timeout(DEADLINE):
         readable.wait()
+
+
+def test_a_plain_socket_has_the_connection_and_never_waits(pair: Pair) -> None:
+    _, near, far = pair
+    with plain_socket(near) as plain:
+        assert near.fileno() == -1
+        with pytest.raises(BlockingIOError):
+            plain.recv(10)
+        far.send(b"x")
+        assert plain.recv(10) == b"x"
 
 
 def test_an_error_of_the_connection_ends_the_wait() -> None:

@@ -4,6 +4,7 @@ import gevent
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatserver.outbox import Outbox
 from chatserver.receipts import MAX_RANGES, Receipts
 from protocol import (
     EXTRA_FROM_SERVER,
@@ -84,6 +85,18 @@ def test_many_ranges_are_told_bit_by_bit_and_are_more_than_enough() -> None:
     assert told(receipts.take())[Level.DELIVERED] == [*range(1, 2 * MAX_RANGES, 2)]
     assert not receipts.is_full()
     assert receipts.take() == encode_receipt(Level.DELIVERED, 2 * MAX_RANGES + 1, 2 * MAX_RANGES + 1)
+
+
+def test_a_writer_is_told_to_take_until_all_ranges_are_told() -> None:
+    box = Outbox(10_000, lambda: None)
+    receipts = Receipts(box.announce)
+    box.notices.append(receipts.take)
+    for number in range(1, 5 * MAX_RANGES, 2):
+        receipts.reach(Level.DELIVERED, number, number)
+    heard = b""
+    while box.is_due:
+        heard += box.take()
+    assert told(heard)[Level.DELIVERED] == [*range(1, 5 * MAX_RANGES, 2)]
 
 
 def test_a_number_that_does_not_fit_is_not_told() -> None:

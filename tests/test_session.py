@@ -189,6 +189,24 @@ def test_ending_a_session_twice_is_as_good_as_once(room: Room) -> None:
     assert room.relay.is_online(1)
 
 
+@pytest.mark.parametrize("before", [(), (encode_login("alice"),)], ids=["before the login", "before the first chat"])
+def test_messages_without_a_partner_are_not_dispatched_once_the_outbox_is_closed(
+    room: Room, before: tuple[bytes, ...]
+) -> None:
+    client = room.client(*before)
+    put = client.outbox.put
+
+    def put_and_close(packets: bytes) -> bool:
+        client.outbox.put = put  # type: ignore[method-assign]
+        went_in = put(packets)
+        client.outbox.close(encode_error(Reason.LOGIN_TIMEOUT))
+        return went_in
+
+    client.outbox.put = put_and_close  # type: ignore[method-assign]  # somebody else closes it while this waits
+    client.send(*[encode_message(b"hello")] * 100)
+    assert room.counters.messages_accepted == 1
+
+
 def test_nothing_is_dispatched_once_somebody_else_has_closed_the_outbox(room: Room) -> None:
     alice = room.client()
     alice.outbox.close(error(Reason.LOGIN_TIMEOUT))

@@ -7,12 +7,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import compare, servers, traffic
 from benchmarks.dialects import Client, Mqtt, WrongAnswer
-from benchmarks.measures import MEASURES
+from benchmarks.measures import MEASURES, idle_memory, ping_pong_cpu
 from benchmarks.servers import OURS, PEERS, RELAYS, VARIANTS, Server, running
 from benchmarks.traffic import Flow, flows, open_arrival, ping_pong, pipelined
 from tests.processes import DEADLINE
@@ -53,6 +54,7 @@ class Relay:
     def __init__(self, change: Change, receivers: Callable[[int], int]) -> None:
         self._change = change
         ends = {name: socket.socketpair() for pair in range(PAIRS) for name in (f"s{pair}", f"r{pair}")}
+        self._far_ends = {name: far for name, (_, far) in ends.items()}
         self.sockets = [sock for both in ends.values() for sock in both]
         self.clients = {name: Client(name, near) for name, (near, _) in ends.items()}
         for pair in range(PAIRS):
@@ -63,6 +65,10 @@ class Relay:
     @property
     def pairs(self) -> list[tuple[Client, Client]]:
         return [(self.clients[f"s{pair}"], self.clients[f"r{pair}"]) for pair in range(PAIRS)]
+
+    def inject(self, name: str, data: bytes) -> None:
+        """Have this client receive something."""
+        self._far_ends[name].sendall(data)
 
     def _copy(self, source: socket.socket, target: socket.socket, changes: bool) -> None:
         try:
@@ -139,9 +145,23 @@ def test_messages_to_the_wrong_receiver_end_the_run() -> None:
         pipelined(flows(WIRE, wrong.pairs, 16), SECONDS)
 
 
+def test_a_part_of_a_message_that_nobody_sent_is_too_much() -> None:
+    with relay() as right:
+        flow = flows(WIRE, right.pairs, 16)[0]
+        flow.push(1)
+        right.inject("r0", bytes(flow.expected[: 2 * flow.in_bytes - 1]))
+        with pytest.raises(WrongAnswer, match="receiver 0 got"):
+            take_two(flow)
+
+
+def take_two(flow: Flow) -> None:
+    while flow.received < 2 * flow.in_bytes:
+        flow.take()
+
+
 def test_a_sender_who_is_told_anything_ends_the_run() -> None:
     with relay() as right:
-        right.clients["r1"].sock.sendall(b"an error")
+        right.inject("s1", b"an error")
         with pytest.raises(WrongAnswer, match="sender 1 was told b'an error'"):
             pipelined(flows(WIRE, right.pairs, 16), SECONDS)
 
@@ -168,6 +188,22 @@ def test_a_server_relays_logs_in_and_tells_its_cost(server: Server, monkeypatch:
         with running(server, measure.clients) as run:
             figures = measure.run(run, SECONDS)
         assert all(figure >= 0 for figure in figures.values()), figures
+
+
+def test_clients_that_were_let_go_of_need_no_memory_and_so_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.measures.FIRST_CLIENTS", 1)
+    with running(OURS, 10) as run:
+        assert idle_memory(run, SECONDS, clients=5)["memory per client"] >= 0
+    impatient = replace(OURS, command=lambda start: [*OURS.command(start), "--idle-timeout", "0.01"])
+    with pytest.raises(WrongAnswer, match="was let go of"), running(impatient, 60) as run:
+        idle_memory(run, SECONDS, clients=50)
+
+
+def test_metrics_that_cannot_be_had_end_the_run() -> None:
+    measure = MEASURES["login"]
+    deaf = replace(OURS, scraped=True)
+    with pytest.raises(WrongAnswer, match=r"/metrics: .*refused"), running(deaf, measure.clients) as run:
+        ping_pong_cpu(run, SECONDS, pairs=1, text_bytes=16)
 
 
 def test_a_peer_that_is_missing_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
