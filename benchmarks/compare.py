@@ -23,11 +23,10 @@ from benchmarks.goals import judge
 from benchmarks.measures import MEASURES, QUICK, Measure
 from benchmarks.plots import draw
 from benchmarks.report import Results, report
-from benchmarks.servers import OURS, PEERS, RELAYS, VARIANTS, Server, find, running
+from benchmarks.servers import ALL, OURS, VARIANTS, Server, find, running
 
 RESULTS = Path(__file__).parent / "results"
 OPEN_FILES = 16384
-ALL = [OURS, *PEERS, *RELAYS, *VARIANTS]
 
 
 def main() -> None:

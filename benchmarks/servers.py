@@ -313,3 +313,4 @@ RELAYS = [
     Server("naive gevent", Chat(), _relay("naive_gevent"), "two recv and one sendall for each packet, no checks"),
     Server("C epoll", Chat(), _epoll, "one thread, the same protocol, no checks: the floor", "cc", APT.format("gcc")),
 ]
+ALL = [OURS, *PEERS, *RELAYS, *VARIANTS]

@@ -184,14 +184,14 @@ class _Clock:
     def __init__(self, seconds: float) -> None:
         self.begin = time.perf_counter()
         self.end = self.begin + seconds
-        self._cpu = time.process_time()
+        self._cpu = time.thread_time()
 
     def goes_on(self) -> bool:
         return time.perf_counter() < self.end
 
     def load(self, messages: int) -> Load:
         seconds = time.perf_counter() - self.begin
-        return Load(messages, seconds, (time.process_time() - self._cpu) / seconds)
+        return Load(messages, seconds, (time.thread_time() - self._cpu) / seconds)
 
 
 @contextmanager

@@ -5,11 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.compare import ALL
-from benchmarks.goals import judge
-from benchmarks.measures import MEASURES
+from benchmarks.goals import GOALS, judge
 from benchmarks.plots import draw
 from benchmarks.report import Results, ratios, report, spread
+from benchmarks.servers import ALL
 from tests.processes import ROOT, run_unpatched
 
 
@@ -105,6 +104,7 @@ def test_bad_options_are_told(tmp_path: Path) -> None:
         assert complaint in done.stderr
 
 
-def test_the_list_has_all_measures_and_servers() -> None:
-    listed = bench("--list").stdout.splitlines()
-    assert set(MEASURES) | {server.name for server in ALL} <= {line.strip() for line in listed}
+def test_the_list_has_all_servers_and_what_the_goals_need() -> None:
+    listed = {line.strip() for line in bench("--list").stdout.splitlines()}
+    assert {server.name for server in ALL} <= listed
+    assert {goal.measure for goal in GOALS} | {goal.than for goal in GOALS if goal.than} <= listed
