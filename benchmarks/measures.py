@@ -23,10 +23,9 @@ FIRST_CLIENTS = 20  # the first ones need what all share, too
 
 @dataclass(frozen=True)
 class Measure:
-    """`run` gets a server and a time in seconds; `unit` is that of its figures."""
+    """`run` gets a server and a time in seconds; report.UNITS has the units of its figures."""
 
     name: str
-    unit: str
     clients: int  # at once
     run: Callable[[Running, float], dict[str, float]]
     variants: bool = False  # ours with TLS, history and so on as well
@@ -151,7 +150,6 @@ def _traffic() -> Iterator[Measure]:
             for pairs in (10, 100, 1000):
                 yield Measure(
                     f"{kind}, {pairs} pairs, {text_bytes} bytes",
-                    "us",
                     2 * pairs,
                     partial(run, pairs=pairs, text_bytes=text_bytes),
                     variants=(pairs, text_bytes) == (10, 16),
@@ -162,12 +160,12 @@ MEASURES = {
     measure.name: measure
     for measure in [
         *_traffic(),
-        Measure(f"latency at {RATE:.0f} messages a second", "us", 2 * RATE_PAIRS, latency),
+        Measure(f"latency at {RATE:.0f} messages a second", 2 * RATE_PAIRS, latency),
         *(
-            Measure(f"memory, {count} idle clients", "KiB", count + FIRST_CLIENTS, partial(idle_memory, clients=count))
+            Measure(f"memory, {count} idle clients", count + FIRST_CLIENTS, partial(idle_memory, clients=count))
             for count in (1000, 5000)
         ),
-        Measure("login", "us", 10, login_cpu),
+        Measure("login", 10, login_cpu),
     ]
 }
 QUICK = ["pipelined, 10 pairs, 16 bytes", "ping-pong, 10 pairs, 16 bytes"]

@@ -14,10 +14,10 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from benchmarks.report import OURS, Results
+from benchmarks.servers import RELAYS
 
 OUR_COLOR, PEER_COLOR, RELAY_COLOR = "#c0392b", "#5d7b93", "#b8c4cc"
 LOGARITHMIC = 50  # the most by as many times the least, and the axis is
-RELAYS = ("C epoll", "uvloop", "naive gevent")
 Panel = tuple[str, str, str]  # title, measure, figure
 
 
@@ -89,7 +89,7 @@ def _bars(axes: Axes, heading: str, found: dict[str, list[float]]) -> None:
 def _color(server: str) -> str:
     if server.startswith(OURS):
         return OUR_COLOR
-    return RELAY_COLOR if server in RELAYS else PEER_COLOR
+    return RELAY_COLOR if server in {relay.name for relay in RELAYS} else PEER_COLOR
 
 
 if __name__ == "__main__":
