@@ -112,7 +112,8 @@ class Link:
 class FaultyProxy:
     """Listens on a port of its own and relays to the server at `host`, `port`; without a fault it changes nothing.
 
-    `damaged` has the text, `sender:text`, of each Message that was lost, changed, repeated or brought out of its place.
+    `damaged` has the text, `sender:text`, of each Message that was lost, changed, repeated or brought out of its place;
+    `messages` is how many have come from the server.
     `upstream`, host and port, may change: it is where the next clients get to. `linger` is how many seconds the server
     does not know that a client has gone.
     """
@@ -123,7 +124,7 @@ class FaultyProxy:
         self.upstream = (upstream_host, upstream_port)
         self.linger = 0.0
         self._fault = fault or (lambda link, packet, _: link.put(packet))
-        self._messages = 0
+        self.messages = 0
         listener = socket.create_server(("127.0.0.1", 0))
         self.host, self.port = listener.getsockname()
         self.address = f"{self.host}:{self.port}"
@@ -139,8 +140,8 @@ class FaultyProxy:
     def handle(self, link: Link, packet: bytes) -> None:
         """Number what the server sends to a client, and leave it to the fault."""
         is_message = packet[0] == PacketType.MESSAGE
-        self._messages += is_message
-        self._fault(link, packet, self._messages if is_message else 0)
+        self.messages += is_message
+        self._fault(link, packet, self.messages if is_message else 0)
 
     def _serve(self, client: socket.socket, _: object) -> None:
         """One client; the caller closes its socket."""

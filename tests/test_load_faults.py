@@ -23,12 +23,13 @@ from tests.faulty_proxy import (
     swallow_after,
     swap,
 )
-from tests.loadtests import LoadRun, Pair, load, read_ledger, read_numbers, run_locust, start_locust
-from tests.processes import ServerProcess
+from tests.loadtests import LoadRun, Pair, load, read_ledger, read_numbers, start_locust
+from tests.processes import ServerProcess, wait_for
 
 pytestmark = pytest.mark.slow
 
 USERS = 4
+ENOUGH = 200  # Messages, for every fault to show
 TOLERANT = [
     part
     for row in ("connection", "connect", "login", "chat init", "send", "deliver")
@@ -39,9 +40,17 @@ TOLERANT = [
 def run_damaged(
     server: ServerProcess, fault: Fault, folder: Path, *options: object
 ) -> tuple[LoadRun, dict[Pair, list[int]]]:
-    """Two pairs behind a proxy: what Locust has found, and the numbers of the messages that the proxy has damaged."""
-    with FaultyProxy(server.host, server.port, fault) as proxy:
-        run = run_locust(folder, *load(proxy.address, USERS, 2), "--drain", 1, *options, "Chatter")
+    """Two pairs behind a proxy, until ENOUGH has been said: what Locust has found, and the numbers of the messages that
+    the proxy has damaged.
+    """
+    with (
+        FaultyProxy(server.host, server.port, fault) as proxy,
+        start_locust(folder, *load(proxy.address, USERS), "--drain", 1, *options, "Chatter") as locust,
+    ):
+        locust.wait_for_users()
+        wait_for("enough is said", lambda: proxy.messages >= ENOUGH)
+        locust.interrupt()
+        run = locust.end()
     damaged: defaultdict[Pair, list[int]] = defaultdict(list)
     for message in proxy.damaged:
         sender, _, text = message.decode().partition(":")
@@ -128,8 +137,8 @@ def test_what_comes_late_is_measured_and_passes(server: ServerProcess, tmp_path:
     run, _ = run_damaged(server, delay(0.1), tmp_path)
     assert run.status == 0, run.explain()
     assert run.is_balanced
-    assert run.ledger["delivered"] == run.ledger["sent"] > 50
-    assert 0.1 <= run.rows["deliver"].times["p50"] < 1
+    assert run.ledger["delivered"] == run.ledger["sent"]
+    assert 0.1 <= run.rows["deliver"].times["p50"] < 10
 
 
 def test_what_comes_too_late_fails_by_the_condition(server: ServerProcess, tmp_path: Path) -> None:
@@ -159,7 +168,7 @@ def test_what_comes_before_the_time_to_drain_is_over_is_delivered(server: Server
     run, _ = run_damaged(server, stall(50, 3.5), tmp_path, "--drain", 20)
     assert run.status == 0, run.explain()
     assert run.is_balanced
-    assert run.ledger["delivered"] == run.ledger["sent"] > 50
+    assert run.ledger["delivered"] == run.ledger["sent"]
 
 
 # A server that stands still, or dies

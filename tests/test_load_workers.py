@@ -100,7 +100,7 @@ def test_a_worker_that_is_killed_fails_the_run(server: ServerProcess, cluster: C
     assert run.status == 1, run.explain()
     assert "missing_reports > 0" in run.failed
     assert run.verdict["missing_reports > 0"].figure == "1"
-    assert run.ledger["delivered"] > 50  # of the other one
+    assert run.ledger["delivered"] > 0  # of the other one
     assert run.is_balanced
     assert "Traceback" not in run.log
     workers[1].end()
