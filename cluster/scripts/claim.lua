@@ -1,0 +1,14 @@
+-- node, epoch, id, name
+-- -> number of the event, or "held" by another node, "unknown" for no such user, "stale" where the lease has run out
+local node, id, name = ARGV[1], ARGV[3], ARGV[4]
+if redis.call('HGET', p .. 'epochs', node) ~= ARGV[2] then
+    return 'stale'
+end
+if redis.call('HGET', p .. 'users', id) ~= name then
+    return 'unknown'
+end
+local held = holder(id)
+if held and held ~= node then
+    return 'held'
+end
+return put_online(node, id, name)

@@ -1,0 +1,25 @@
+-- node, lease in ms, is new (1) or was there (0), then id and name of all who are online on it
+-- -> {} if its lease ran out meanwhile, else {epoch, ids of those who are online elsewhere by now ...}
+local node, new = ARGV[1], ARGV[3] == '1'
+if not new and not redis.call('ZSCORE', p .. 'nodes', node) then
+    return {}
+end
+redis.call('ZADD', p .. 'nodes', now() + ARGV[2], node)
+local answer = {redis.call('HINCRBY', p .. 'epochs', node, 1)} -- what was asked for before counts no more
+local there = {}
+for i = 4, #ARGV, 2 do
+    local id, name = ARGV[i], ARGV[i + 1]
+    local held = holder(id)
+    there[id] = true
+    if not held and redis.call('HGET', p .. 'users', id) == name then
+        put_online(node, id, name)
+    elseif held ~= node then
+        table.insert(answer, tonumber(id))
+    end
+end
+for _, id in ipairs(redis.call('SMEMBERS', p .. 'node:' .. node)) do
+    if not there[id] then
+        put_offline(node, id)
+    end
+end
+return answer

@@ -1,0 +1,2 @@
+-- node: all its users are offline
+end_node(ARGV[1])

@@ -1,0 +1,128 @@
+"""Users and passwords in Redis: the `Storage` interface for a group of servers.
+
+Look-ups ask Redis, while other greenlets go on: they raise StorageUnavailable too.
+"""
+
+from typing import Any, Self
+
+from chatstorage.interface import NameTaken, Storage, User, UserLimitReached, skeleton
+from chatstorage.lines import line
+from cluster.directory import Directory
+from cluster.engine import Script
+
+CHECK_SIGN_UP, SIGN_UP, REMOVE = Script("check_sign_up"), Script("sign_up"), Script("remove")
+PAGE = 1000  # users read at once
+
+
+class RedisStorage(Storage):
+    """Keys behind the prefix of the engine:
+
+    users      hash    id -> name
+    names      hash    skeleton -> id
+    passwords  hash    id -> argon2id hash
+    last-id    string  the highest id ever given
+
+    Opening it is joining the group: the status of users is that of the directory, which is leased.
+    """
+
+    def __init__(self, directory: Directory, max_users: int, max_id: int) -> None:
+        self._directory = directory
+        self._engine = directory.engine
+        self._limits = (max_users, max_id)
+
+    def __enter__(self) -> Self:
+        self._directory.join()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._directory.quit()
+
+    # Look-ups
+
+    def users(self) -> list[User]:
+        found: dict[int, str] = {}
+        cursor = 0
+        while True:
+            cursor, page = self._engine.call("HSCAN", self._engine.key("users"), cursor, "COUNT", PAGE)
+            found |= {int(user_id): name.decode() for user_id, name in page.items()}
+            if not int(cursor):
+                return [User(user_id, found[user_id]) for user_id in sorted(found)]
+
+    def find(self, name: str) -> User | None:
+        user = self.look_alike(name)
+        return user if user is not None and user.name == name else None
+
+    def is_user(self, user_id: int) -> bool:
+        return self._get("users", user_id) is not None
+
+    def look_alike(self, name: str) -> User | None:
+        user_id = self._get("names", _text(skeleton(name)))
+        found = self._get("users", int(user_id)) if user_id else None
+        return User(int(user_id), found) if user_id and found else None
+
+    def password_hash(self, user_id: int) -> str | None:
+        return self._get("passwords", user_id)
+
+    def is_online(self, user_id: int) -> bool:
+        return self._directory.is_online(user_id)
+
+    def check_sign_up(self, name: str) -> None:
+        self._judge(name, self._engine.run(CHECK_SIGN_UP, _text(skeleton(name)), *self._limits))
+
+    def committed(self) -> dict[str, int]:
+        return {}  # a backup is Redis's own affair
+
+    # Writing
+
+    def sign_up(self, name: str, password_hash: str | None) -> User:
+        check(name, password_hash)
+        arguments = (_text(skeleton(name)), *self._limits, name, password_hash or "")
+        return User(self._judge(name, self._engine.run(SIGN_UP, *arguments)), name)
+
+    def remove(self, user_id: int) -> None:
+        name = self._get("users", user_id)
+        if name is None or not self._engine.run(REMOVE, user_id, _text(skeleton(name))):
+            raise KeyError(user_id)
+
+    def set_password(self, user_id: int, password_hash: str | None) -> None:
+        check("anybody", password_hash)
+        if not self.is_user(user_id):
+            raise KeyError(user_id)
+        if password_hash is None:
+            self._engine.call("HDEL", self._engine.key("passwords"), user_id)
+        else:
+            self._engine.call("HSET", self._engine.key("passwords"), user_id, password_hash)
+
+    def set_status(self, user_id: int, online: bool) -> None:
+        name = self._get("users", user_id)
+        if name is None:
+            raise KeyError(user_id)
+        if online:
+            self._directory.claim(User(user_id, name))
+        else:
+            self._directory.release(user_id, settling=0)
+
+    def _get(self, key: str, field: str | bytes | int) -> str | None:
+        found = self._engine.call("HGET", self._engine.key(key), field)
+        return None if found is None else found.decode()
+
+    def _judge(self, name: str, answer: Any) -> int:
+        match answer:
+            case b"taken":
+                raise NameTaken(name)
+            case b"full":
+                raise UserLimitReached(name)
+            case b"free":
+                return 0
+        return int(answer)
+
+
+def check(name: str, password_hash: str | None) -> None:
+    """Raises ValueError for a text that the files could not hold: a group's database can be brought back to them."""
+    for text in (name, "-" if password_hash is None else password_hash):
+        line(1, text)
+
+
+def _text(text: str) -> bytes:
+    """What is asked for need not be storable."""
+    return text.encode(errors="surrogatepass")
