@@ -35,6 +35,7 @@ from chatserver.logs import start_log
 from chatserver.metrics import ServerCollector, serve_metrics
 from chatserver.options import parse_options
 from chatserver.relay import Relay
+from chatserver.rooms import Rooms
 from chatserver.tls import server_context
 from chatstorage.chats import ChatFile
 from storage import CHATS, CsvStorage, Storage, StorageError
@@ -63,8 +64,11 @@ def main() -> int:
         except (CannotStart, StorageError) as error:
             log.error("cannot start: %s", error)
             return 1
-        with control_socket(options.data_dir, server.context.accounts, server.kick):
+        if options.redis:  # admin.py asks Redis
             stop.wait()
+        else:
+            with control_socket(options.data_dir, server.context.accounts, server.kick):
+                stop.wait()
         log.info("shutting down: %s s at most for what is queued", options.drain)
         server.drain(options.drain)
     log.info("stopped")
@@ -82,18 +86,17 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
     _allow_open_files(options.pool_size)
     tls = _encryption(options)
     try:
-        listener = stack.enter_context(listen(options.host, options.port, options.backlog, options.write_timeout))
+        listener = stack.enter_context(
+            listen(options.host, options.port, options.backlog, options.write_timeout, options.reuse_port)
+        )
     except OSError as error:
         raise CannotStart(f"{options.host}:{options.port}: {error.strerror or error}") from error
-    try:
-        storage = stack.enter_context(CsvStorage(options.data_dir, options.max_users, options.max_id))
-    except OSError as error:
-        raise CannotStart(f"{options.data_dir}: {error.strerror or error}") from error
-    counters = Counters()
-    archive = _open_archive(options, stack, storage, counters)
-    context = _make_context(options, storage, archive, counters, tls)
+    rooms = _join_group(options, stack) if options.redis else _open_folder(options, stack)
+    storage, archive = rooms.storage, rooms.archive
+    context = _make_context(options, rooms, tls)
     stack.callback(context.accounts.close)
     server = ChatServer(listener, context, options.pool_size)
+    rooms.start(server.kick)
     lag = stack.enter_context(LoopLag())
     resident = memory.resident_bytes()
     if options.metrics_port is not None:
@@ -125,6 +128,25 @@ def _encryption(options: Namespace) -> ssl.SSLContext | None:
         raise CannotStart(str(error)) from error
 
 
+def _join_group(options: Namespace, stack: ExitStack) -> Rooms:
+    """On Redis. Raises StorageError."""
+    from cluster.group import join_group  # it takes a tenth of a second, and most servers are alone
+
+    return join_group(options, COMMIT_SECONDS[options.sync], stack)
+
+
+def _open_folder(options: Namespace, stack: ExitStack) -> Rooms:
+    """Raises CannotStart, StorageError."""
+    try:
+        storage = stack.enter_context(CsvStorage(options.data_dir, options.max_users, options.max_id))
+    except OSError as error:
+        raise CannotStart(f"{options.data_dir}: {error.strerror or error}") from error
+    counters, relay = Counters(), Relay()
+    archive = _open_archive(options, stack, storage, counters)
+    delivery = Delivery(relay, archive, counters, storage.is_user, options.id_width)
+    return Rooms(storage, archive, relay, delivery, counters)
+
+
 def _open_archive(options: Namespace, stack: ExitStack, storage: Storage, counters: Counters) -> Archive | None:
     """The past chats, without those of users who have been removed. Raises CannotStart, StorageError."""
     if options.history == "off":
@@ -143,15 +165,15 @@ def _open_archive(options: Namespace, stack: ExitStack, storage: Storage, counte
     return archive
 
 
-def _make_context(
-    options: Namespace, storage: Storage, archive: Archive | None, counters: Counters, tls: ssl.SSLContext | None
-) -> ServerContext:
-    relay = Relay()
+def _make_context(options: Namespace, rooms: Rooms, tls: ssl.SSLContext | None) -> ServerContext:
+    accounts = Accounts(
+        rooms.storage, rooms.relay, rooms.counters, options.id_width, options.require_password, options.login_attempts
+    )
     return ServerContext(
-        relay=relay,
-        accounts=Accounts(storage, relay, counters, options.id_width, options.require_password, options.login_attempts),
-        delivery=Delivery(relay, archive, counters, storage.is_user, options.id_width),
-        counters=counters,
+        relay=rooms.relay,
+        accounts=accounts,
+        delivery=rooms.delivery,
+        counters=rooms.counters,
         limits=Limits(
             outbox_bytes=options.outbox_bytes,
             write_timeout=options.write_timeout,

@@ -62,7 +62,7 @@ class Accounts:
         self._id_width = id_width
         self._password_required = password_required
         self._passwords = Passwords()
-        self._disk = Workers(1)  # one thread: a Storage writes one thing at a time
+        self._disk = Workers(0 if storage.is_shared else 1)  # one thread: a Storage writes one thing at a time
         self._arriving: set[str] = set()  # names claimed by logins under way
         self._held: set[str] = set()  # names that an operator changes something about
         self._changed: dict[int, User] = {}  # who has come or gone since status.csv was written
@@ -74,13 +74,14 @@ class Accounts:
         `origin` is what counts as one address. Raises Refused.
         """
         while True:
-            user = self._judge_name(name, password)
-            stored = self._storage.password_hash(user.id) if user else None
+            with _as_refusal():
+                user = self._judge_name(name, password)
+                stored = self._storage.password_hash(user.id) if user else None
             if not password and (stored or self._password_required):
                 raise Refused(Reason.PASSWORD_REQUIRED)
             if user and stored:
                 self._check_password(user, stored, password, origin)
-            with self._claim(name):
+            with _as_refusal(), self._claim(name):
                 if self._is_still(name, user, stored):  # else an operator was faster than the check of the password
                     return self._let_in(name, password, user, stored, outbox)
 
@@ -142,6 +143,8 @@ class Accounts:
         if self._follow:
             self._follow.kill()
         self._disk.join()
+        if self._storage.is_shared:
+            return
         for user in self._storage.users():
             if self._storage.is_online(user.id):
                 with suppress(StorageUnavailable):  # the next start does it again
@@ -160,7 +163,8 @@ class Accounts:
             self._write(self._storage.set_password, user.id, new_hash)
             log.info("%s has a password now", name)
         member = Member(user.id, encode_user(name, user.id, self._id_width), outbox)
-        self._relay.join(member)
+        if not self._relay.join(member):
+            raise Refused(Reason.USER_ALREADY_ONLINE)
         self._has_changed(user)
         return member
 
@@ -174,8 +178,7 @@ class Accounts:
         if self._is_present(name, user):
             raise Refused(Reason.USER_ALREADY_ONLINE)
         if user is None:
-            with _as_refusal():
-                self._storage.check_sign_up(name)
+            self._storage.check_sign_up(name)
         return user
 
     def _check_password(self, user: User, stored: str, password: str, origin: str) -> None:
@@ -195,12 +198,12 @@ class Accounts:
             return False
 
     def _is_present(self, name: str, user: User | None) -> bool:
-        return name in self._arriving or (user is not None and self._relay.is_online(user.id))
+        return (user is not None and self._relay.is_online(user.id)) or name in self._arriving
 
     @contextmanager
     def _claim(self, name: str) -> Iterator[None]:
         # Since the name was judged, a password was checked.
-        if name in self._held or self._is_present(name, self._storage.find(name)):
+        if self._is_present(name, self._storage.find(name)) or name in self._held:
             raise Refused(Reason.USER_ALREADY_ONLINE)
         self._arriving.add(name)
         try:
@@ -210,6 +213,8 @@ class Accounts:
 
     def _has_changed(self, user: User) -> None:
         """status.csv follows, with all who come or go meanwhile: a thread for each would double what a login costs."""
+        if self._storage.is_shared:
+            return
         self._changed[user.id] = user
         if not self._follow:
             self._follow = gevent.spawn_later(STATUS_SECONDS, self._write_status)

@@ -17,7 +17,7 @@ from gevent.lock import Semaphore
 from chatserver.batch import Batch
 from chatserver.counters import Counters
 from chatserver.workers import Workers
-from chatstorage.chats import ChatFile, Row, messages
+from chatstorage.chats import Chats, Row, messages
 from storage import StorageUnavailable
 
 PENDING_BYTES = 4 * 1024 * 1024  # that wait to be written, before those who send are made to wait
@@ -36,7 +36,7 @@ log = logging.getLogger("chat")
 class Archive:
     """The chats of one server. `mail` is how many Messages wait in each mailbox, by its owner's id."""
 
-    def __init__(self, file: ChatFile, counters: Counters, interval: float, mailbox_messages: int) -> None:
+    def __init__(self, file: Chats, counters: Counters, interval: float, mailbox_messages: int) -> None:
         """`interval`: seconds that a commit waits for more to come together; 0 is as soon as the one before is done."""
         self.is_failing = False  # the last commit was in vain
         self.mail = Counter(file.mailbox_sizes())
@@ -44,8 +44,7 @@ class Archive:
         self._file = file
         self._counters = counters
         self._interval = interval
-        self._disk = Workers(1)
-        self._next_id = file.highest_id() + 1
+        self._disk = Workers(0 if file.is_shared else 1)
         self._unwritten: dict[int, Batch] = {}  # those that are not on disk as they are, new ones in order, by id
         self._pending = 0  # bytes of those that are not there at all
         self._under_way: Counter[int] = Counter()  # owed batches that a connection may still deliver, by receiver
@@ -56,8 +55,7 @@ class Archive:
 
     def add(self, batch: Batch) -> None:
         """Keep this batch, from now on. Never waits; wait_for_room() before."""
-        batch.id = self._next_id
-        self._next_id += 1
+        batch.id = self._file.new_id()
         self._unwritten[batch.id] = batch
         self._pending += _size(batch)
         if batch.owed:
@@ -79,6 +77,10 @@ class Archive:
         if batch.written != batch.waiting:
             self._unwritten[batch.id] = batch
             self._commit_due.set()
+
+    def waiting_messages(self) -> int:
+        """In all mailboxes."""
+        return sum(self.mail.values())
 
     def has_mail(self, receiver: int) -> bool:
         """Whether something waits for this user, or will when a connection that has ended lets go of it."""

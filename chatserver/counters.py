@@ -50,6 +50,8 @@ class Counters:
     messages_mailed: int = 0  # into a mailbox, as the receiver was not there, or not long enough
     mailbox_delivered: int = 0  # out of one: the kernel has them, for the receiver
     messages_stored: int = 0  # durable on disk
+    messages_handed_on: int = 0  # to other nodes of a group, which have taken them
+    messages_taken_on: int = 0  # from other nodes
     bytes_received: int = 0
     bytes_sent: int = 0
     disconnects: Counter[str] = field(default_factory=Counter)  # by what the log says
@@ -60,8 +62,8 @@ class Counters:
     @property
     def messages_under_way(self) -> int:
         """Accepted, and nothing has become of them yet."""
-        settled = self.messages_delivered + self.messages_undeliverable + self.messages_mailed
-        return self.messages_accepted - settled - self.messages_refused.total()
+        settled = self.messages_delivered + self.messages_undeliverable + self.messages_mailed + self.messages_handed_on
+        return self.messages_accepted + self.messages_taken_on - settled - self.messages_refused.total()
 
     def delivered(self, count: int) -> None:
         """As in Fate."""

@@ -34,9 +34,10 @@ class Delivery:
         self._is_user = is_user
         self._id_width = id_width
 
-    def can_reach(self, sender: Member, receiver: int) -> bool:
-        """Whether this sender may choose this receiver for a partner now."""
-        return self._relay.is_online(receiver) or self._may_mail(sender, receiver)
+    def why_not(self, sender: Member, receiver: int) -> Reason | None:
+        """Why this sender may not choose this receiver for a partner now, if it may not."""
+        reaches = self._relay.is_online(receiver) or self._may_mail(sender, receiver)
+        return None if reaches else NOT_ONLINE
 
     def hand_over(self, sender: Member, receiver: int, run: Run, first: int) -> tuple[int, Reason]:
         """Hand over a run of Messages, waiting for room; how many were taken, and why not the others.

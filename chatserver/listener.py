@@ -46,7 +46,7 @@ class ServerContext:
     tls: ssl.SSLContext | None  # None: not encrypted
 
 
-def listen(host: str, port: int, backlog: int, write_timeout: float) -> socket.socket:
+def listen(host: str, port: int, backlog: int, write_timeout: float, reuse_port: bool = False) -> socket.socket:
     """A listening socket, whose options the accepted ones inherit. Raises OSError."""
     *_, (family, kind, proto, _, address) = sorted(
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE),
@@ -56,6 +56,8 @@ def listen(host: str, port: int, backlog: int, write_timeout: float) -> socket.s
     try:
         for level, option, value in _socket_options(write_timeout):
             listener.setsockopt(level, option, value)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(backlog)
     except OSError:
@@ -160,13 +162,13 @@ class ChatServer(StreamServer):
             connection.stop_reading()
         return connection, session
 
-    def kick(self, user_id: int) -> bool:
+    def kick(self, user_id: int, outcome: str = "ended by an operator") -> bool:
         """End the connection of a user without an Error, also where the client has left and what it sent is still being
         handled; False where there is none. Never waits.
         """
         for connection, session in self.connections.items():
             if session.member and session.member.user_id == user_id:
-                connection.close(None, "ended by an operator")
+                connection.close(None, outcome)
                 return True
         return False
 
@@ -220,10 +222,10 @@ class ChatServer(StreamServer):
 
     def _end_session(self, connection: Connection) -> None:
         session = self.connections.pop(connection)
+        session.end()
         outcome = connection.outcome or "left"
         self.context.counters.disconnects[outcome] += 1
         log.info("%s disconnected: %s", session.label, outcome)
-        session.end()
 
 
 def _converse(connection: Connection, session: Session, context: ServerContext) -> None:

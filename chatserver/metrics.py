@@ -60,7 +60,7 @@ class ServerCollector(Collector):
         outboxes = [connection.outbox.size for connection in self._server.connections]
         values: dict[str, tuple[str, float | None]] = {
             "chat_connected": ("Clients that are served", len(outboxes)),
-            "chat_online": ("Users who are online", len(self._server.context.relay)),
+            "chat_online": ("Users who are online here", len(self._server.context.relay)),
             "chat_waiting": ("Connections that wait for a place", waiting(self._server)),
             "chat_signed_up": ("Users who have signed up", len(self._storage.users())),
             "chat_messages_under_way": (
@@ -69,7 +69,7 @@ class ServerCollector(Collector):
             ),
             "chat_mailbox_messages": (
                 "Messages that wait for users who are away",
-                sum(self._archive.mail.values()) if self._archive else None,
+                self._archive.waiting_messages() if self._archive else None,
             ),
             "chat_outbox_bytes": ("Bytes that wait to be sent, of all clients", sum(outboxes)),
             "chat_outbox_bytes_max": (

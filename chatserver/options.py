@@ -1,5 +1,6 @@
 """The server's command line, environment and config file, which all know the same options."""
 
+import re
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from math import inf
@@ -12,6 +13,7 @@ from chatserver import __version__
 from protocol import DEFAULT_PORT, ID_WIDTHS
 
 MIN_OUTBOX_BYTES = 1024
+MIN_LEASE_SECONDS = 0.5
 
 DESCRIPTION = """
 A chat server for very small packets (at most 140 bytes each). It serves --pool-size clients at once; the next ones wait
@@ -117,6 +119,26 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
                 'refused; "off" for any number',
             },
         },
+        "many servers as one": {
+            "--redis": {
+                "metavar": "URL",
+                "help": "be one of several servers that share a Redis (6.2 or newer) or Valkey and act as one: "
+                "redis://HOST:PORT/0, or rediss:// for TLS; nothing is kept in --data-dir then (default: off)",
+            },
+            "--redis-prefix": {
+                "type": _prefix,
+                "default": "chat",
+                "metavar": "NAME",
+                "help": "what all keys there begin with; servers of one prefix are one group",
+            },
+            "--lease": _duration(10.0, "who is not heard of for so long is taken for dead, and its users for offline")
+            | {"type": _lease},
+            "--reuse-port": {
+                "action": "store_true",
+                "help": "let several servers of this machine listen on one --port; the kernel shares clients out "
+                "(default: off)",
+            },
+        },
         "past chats": {
             "--history": {
                 "choices": ("on", "off"),
@@ -218,6 +240,19 @@ def _host(text: str) -> str:
 
 def _seconds(text: str) -> float:
     return _positive(text, "a number of seconds")
+
+
+def _lease(text: str) -> float:
+    seconds = _seconds(text)
+    if seconds < MIN_LEASE_SECONDS:
+        raise ArgumentTypeError(f"{text!r} is too short: {MIN_LEASE_SECONDS:g} seconds at least")
+    return seconds
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", text, re.ASCII):
+        raise ArgumentTypeError(f"{text!r} is not made of letters, digits, '.', '-' and '_'")
+    return text
 
 
 def _rate(text: str) -> float:

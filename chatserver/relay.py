@@ -51,11 +51,12 @@ class Relay:
         self.look_up: Callable[[int], Member | None] = self._online.get  # as find, but its outbox may take no more
         self._watchers: dict[Member, Watcher] = {}
 
-    def join(self, member: Member) -> None:
-        """Online from here on. The caller has made sure that nobody else is this user."""
+    def join(self, member: Member) -> bool:
+        """Online from here on; False where somebody else is this user: with one server the caller has made sure."""
         self._online[member.user_id] = member
         for watcher in self._watchers.values():
             watcher.tell(member, is_online=True)
+        return True
 
     def leave(self, member: Member) -> None:
         """Offline from here on; by now somebody else may be this user, and stays."""
@@ -73,6 +74,10 @@ class Relay:
         elif not wanted and member in self._watchers:
             member.outbox.notices.remove(self._watchers.pop(member).take)
 
+    def catch_up(self) -> bool:
+        """Know of all who have come and gone by now, whoever has seen to it; False where that cannot be known."""
+        return True
+
     def find(self, user_id: int) -> Member | None:
         """The user of this id, if messages have a way to go there."""
         member = self._online.get(user_id)
@@ -87,4 +92,4 @@ class Relay:
 
     def everyone(self) -> list[Member]:
         """All who are online, in ascending id order."""
-        return [self._online[user_id] for user_id in sorted(self._online) if self.is_online(user_id)]
+        return [member for _, member in sorted(self._online.items()) if member.outbox.takes]

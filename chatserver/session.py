@@ -176,21 +176,25 @@ class Session:
             self._error(reason)
 
     def _list_again(self, login: Login) -> None:
-        if login.username == self.name and self.member:
-            if login.features is not None:
-                self._enable(self.member, login.features)
-            with self._outbox.reserved():
-                self._send_list(self.member)
-        else:
+        if login.username != self.name or self.member is None:
             self._error(Reason.ALREADY_LOGGED_IN)
+            return
+        if login.features is not None:
+            self._enable(self.member, login.features)
+        with self._outbox.reserved():
+            if self._relay.catch_up():
+                self._send_list(self.member)
+            else:
+                self._error(Reason.STORAGE_UNAVAILABLE)
 
     def _send_list(self, own: Member) -> None:
         others = [member.entry for member in self._relay.everyone() if member is not own]
         self._outbox.put_each([*others, own.entry])
 
     def _start_chat(self, partner_id: int) -> None:
-        if not (self.member and self._delivery.can_reach(self.member, partner_id)):
-            self._error(Reason.USER_NOT_ONLINE)
+        reason = self._delivery.why_not(self.member, partner_id) if self.member else Reason.USER_NOT_ONLINE
+        if reason:
+            self._error(reason)
             return
         self._partner_id = partner_id
         if self.state is State.ONLINE:

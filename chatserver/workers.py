@@ -9,19 +9,25 @@ T = TypeVar("T")
 
 
 class Workers:
-    """At most `threads` operations at one time; whoever wants another waits, while every other client goes on."""
+    """At most `threads` operations at one time; whoever wants another waits, while every other client goes on.
+
+    With 0 threads they run where they are asked for: those that wait cooperatively themselves.
+    """
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPool(threads)
+        self._pool = ThreadPool(threads) if threads else None
 
     def run(self, operation: Callable[..., T], *arguments: object) -> T:
         """Run it in a thread, wait cooperatively, return what it returns or raise what it raises."""
+        if self._pool is None:
+            return operation(*arguments)
         outcome: Callable[[], T] = self._pool.apply(_attempt, (operation, arguments))
         return outcome()
 
     def join(self) -> None:
         """Wait until everything under way is done."""
-        self._pool.join()
+        if self._pool:
+            self._pool.join()
 
 
 def _attempt(operation: Callable[..., T], arguments: tuple[object, ...]) -> Callable[[], T]:

@@ -1,4 +1,4 @@
-"""Past chats and mailboxes: `chats.db`, an SQLite file that others may read while it is open.
+"""Past chats and mailboxes: the `Chats` interface, and `chats.db`, an SQLite file that others may read along.
 
 What is stored is a batch: Messages of one sender to one receiver that came together, as the very bytes that the
 receiver gets. One row each, and few statements for many rows: the thread that writes gives up the interpreter's lock at
@@ -7,10 +7,11 @@ each step of a statement, and has to wait for it in a busy server. SQLite 3.33 o
 
 import os
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -135,7 +136,52 @@ def messages(row: Row) -> list[bytes]:
     return each_message((row.packets, row.count))
 
 
-class ChatFile:
+class Chats(ABC):
+    """Past chats and mailboxes. Every call raises StorageUnavailable.
+
+    Of each pair of users the last messages are kept, up to a bound, and with them the rest of the oldest batch, up to
+    an eighth more, and what waits in a mailbox. One that `is_shared` with other servers is asked in the loop, and not
+    in a thread.
+    """
+
+    is_shared = False
+
+    @abstractmethod
+    def new_id(self) -> int:
+        """For a batch: greater than all before. It may be asked for in another thread than the others."""
+
+    @abstractmethod
+    def users(self) -> list[int]:
+        """All who have sent something, or were sent it."""
+
+    @abstractmethod
+    def mailbox_sizes(self) -> dict[int, int]:
+        """How many messages wait for whom."""
+
+    @abstractmethod
+    def last(self, one: int, other: int, count: int) -> list[Row]:
+        """The batches that hold the last `count` messages between two users, both ways, oldest first."""
+
+    @abstractmethod
+    def mailbox(self, receiver: int, after: int, max_bytes: int) -> list[Row]:
+        """The batches of ids above `after` that wait for a receiver, oldest first, until they come to `max_bytes` of
+        packets: one at least, if there is any.
+        """
+
+    @abstractmethod
+    def write(self, new: Sequence[Row], waiting: Mapping[int, int]) -> None:
+        """Store new batches, and change others.
+
+        `waiting` says by id how many messages wait now, never more than before. An id that is not there any more does
+        not matter.
+        """
+
+    @abstractmethod
+    def remove(self, user: int) -> None:
+        """Forget all that is kept of what this user has sent and was sent."""
+
+
+class ChatFile(Chats):
     """The database, open within a `with` block, for one thread at a time.
 
     A missing file is made, mode 0600. Opening raises DamagedDatabase, StorageUnavailable, and OSError where the file
@@ -151,6 +197,7 @@ class ChatFile:
         self._history_messages = history_messages
         self._connection: sqlite3.Connection
         self._files: dict[Path, os.stat_result] = {}
+        self._ids: Iterator[int] = count(1)
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -163,11 +210,15 @@ class ChatFile:
                 real = self._path.resolve()
                 self._files = {path: path.stat() for path in (real, real.with_name(f"{real.name}-wal"))}
                 fsync_folder(real.parent)
+            self._ids = count(self.highest_id() + 1)
             self._open = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._open.close()
+
+    def new_id(self) -> int:
+        return next(self._ids)
 
     # Reading
 
@@ -178,24 +229,18 @@ class ChatFile:
         return int(highest)
 
     def users(self) -> list[int]:
-        """All who have sent something, or were sent it."""
         with _errors(self._path, "read"):
             return [user for (user,) in self._connection.execute(USERS)]
 
     def mailbox_sizes(self) -> dict[int, int]:
-        """How many messages wait for whom."""
         with _errors(self._path, "read"):
             return dict(self._connection.execute(MAILBOX_SIZES).fetchall())
 
     def last(self, one: int, other: int, count: int) -> list[Row]:
-        """The batches that hold the last `count` messages between two users, both ways, oldest first."""
         parameters = {"one": one, "other": other, "count": count}
         return self._take(LAST, parameters, lambda row: row.count, count)[::-1]
 
     def mailbox(self, receiver: int, after: int, max_bytes: int) -> list[Row]:
-        """The batches of ids above `after` that wait for a receiver, oldest first, until they come to `max_bytes` of
-        packets: one at least, if there is any.
-        """
         parameters = {"receiver": receiver, "after": after}
         return self._take(MAILBOX, parameters, lambda row: len(row.packets), max_bytes)
 
@@ -213,17 +258,14 @@ class ChatFile:
     # Writing
 
     def write(self, new: Sequence[Row], waiting: Mapping[int, int]) -> None:
-        """Store new batches, whose ids are new, and change others: all of it, or nothing.
-
-        `waiting` says by id how many messages wait now. An id that is not there any more does not matter.
-        """
+        """All of it, or nothing. The ids of new batches are new, and more may wait than before."""
         with self._transaction():
             self._run(INSERT, new)
             self._run(SET_WAITING, [*waiting.items()])
             self._trim([(batch,) for batch in chain((row.id for row in new), waiting)])
 
     def remove(self, user: int) -> None:
-        """Forget all that is kept of what this user has sent and was sent, and overwrite it in the file.
+        """Also in the file, where it is overwritten.
 
         The -wal file may hold it for longer, until that is written anew, or the database is closed.
         """

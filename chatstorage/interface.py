@@ -53,7 +53,12 @@ class Storage(ABC):
     The look-ups never block. The writing calls (`sign_up`, `remove` and the two `set_`) may block, and come from one
     thread at a time, while look-ups go on in another. They raise StorageUnavailable, and ValueError for a text that
     cannot be stored: empty, not UTF-8, or with a NUL or a line end in it.
+
+    One that `is_shared` with other servers is asked in the loop. Every call may wait there, while other greenlets go
+    on, and raise StorageUnavailable; who is online is settled when they come and go, not afterwards.
     """
+
+    is_shared = False
 
     @abstractmethod
     def __enter__(self) -> Self: ...

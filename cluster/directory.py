@@ -95,10 +95,14 @@ class Directory:
         """The number of what was told last."""
         return int(self.engine.call("GET", self.engine.key("events")) or 0)
 
-    def snapshot(self) -> tuple[int, Mapping[int, Holder]]:
-        """Everyone who is online, by id, as of the event of this number."""
-        number, found = self.engine.run(SNAPSHOT)
-        return number, {int(user_id): read_holder(held) for user_id, held in zip(found[::2], found[1::2], strict=True)}
+    def snapshot(self) -> tuple[int, set[str], Mapping[int, Holder]]:
+        """The nodes, and everyone who is online, by id, as of the event of this number."""
+        number, nodes, found = self.engine.run(SNAPSHOT)
+        return (
+            number,
+            {node.decode() for node in nodes},
+            {int(user_id): read_holder(held) for user_id, held in zip(found[::2], found[1::2], strict=True)},
+        )
 
 
 def read_holder(held: bytes) -> Holder:

@@ -4,13 +4,13 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import gevent
 import redis
 from gevent.event import AsyncResult, Event
 from redis.backoff import NoBackoff
-from redis.connection import ConnectionInterface
+from redis.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
@@ -93,11 +93,11 @@ class Engine:
         self._shas[script] = self._client.register_script(script.text).sha
         return result
 
-    def connect(self, timeout: float | None = ANSWER_SECONDS) -> ConnectionInterface:
+    def connect(self, timeout: float | None = ANSWER_SECONDS) -> AbstractConnection:
         """A connection of one's own, whose reads wait `timeout` seconds, or for ever. Raises RedisError."""
-        connection = self._client.connection_pool.make_connection()
+        connection = cast(AbstractConnection, self._client.connection_pool.make_connection())
         connection.socket_timeout = timeout
-        connection.connect()  # type: ignore[no-untyped-call]
+        connection.connect()
         return connection
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class Engine:
             try:
                 pipeline = self._client.pipeline(transaction=False)
                 for command, _ in asked:
-                    pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+                    pipeline.execute_command(*command)
                 results = pipeline.execute(raise_on_error=False)
             except (RedisError, OSError) as error:
                 self._pause(error)

@@ -3,9 +3,10 @@
 Look-ups ask Redis, while other greenlets go on: they raise StorageUnavailable too.
 """
 
+from contextlib import suppress
 from typing import Any, Self
 
-from chatstorage.interface import NameTaken, Storage, User, UserLimitReached, skeleton
+from chatstorage.interface import NameTaken, Storage, StorageUnavailable, User, UserLimitReached, skeleton
 from chatstorage.lines import line
 from cluster.directory import Directory
 from cluster.engine import Script
@@ -25,6 +26,8 @@ class RedisStorage(Storage):
     Opening it is joining the group: the status of users is that of the directory, which is leased.
     """
 
+    is_shared = True
+
     def __init__(self, directory: Directory, max_users: int, max_id: int) -> None:
         self._directory = directory
         self._engine = directory.engine
@@ -35,7 +38,8 @@ class RedisStorage(Storage):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._directory.quit()
+        with suppress(StorageUnavailable):  # then the lease runs out by itself
+            self._directory.quit()
 
     # Look-ups
 

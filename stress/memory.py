@@ -1,9 +1,9 @@
 """What stands in for the disk and the threads where many sessions are tried in a second."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import Self
 
-from chatserver.workers import T, Workers
 from chatstorage.chats import ChatFile, Row
 from chatstorage.interface import skeleton
 from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
@@ -86,6 +86,7 @@ class MemoryChats(ChatFile):
     def __init__(self) -> None:
         """No file."""
         self.rows: dict[int, Row] = {}  # in the order in which they were stored
+        self._ids = count(1)
         self.cannot_write = False
         self.cannot_read = False
 
@@ -94,9 +95,6 @@ class MemoryChats(ChatFile):
 
     def __exit__(self, *_: object) -> None:
         """Nothing is kept."""
-
-    def highest_id(self) -> int:
-        return max(self.rows, default=0)
 
     def users(self) -> list[int]:
         return sorted({user for row in self.rows.values() for user in (row.sender, row.receiver)})
@@ -124,8 +122,8 @@ class MemoryChats(ChatFile):
             if row.id in self.rows:
                 raise ValueError(f"stored twice: {row}")
             self.rows[row.id] = row
-        for number, count in waiting.items():
-            self.rows[number] = self.rows[number]._replace(waiting=count)
+        for number, left in waiting.items():
+            self.rows[number] = self.rows[number]._replace(waiting=left)
 
     def remove(self, user: int) -> None:
         raise NotImplementedError("no client can ask for it")
@@ -134,16 +132,3 @@ class MemoryChats(ChatFile):
         if self.cannot_read:
             raise StorageUnavailable("the disk fails")
         return self.rows.values()
-
-
-class Inline(Workers):
-    """The work is done at once, in no thread."""
-
-    def __init__(self) -> None:
-        """No pool."""
-
-    def run(self, operation: Callable[..., T], *arguments: object) -> T:
-        return operation(*arguments)
-
-    def join(self) -> None:
-        """Nothing is under way."""

@@ -23,12 +23,13 @@ from chatserver.delivery import Delivery
 from chatserver.outbox import Outbox
 from chatserver.relay import Relay
 from chatserver.session import Session, State
+from chatserver.workers import Workers
 from chatstorage.chats import messages
 from protocol import ALL_FEATURES, MAX_PACKET_BYTES, Reason, encode_login, encode_message
 from storage import StorageUnavailable
 from stress import wire
 from stress.inputs import HOSTILE, REPEATED, Operation, keeps_nothing, steps
-from stress.memory import Inline, MemoryChats, MemoryStorage
+from stress.memory import MemoryChats, MemoryStorage
 from stress.model import MAILBOX_MESSAGES, MAX_USERS, Model
 from stress.reading import Broken, Client
 from stress.seeds import CHATS
@@ -57,11 +58,11 @@ class Room:
         self._accounts = Accounts(
             self._storage, self._relay, self._counters, 1, password_required=False, login_attempts=inf
         )
-        self._accounts._disk = self._accounts._passwords._threads = Inline()
+        self._accounts._disk = self._accounts._passwords._threads = Workers(0)
         self._accounts._passwords._hasher = CHEAP
         self._archive = Archive(self._chats, self._counters, 0.0, MAILBOX_MESSAGES) if keeps else None
         if self._archive:
-            self._archive._disk = Inline()
+            self._archive._disk = Workers(0)
         self._delivery = Delivery(self._relay, self._archive, self._counters, self._storage.is_user, 1)
         self._model = Model(keeps)
         self._said = 0

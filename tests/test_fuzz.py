@@ -186,7 +186,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "a user online twice": (Accounts, "_is_present", lambda *_: False),
     "a user who stays online": (Session, "end", lambda session: session._outbox.close()),
     "any password taken": (Accounts, "_matches", lambda *_: True),
-    "a partner without asking": (Delivery, "can_reach", lambda *_: True),
+    "a partner without asking": (Delivery, "why_not", lambda *_: None),
     "a list for who asked for none": (PARSERS, "1", forget_brief),
     "a login refused for a feature that nobody knows": (PARSERS, "1", refuse_unknown),
     "a feature that was not asked for": (Decoder, "accept_extra", accept_always),

@@ -43,3 +43,123 @@ local function end_node(node)
     redis.call('ZREM', p .. 'nodes', node)
     tell('x ' .. node)
 end
+
+-- Past chats and mailboxes, as cluster/chats.py has them. A row is
+--     id: 8 | 1 | sender: 4 | receiver: 4 | count: 4 | what only cluster/chats.py reads
+-- Lua's numbers cannot hold an id: it stays the bytes that it is.
+
+local HEAD_BYTES = 45
+
+local function parse(row)
+    return string.sub(row, 1, 8), struct.unpack('>I4I4I4', row, 10)
+end
+
+local function pair_of(one, other)
+    return math.min(one, other) .. ':' .. math.max(one, other)
+end
+
+local function row_of(pair, id)
+    return redis.call('ZRANGE', p .. 'chat:' .. pair, '[' .. id, '(' .. id .. '\2', 'BYLEX')[1]
+end
+
+local function waiting_of(id) -- how many messages of it wait, and for nobody 0
+    local held = redis.call('HGET', p .. 'mail-of', id)
+    return held and struct.unpack('>I4', held, 9) or 0
+end
+
+local function set_waiting(id, sender, receiver, before, after)
+    local mailbox, entry = p .. 'mail:' .. receiver, id .. struct.pack('>BI4', 1, sender)
+    if after == 0 then
+        redis.call('HDEL', p .. 'mail-of', id)
+        redis.call('ZREM', mailbox, entry)
+    else
+        redis.call('HSET', p .. 'mail-of', id, struct.pack('>I4I4I4', sender, receiver, after))
+        redis.call('ZADD', mailbox, 0, entry)
+    end
+    if redis.call('HINCRBY', p .. 'mail-sizes', receiver, after - before) == 0 then
+        redis.call('HDEL', p .. 'mail-sizes', receiver)
+    end
+end
+
+-- At most so many messages of this batch wait now; returns its pair, if some did.
+local function lower_waiting(id, waiting)
+    local held = redis.call('HGET', p .. 'mail-of', id)
+    if not held then
+        return nil
+    end
+    local sender, receiver, before = struct.unpack('>I4I4I4', held)
+    if waiting < before then
+        set_waiting(id, sender, receiver, before, waiting)
+    end
+    return pair_of(sender, receiver)
+end
+
+-- Keep this batch, unless it is kept already.
+local function keep(row, waiting)
+    local id, sender, receiver, count = parse(row)
+    local pair = pair_of(sender, receiver)
+    if row_of(pair, id) then
+        lower_waiting(id, waiting)
+        return pair
+    end
+    redis.call('ZADD', p .. 'chat:' .. pair, 0, row)
+    if redis.call('HINCRBY', p .. 'pairs', pair, count) == count then -- it has none so far
+        redis.call('SADD', p .. 'partners:' .. sender, receiver)
+        redis.call('SADD', p .. 'partners:' .. receiver, sender)
+    end
+    if waiting > 0 then
+        set_waiting(id, sender, receiver, 0, waiting)
+    end
+    return pair
+end
+
+-- Let the oldest batches of a pair go, as far as so many messages remain, and nothing of them waits.
+local function trim(pair, bound)
+    local excess = (redis.call('HGET', p .. 'pairs', pair) or 0) - bound
+    if excess <= math.floor(bound / 8) then
+        return
+    end
+    local key, seen, gone, start, at_once = p .. 'chat:' .. pair, 0, 0, 0, 100
+    local rows
+    repeat
+        rows = redis.call('ZRANGE', key, start, start + at_once - 1)
+        local old = {}
+        for _, row in ipairs(rows) do
+            local id, _, _, count = parse(row)
+            seen = seen + count
+            if seen > excess then
+                break
+            end
+            if waiting_of(id) == 0 then
+                table.insert(old, row)
+                gone = gone + count
+            end
+        end
+        if #old > 0 then
+            redis.call('ZREM', key, unpack(old))
+        end
+        start = start + #rows - #old
+    until seen > excess or #rows < at_once
+    if gone > 0 then
+        redis.call('HINCRBY', p .. 'pairs', pair, -gone)
+    end
+end
+
+-- Forget all that this user has sent and was sent.
+local function forget_chats(user)
+    for _, entry in ipairs(redis.call('ZRANGE', p .. 'mail:' .. user, 0, -1)) do
+        lower_waiting(string.sub(entry, 1, 8), 0)
+    end
+    for _, other in ipairs(redis.call('SMEMBERS', p .. 'partners:' .. user)) do
+        for _, entry in ipairs(redis.call('ZRANGE', p .. 'mail:' .. other, 0, -1)) do
+            if struct.unpack('>I4', entry, 10) == tonumber(user) then
+                lower_waiting(string.sub(entry, 1, 8), 0)
+            end
+        end
+        local pair = pair_of(tonumber(user), tonumber(other))
+        redis.call('UNLINK', p .. 'chat:' .. pair)
+        redis.call('HDEL', p .. 'pairs', pair)
+        redis.call('SREM', p .. 'partners:' .. other, user)
+    end
+    redis.call('DEL', p .. 'partners:' .. user)
+end

@@ -7,6 +7,7 @@ end
 redis.call('HDEL', p .. 'users', id)
 redis.call('HDEL', p .. 'names', ARGV[2])
 redis.call('HDEL', p .. 'passwords', id)
+forget_chats(id)
 local node = holder(id)
 if node then
     put_offline(node, id)

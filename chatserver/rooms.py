@@ -1,0 +1,30 @@
+"""What differs between a server that is alone and one of a group."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chatserver.archive import Archive
+from chatserver.counters import Counters
+from chatserver.delivery import Delivery
+from chatserver.relay import Relay
+from chatstorage.interface import Storage
+
+Kick = Callable[[int], object]
+
+
+def _nothing(_: Kick) -> None:
+    """A server that is alone has nothing to begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Where users, past chats and those who are online are. `start` begins what goes on by itself; it is given what
+    ends the connection of a user.
+    """
+
+    storage: Storage
+    archive: Archive | None
+    relay: Relay
+    delivery: Delivery
+    counters: Counters
+    start: Callable[[Kick], None] = _nothing

@@ -1,0 +1,202 @@
+"""What nodes ask of each other, over Redis's publish and subscribe.
+
+Redis keeps none of it: what is asked is asked again until it is answered, or the other node is gone; and the other node
+does it once. All frames of one turn of the loop for one node go as one message, all messages in one write.
+"""
+
+import itertools
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import gevent
+from gevent.event import AsyncResult
+
+from chatserver.receipts import Receipts
+from chatserver.relay import Member
+from cluster.clock import Clock
+from cluster.frames import Answer, Flush, Frame, HandOver, Reached, decode, encode_frame, encode_head
+from cluster.relay import ClusterRelay
+from protocol import Level, Reason, Run
+
+NOT_HERE = Answer(0, 0, False, Reason.USER_NOT_ONLINE)
+AWAY = Answer(0, 0, True, Reason.STORAGE_UNAVAILABLE)
+
+log = logging.getLogger("chat")
+
+
+@dataclass(slots=True, eq=False)
+class Question:
+    """What another node was asked, and has not answered yet."""
+
+    node: str
+    frame: bytes
+    answer: "AsyncResult[Answer]"
+    asked: float  # by time.monotonic()
+
+
+class RemoteReceipts(Receipts):
+    """Tells the node of a sender how far its Messages have come."""
+
+    def __init__(self, bus: "Bus", node: str, user_id: int, connection: int) -> None:
+        """For a connection there."""
+        self.connection = connection
+        self._bus = bus
+        self._node = node
+        self._user_id = user_id
+
+    def reach(self, level: Level, first: int, last: int) -> None:
+        self._bus.tell(self._node, Reached(self._user_id, self.connection, level, first, last))
+
+    def is_full(self) -> bool:
+        return False  # the sender's own node makes it wait
+
+
+class Bus:
+    """One node's end of it. `take_over` and `flush` do what others ask for; they may wait."""
+
+    def __init__(self, relay: ClusterRelay, clock: Clock, name: Callable[[], str]) -> None:
+        """`name` of this node, for now."""
+        self.take_over: Callable[[Member, HandOver], tuple[int, Reason] | None]
+        self.flush: Callable[[], None] = lambda: None
+        self.publish: Callable[[list[tuple[str, bytes]]], None] | None = None  # (node, message), while Redis is there
+        self._relay = relay
+        self._clock = clock
+        self._name = name
+        self._next_id = 1
+        self._questions: dict[int, Question] = {}  # by id, in order
+        self._answers: defaultdict[str, dict[int, Answer | None]] = defaultdict(dict)  # by node; None: not yet
+        self._lowest: dict[str, int] = {}  # id that a node may still ask for: what comes of an old connection is late
+        self._frames: defaultdict[str, list[bytes]] = defaultdict(list)  # by node, for this turn of the loop
+        self._loop = gevent.get_hub().loop
+
+    @property
+    def is_open(self) -> bool:
+        """Whether Redis is there."""
+        return self.publish is not None
+
+    # Asking
+
+    def hand_over(self, node: str, sender: Member, receiver: int, run: Run, first: int) -> Answer:
+        """Hand Messages over to a user of another node; waits until they are queued there, or refused."""
+        connection = sender.receipts.connection if sender.receipts else 0
+        return self._ask(node, HandOver(self._new_id(), sender.user_id, receiver, sender.mails, connection, first, run))
+
+    def flush_chats(self, node: str) -> None:
+        """Have another node write all chats that wait to be written; waits until it has."""
+        self._ask(node, Flush(self._new_id()))
+
+    def tell(self, node: str, frame: Frame) -> None:
+        """What needs no answer. Never waits."""
+        self._queue(node, encode_frame(frame))
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
+
+    def _ask(self, node: str, frame: HandOver | Flush) -> Answer:
+        if self.publish is None:
+            return AWAY
+        question = Question(node, encode_frame(frame), AsyncResult(), time.monotonic())
+        self._questions[frame.id] = question
+        self._queue(node, question.frame)
+        try:
+            return question.answer.get() or AWAY  # always an answer
+        finally:
+            del self._questions[frame.id]
+
+    def ask_again(self, node: str = "", asked_before: float = float("inf")) -> None:
+        """What this node, or any, has not answered yet. Never waits."""
+        for question in self._questions.values():
+            if node in ("", question.node) and question.asked < asked_before:
+                self._queue(question.node, question.frame)
+
+    def settle(self, answer: Answer, node: str = "") -> None:
+        """This is all the answer that there will be, of this node or any. Never waits."""
+        for question in self._questions.values():
+            if node in ("", question.node):
+                question.answer.set(answer)
+
+    def forget(self, node: str) -> None:
+        """This node is gone: whether it has done what it was asked for is not known."""
+        self.settle(NOT_HERE, node)
+        self._answers.pop(node, None)
+        self._lowest.pop(node, None)
+
+    def keep_only(self, nodes: Collection[str]) -> None:
+        """All others are gone."""
+        for node in {question.node for question in self._questions.values()}.union(self._answers).difference(nodes):
+            self.forget(node)
+
+    # Being asked
+
+    def receive(self, message: bytes) -> None:
+        """Do what another node asks for. Waits for nothing but a moment of certainty (Lease)."""
+        (node, clock, lowest_id), frames = decode(message)
+        self._clock.hear(clock)
+        self._drop_answers(node, lowest_id)
+        for frame in frames:
+            match frame:
+                case Answer():
+                    if question := self._questions.get(frame.id):
+                        question.answer.set(frame)
+                case Reached(user_id, connection, level, first, last):
+                    member = self._relay.here.get(user_id)
+                    if member and member.receipts and member.receipts.connection == connection:
+                        member.receipts.reach(level, first, last)
+                case _:
+                    self._answer(node, frame)
+
+    def _drop_answers(self, node: str, lowest_id: int) -> None:
+        """Of the questions that this node will not ask again."""
+        answers = self._answers[node]
+        for id_ in [*itertools.takewhile(lambda id_: id_ < lowest_id, answers)]:
+            del answers[id_]
+        self._lowest[node] = max(lowest_id, self._lowest.get(node, 0))
+
+    def _answer(self, node: str, frame: HandOver | Flush) -> None:
+        answers = self._answers[node]
+        if frame.id < self._lowest[node]:
+            return
+        if frame.id not in answers:
+            answers[frame.id] = None
+            gevent.spawn(self._do, node, frame)
+        elif answer := answers[frame.id]:
+            self.tell(node, answer)
+
+    def _do(self, node: str, frame: HandOver | Flush) -> None:
+        answer = self._hand_on(node, frame) if isinstance(frame, HandOver) else self._flush(frame)
+        answers = self._answers[node]
+        if frame.id in answers:
+            answers[frame.id] = answer
+        self.tell(node, answer)
+
+    def _flush(self, frame: Flush) -> Answer:
+        self.flush()
+        return Answer(frame.id, 0, True, Reason.USER_NOT_ONLINE)
+
+    def _hand_on(self, node: str, frame: HandOver) -> Answer:
+        if frame.receiver not in self._relay.here or self._relay.node_of(frame.sender) != node:
+            return NOT_HERE._replace(id=frame.id)
+        receipts = RemoteReceipts(self, node, frame.sender, frame.connection) if frame.connection else None
+        sender = self._relay.stand_in(frame.sender, frame.mails, receipts)
+        if done := self.take_over(sender, frame):
+            return Answer(frame.id, done[0], True, done[1])
+        return NOT_HERE._replace(id=frame.id)
+
+    # Sending
+
+    def _queue(self, node: str, frame: bytes) -> None:
+        if not self._frames:
+            self._loop.run_callback(self._send)
+        self._frames[node].append(frame)
+
+    def _send(self) -> None:
+        """Runs in the hub, once for all of a turn of the loop."""
+        frames, self._frames = self._frames, defaultdict(list)
+        if self.publish is None:
+            return  # questions are asked again; an answer is, too
+        head = encode_head(self._name(), self._clock.now, next(iter(self._questions), self._next_id))
+        self.publish([(node, b"".join((head, *parts))) for node, parts in frames.items()])

@@ -1,0 +1,143 @@
+"""Past chats and mailboxes in Redis: the `Chats` interface for a group of servers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from struct import Struct
+from typing import Any
+
+from chatstorage.chats import Chats, Row
+from chatstorage.interface import StorageError
+from cluster.clock import Clock
+from cluster.engine import Argument, Engine, Script
+
+WRITE, MAIL, FORGET = Script("write"), Script("mail"), Script("forget")
+LAST, MAILBOX, ROWS = Script("last"), Script("mailbox"), Script("rows")
+
+ID = Struct(">Q")
+HEAD = Struct(">QBIIIQQQ")  # id, 1, sender, receiver, count, time, connection, first; then the packets
+PAGE = 1000  # pairs of users read at once
+PAGE_BYTES = 256 * 1024  # of packets read at once, or written: a script holds everyone else up
+ROWS_AT_ONCE = 200  # written
+
+
+class ReceiverOnline(StorageError):
+    """Nothing is put into the mailbox of a user who is online."""
+
+
+class RedisChats(Chats):
+    """Keys behind the prefix of the engine:
+
+    chat:LOW:HIGH  sorted set  rows, by id: all scores are 0, and the bytes of a row begin with its id
+    pairs          hash        "LOW:HIGH" -> messages kept
+    partners:ID    set         with whom this user has a chat
+    mail:ID        sorted set  the beginnings (id and sender) of the rows that wait for this user
+    mail-of        hash        id of a row -> sender, receiver, and how many of its messages wait
+    mail-sizes     hash        user -> messages that wait
+
+    What is to be written may be written again, where no answer came: it is stored once. A batch of a user who has been
+    removed is not stored at all.
+    """
+
+    is_shared = True
+
+    def __init__(self, engine: Engine, history_messages: int, clock: Clock | None = None) -> None:
+        """`clock` gives the ids of this node."""
+        self._engine = engine
+        self._history_messages = history_messages
+        self._clock = clock or Clock(0)
+
+    def new_id(self) -> int:
+        return self._clock.new_id()
+
+    # Reading
+
+    def users(self) -> list[int]:
+        return sorted({user for pair in self._pairs() for user in pair})
+
+    def mailbox_sizes(self) -> dict[int, int]:
+        sizes = self._engine.call("HGETALL", self._engine.key("mail-sizes"))
+        return {int(user): int(size) for user, size in sizes.items()}
+
+    def last(self, one: int, other: int, count: int) -> list[Row]:
+        return _rows(self._engine.run(LAST, _pair(one, other), count))[::-1]
+
+    def mailbox(self, receiver: int, after: int, max_bytes: int) -> list[Row]:
+        return _rows(self._engine.run(MAILBOX, receiver, ID.pack(after), max_bytes))
+
+    def export(self) -> Iterator[Row]:
+        """All batches, pair by pair, each by id; one that is written meanwhile may be among them."""
+        for low, high in sorted(self._pairs()):
+            after = 0
+            while rows := _rows(self._engine.run(ROWS, _pair(low, high), ID.pack(after), PAGE_BYTES)):
+                yield from rows
+                after = rows[-1].id
+
+    def _pairs(self) -> set[tuple[int, int]]:
+        found: set[tuple[int, int]] = set()
+        cursor = 0
+        while True:
+            cursor, page = self._engine.call("HSCAN", self._engine.key("pairs"), cursor, "COUNT", PAGE)
+            found |= {(int(low), int(high)) for low, _, high in (pair.partition(b":") for pair in page)}
+            if not int(cursor):
+                return found
+
+    # Writing
+
+    def write(self, new: Sequence[Row], waiting: Mapping[int, int]) -> None:
+        """In parts, each of them whole or not at all."""
+        changes = [argument for row_id, count in waiting.items() for argument in (ID.pack(row_id), count)]
+        for start in range(0, len(changes), 2 * ROWS_AT_ONCE):
+            part = changes[start : start + 2 * ROWS_AT_ONCE]
+            self._engine.run(WRITE, self._history_messages, len(part) // 2, *part)
+        for rows in _parts(new):
+            self._engine.run(WRITE, self._history_messages, 0, *chain.from_iterable(map(_packed, rows)))
+
+    def mail(self, row: Row, bound: int) -> int:
+        """Store this batch, and all of it waits in its receiver's mailbox; or, where the mailbox would then have more
+        messages than `bound`, nothing of it. Returns the row's count, or how many would still fit.
+
+        Raises ReceiverOnline, KeyError where the sender or the receiver is no user any more.
+        """
+        packed, _ = _packed(row)
+        answer = self._engine.run(MAIL, self._history_messages, bound, packed)
+        match answer:
+            case int():
+                return answer
+            case b"online":
+                raise ReceiverOnline(f"user {row.receiver} is online")
+        raise KeyError(row.receiver)
+
+    def remove(self, user: int) -> None:
+        self._engine.run(FORGET, user)
+
+
+def _pair(one: int, other: int) -> str:
+    return f"{min(one, other)}:{max(one, other)}"
+
+
+def _packed(row: Row) -> tuple[Argument, Argument]:
+    head = HEAD.pack(row.id, 1, row.sender, row.receiver, row.count, row.time, row.connection, row.first)
+    return head + row.packets, row.waiting
+
+
+def _rows(found: list[Any]) -> list[Row]:
+    """Of packed rows, each followed by how many messages wait."""
+    return [_row(packed, waiting) for packed, waiting in zip(found[::2], found[1::2], strict=True)]
+
+
+def _row(packed: bytes, waiting: int) -> Row:
+    row_id, _, sender, receiver, count, time, connection, first = HEAD.unpack_from(packed)
+    return Row(row_id, sender, receiver, time, count, waiting, packed[HEAD.size :], connection, first)
+
+
+def _parts(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += len(row.packets)
+        if len(part) == ROWS_AT_ONCE or size >= PAGE_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

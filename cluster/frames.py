@@ -1,0 +1,110 @@
+"""What one node says to another: frames of bytes, many in one message on the other's channel.
+
+    | sender's name: 12 | clock: 8 | lowest id unanswered: 8 | frame ... |
+
+All integers are big-endian.
+"""
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import NamedTuple, TypeAlias
+
+from protocol import Level, Reason, Run
+
+REASONS = tuple(Reason)
+NAME_BYTES = 12  # of a node's name
+
+HEAD = Struct(f"!{NAME_BYTES}sQQ")
+HAND_OVER = Struct("!BQII?QIII")
+ANSWER = Struct("!BQI?B")
+FLUSH = Struct("!BQ")
+RECEIPT = Struct("!BIQBII")
+
+
+class HandOver(NamedTuple):
+    """Messages for a user of the node that gets this. Asks for an Answer."""
+
+    id: int
+    sender: int
+    receiver: int
+    mails: bool  # the sender may write to who is away
+    connection: int  # of the sender, if it wants receipts, else 0
+    first: int  # number of the first Message on that connection
+    run: Run
+
+
+class Answer(NamedTuple):
+    """What has become of what was asked for."""
+
+    id: int
+    taken: int  # of the Messages
+    is_here: bool  # False: the receiver, or the sender, is not where the other node took it to be
+    reason: Reason  # why the others were not taken
+
+
+class Flush(NamedTuple):
+    """Write all chats that wait to be written. Asks for an Answer."""
+
+    id: int
+
+
+class Reached(NamedTuple):
+    """Receipts for a connection of a user of the node that gets this."""
+
+    user_id: int
+    connection: int
+    level: Level
+    first: int
+    last: int
+
+
+Frame: TypeAlias = HandOver | Answer | Flush | Reached
+Head: TypeAlias = tuple[str, int, int]
+
+
+def encode_head(node: str, clock: int, lowest_id: int) -> bytes:
+    """The beginning of a message."""
+    return HEAD.pack(node.encode(), clock, lowest_id)
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """One frame."""
+    match frame:
+        case HandOver(id_, sender, receiver, mails, connection, first, (packets, count)):
+            return HAND_OVER.pack(0, id_, sender, receiver, mails, connection, first, count, len(packets)) + packets
+        case Answer(id_, taken, is_here, reason):
+            return ANSWER.pack(1, id_, taken, is_here, REASONS.index(reason))
+        case Flush(id_):
+            return FLUSH.pack(2, id_)
+        case Reached(user_id, connection, level, first, last):
+            return RECEIPT.pack(3, user_id, connection, level, first, last)
+
+
+def decode(message: bytes) -> tuple[Head, Iterator[Frame]]:
+    """What encode_head and encode_frame have made; another node's, so that nothing of it is doubted."""
+    name, clock, lowest_id = HEAD.unpack_from(message)
+    return (name.decode(), clock, lowest_id), _frames(message)
+
+
+def _frames(message: bytes) -> Iterator[Frame]:
+    at, end = HEAD.size, len(message)
+    while at < end:
+        match message[at]:
+            case 0:
+                _, id_, sender, receiver, mails, connection, first, count, length = HAND_OVER.unpack_from(message, at)
+                at += HAND_OVER.size + length
+                yield HandOver(id_, sender, receiver, mails, connection, first, (message[at - length : at], count))
+            case 1:
+                _, id_, taken, is_here, reason = ANSWER.unpack_from(message, at)
+                at += ANSWER.size
+                yield Answer(id_, taken, is_here, REASONS[reason])
+            case 2:
+                _, id_ = FLUSH.unpack_from(message, at)
+                at += FLUSH.size
+                yield Flush(id_)
+            case 3:
+                _, user_id, connection, level, first, last = RECEIPT.unpack_from(message, at)
+                at += RECEIPT.size
+                yield Reached(user_id, connection, Level(level), first, last)
+            case unknown:
+                raise ValueError(f"a frame of type {unknown}: is another version of the server among the nodes?")

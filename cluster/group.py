@@ -1,0 +1,45 @@
+"""Wires the rooms of cluster/ together, for server.py."""
+
+from argparse import Namespace
+from contextlib import ExitStack
+
+from chatserver.counters import Counters
+from chatserver.rooms import Rooms
+from cluster.archive import ClusterArchive
+from cluster.bus import Bus
+from cluster.chats import RedisChats
+from cluster.clock import Clock
+from cluster.delivery import ClusterDelivery
+from cluster.directory import Directory
+from cluster.engine import Engine
+from cluster.lease import Lease
+from cluster.node import Node
+from cluster.relay import ClusterRelay
+from cluster.storage import RedisStorage
+
+
+def join_group(options: Namespace, commit_seconds: float, stack: ExitStack) -> Rooms:
+    """Come to the group as a node, which leaves it at the end of `stack`. `commit_seconds` is the interval of Archive.
+
+    Raises StorageError.
+    """
+    counters = Counters()
+    engine = Engine(options.redis, options.redis_prefix)
+    stack.callback(engine.close)
+    directory = Directory(engine, options.lease)
+    storage = stack.enter_context(RedisStorage(directory, options.max_users, options.max_id))
+    clock = Clock(engine.call("INCR", engine.key("node-number")))
+    archive = None
+    if options.history == "on":
+        chats = RedisChats(engine, options.history_messages, clock)
+        archive = ClusterArchive(chats, directory, counters, commit_seconds, options.mailbox_messages)
+    lease = Lease(options.lease)
+    relay = ClusterRelay(directory, lease, options.id_width, archive)
+    bus = Bus(relay, clock, lambda: directory.node)
+    relay.on_gone = bus.forget
+    delivery = ClusterDelivery(relay, bus, archive, counters, storage.is_user, options.id_width)
+    node = Node(directory, lease, relay, bus)
+    stack.callback(node.stop)
+    if archive:
+        stack.callback(archive.close)
+    return Rooms(storage, archive, relay, delivery, counters, node.start)

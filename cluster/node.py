@@ -1,0 +1,170 @@
+"""The life of a node: it comes, renews its lease, notices that Redis is away or that it was taken for dead, and goes.
+
+While Redis is away users of one node chat with each other as before, and all else is refused (delivery.py). When it is
+back, the node says who is online on it and learns who is elsewhere, before anything else is asked of Redis.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+import gevent
+from gevent import Greenlet
+from gevent.event import AsyncResult
+
+from chatstorage.interface import StorageUnavailable
+from cluster.bus import AWAY, NOT_HERE, Bus
+from cluster.directory import Directory, LeaseRanOut
+from cluster.engine import ANSWER_SECONDS, backoff
+from cluster.lease import Lease
+from cluster.link import Link
+from cluster.relay import ClusterRelay
+
+RENEWALS = 4  # in the time of a lease
+AGAIN = b"0 again "  # and the name of a node, to all: it may have missed what it was asked
+CALL = b""  # of a node to itself, to hear whether it can be heard
+ALONE_SECONDS = 4 * ANSWER_SECONDS  # between two looks whether Redis is back, at most
+
+log = logging.getLogger("chat")
+
+
+class Node:
+    """One process of the group. `kick` ends the connection of a user whom this node has lost."""
+
+    def __init__(self, directory: Directory, lease: Lease, relay: ClusterRelay, bus: Bus) -> None:
+        """`directory` has been joined."""
+        self.kick: Callable[[int], object]
+        self._directory = directory
+        self._engine = directory.engine
+        self._lease = lease
+        self._relay = relay
+        self._bus = bus
+        self._heard = 0.0  # when it heard itself last, by time.monotonic()
+        self._alone_since: float | None = None
+        self._started: AsyncResult[None] = AsyncResult()
+        self._life: Greenlet[[], None] | None = None
+
+    def start(self, kick: Callable[[int], object]) -> None:
+        """Be part of the group from now on. Raises StorageUnavailable where Redis is away at the beginning."""
+        self.kick = self._relay.on_lost = kick
+        self._life = gevent.spawn(self._live)
+        self._started.get()
+        log.info("node %s of group %r", self._directory.node, self._engine.prefix)
+
+    def stop(self) -> None:
+        """Renew nothing any more."""
+        if self._life:
+            self._life.kill()
+
+    def _live(self) -> None:
+        failures = 0
+        while True:
+            try:
+                with Link(self._engine, (self._presence, self._own_channel)) as link:
+                    self._arrive(link)
+                    failures = 0
+                    self._stay(link)
+            except LeaseRanOut:
+                self._start_over()
+            except StorageUnavailable as error:
+                if not self._started.ready():
+                    self._started.set_exception(error)
+                    return
+                self._be_alone(error)
+                gevent.sleep(backoff(failures))
+                failures += 1
+
+    def _arrive(self, link: Link) -> None:
+        """Raises LeaseRanOut."""
+        began = time.monotonic()
+        self._say_who_is_here()
+        self._look_around()
+        self._bus.publish = lambda messages: link.publish(
+            [(self._engine.key("to", node), message) for node, message in messages]
+        )
+        link.publish([(self._presence, AGAIN + self._directory.node.encode())])
+        self._bus.ask_again()
+        self._heard = time.monotonic()
+        self._lease.looked(began)
+        if self._alone_since is not None:
+            log.info("Redis is back")
+        self._alone_since = None
+        if not self._started.ready():
+            self._started.set(None)
+
+    def _stay(self, link: Link) -> None:
+        """Until this raises StorageUnavailable or LeaseRanOut."""
+        listener = gevent.spawn(self._listen, link)
+        arrived = time.monotonic()
+        pause = 0.0
+        try:
+            while not link.failed.wait(pause):
+                began = time.monotonic()
+                if self._relay.is_unsure:
+                    self._say_who_is_here()
+                soonest = self._directory.renew(may_end_others=began - arrived >= self._lease.seconds)
+                self._lease.looked(began)
+                link.publish([(self._own_channel, CALL)])
+                if began - self._heard > self._lease.seconds:
+                    raise StorageUnavailable("Redis: nothing that is published comes")
+                pause = self._lease.seconds / RENEWALS
+                self._bus.ask_again(asked_before=began - pause)
+                if 0 <= soonest < pause:
+                    pause = soonest + 0.01
+            raise StorageUnavailable(link.problem)
+        finally:
+            listener.kill()
+            self._bus.publish = None
+            self._relay.is_current = False
+
+    def _listen(self, link: Link) -> None:
+        for channel, message in link.messages():
+            self._lease.hold()
+            if channel == self._own_channel:
+                if message == CALL:
+                    self._heard = time.monotonic()
+                else:
+                    self._bus.receive(message)
+            elif message.startswith(AGAIN):
+                self._bus.ask_again(node=message.removeprefix(AGAIN).decode())
+            elif not self._relay.apply(message):
+                self._look_around()
+
+    def _say_who_is_here(self) -> None:
+        self._relay.is_unsure = False
+        for user_id in self._directory.rejoin(self._relay.users_here()):
+            self._relay.lose(user_id)
+
+    def _look_around(self) -> None:
+        number, nodes, everyone = self._directory.snapshot()
+        self._relay.replace(number, everyone)
+        self._bus.keep_only(nodes)
+
+    def _start_over(self) -> None:
+        """The others have ended this node: nobody is online on it any more."""
+        log.error("this node was taken for dead: %d users have lost their connection", len(self._relay))
+        for user in self._relay.users_here():
+            self._relay.lose(user.id)
+        self._bus.settle(NOT_HERE)
+        try:
+            self._directory.join()
+        except StorageUnavailable as error:
+            self._be_alone(error)
+
+    def _be_alone(self, error: Exception) -> None:
+        """What this node is it goes on to be."""
+        now = time.monotonic()
+        if self._alone_since is None:
+            self._alone_since = now
+            log.error("%s", error)
+        if now - self._alone_since > self._lease.seconds:
+            self._bus.settle(AWAY)
+        self._lease.looked(now + ALONE_SECONDS)
+
+    @property
+    def _presence(self) -> str:
+        return self._engine.key("presence")
+
+    @property
+    def _own_channel(self) -> str:
+        return self._engine.key("to", self._directory.node)

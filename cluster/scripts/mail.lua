@@ -1,0 +1,20 @@
+-- messages kept of each pair, messages that may wait for one user, row
+-- -> its number of messages, and all of them wait; or fewer: so many still may; "online": the receiver is; "unknown": or
+-- has been removed, or the sender has
+local row = ARGV[3]
+local id, sender, receiver, count = parse(row)
+if row_of(pair_of(sender, receiver), id) then -- asked for again
+    return count
+end
+if holder(receiver) then
+    return 'online'
+end
+if redis.call('HEXISTS', p .. 'users', sender) == 0 or redis.call('HEXISTS', p .. 'users', receiver) == 0 then
+    return 'unknown'
+end
+local room = ARGV[2] - (redis.call('HGET', p .. 'mail-sizes', receiver) or 0)
+if room < count then
+    return math.max(0, room)
+end
+trim(keep(row, count), tonumber(ARGV[1]))
+return count
