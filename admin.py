@@ -1,6 +1,7 @@
 """What an operator does to the users and their database: `python admin.py --help`.
 
-It asks the server that runs on the data folder; where none runs it works on the files itself, in the same way.
+It asks the server that runs on the data folder; where none runs it works on the files itself, in the same way. With
+--redis it works on the database of a group of servers.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import csv
 import os
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from math import inf
@@ -24,7 +26,7 @@ from chatstorage.backup import BackupFailed, back_up
 from chatterminal.display import drop_output, visible
 from chatterminal.login import ask_twice
 from protocol import HEADER_BYTES, parse_text, split_packets
-from storage import CHATS, PASSWORDS, STATUS, USERS, CsvStorage, FolderInUse, StorageError
+from storage import CHATS, PASSWORDS, STATUS, USERS, CsvStorage, FolderInUse, Storage, StorageError
 
 ANSWER_SECONDS = 20.0
 IN_USE_SECONDS = 10.0  # a server that starts or stops, or another admin.py, has the folder without listening
@@ -38,6 +40,7 @@ COMMANDS = {
     "kick": "end the connection of a user",
     "backup": "copy the database, while it may be in use",
     "export": "write all past chats as CSV to standard output: time (UTC), sender, receiver, text",
+    "migrate": "carry the database of the data folder into Redis, for a group of servers; no server may run on either",
 }
 
 EPILOG = """\
@@ -50,16 +53,22 @@ examples:
   python admin.py backup /var/backups/chat-monday
   python admin.py export > chats.csv
   python admin.py users --data-dir /var/lib/chat
+  python admin.py users --redis redis://localhost:6379/0
+  python admin.py migrate --data-dir data --redis redis://localhost:6379/0
+  python admin.py migrate --back --data-dir new --redis redis://localhost:6379/0
 
 It works while the server runs, and while it does not; as the user the data folder belongs to, or as root where a server
-runs.
+runs. Only migrate needs all servers to be stopped; where it is broken off it can be run again.
 
 exit status: 0 done; 1 it could not be done; 2 bad usage; 130 Ctrl-C
 """
 
 
 def main() -> int:
-    options = build_parser().parse_args()
+    parser = build_parser()
+    options = parser.parse_args()
+    if options.do == "migrate" and not options.redis:
+        parser.error("migrate needs --redis, which says into which Redis, or out of which")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -86,27 +95,79 @@ def complain(text: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Raises CannotDo, BackupFailed, StorageError, OSError."""
-    folder: Path = options.data_dir
-    if not (folder / USERS).is_file():
-        raise CannotDo(f"there is no database in {folder}; --data-dir says where it is")
-    request = {name: value for name, value in vars(options).items() if name in ("do", "name")}
+    if options.do == "migrate":
+        migrate(options)
+    elif options.redis:
+        run_on_group(options)
+    else:
+        run_on_folder(options, options.data_dir)
+
+
+def run_on_folder(options: argparse.Namespace, folder: Path) -> None:
+    check_folder(folder)
     match options.do:
         case "users":
-            show(order(folder, request))
+            show(order(folder, request_of(options)))
         case "backup":
             back_up(
                 folder,
                 options.folder,
                 (PASSWORDS, STATUS, USERS),
-                lambda: dict(order(folder, request)),
+                lambda: dict(order(folder, request_of(options))),
                 lambda: copy_chats(folder, options.folder),
             )
         case "export":
-            export(folder)
-        case "passwd":
-            order(folder, request | {"password": None if options.forget else new_password(options.name)})
+            if not (folder / CHATS).exists():
+                raise CannotDo(f"no chats have been kept in {folder}")
+            export(order(folder, {"do": "users"}), chats.export(folder / CHATS))
         case _:
-            order(folder, request)
+            order(folder, request_of(options))
+
+
+def run_on_group(options: argparse.Namespace) -> None:
+    from cluster.admin import Group  # here, as the import of Redis takes its time
+
+    with Group(options.redis, options.redis_prefix) as group:
+        match options.do:
+            case "users":
+                show(list(group.rows()))
+            case "backup":
+                raise CannotDo("a backup of Redis is its own affair: copy its RDB or AOF files, or migrate --back")
+            case "export":
+                export(list(group.rows()), group.export())
+            case _:
+                list(perform(accounts_on(group.storage), group.kick, request_of(options)))
+
+
+def migrate(options: argparse.Namespace) -> None:
+    from cluster.engine import Engine
+    from cluster.migrate import carry, carry_back
+
+    engine = Engine(options.redis, options.redis_prefix)
+    try:
+        if options.back:
+            done = carry_back(engine, options.data_dir, show_progress)
+        else:
+            check_folder(options.data_dir)
+            check_owner(options.data_dir)
+            done = carry(options.data_dir, engine, show_progress)
+    finally:
+        show_progress("")
+        engine.close()
+    print(done)
+
+
+def request_of(options: argparse.Namespace) -> dict[str, object]:
+    """What is asked of Accounts; with a password, which a person may be asked for. Raises CannotDo."""
+    request = {name: value for name, value in vars(options).items() if name in ("do", "name")}
+    if options.do == "passwd":
+        request["password"] = None if options.forget else new_password(options.name)
+    return request
+
+
+def check_folder(folder: Path) -> None:
+    if not (folder / USERS).is_file():
+        raise CannotDo(f"there is no database in {folder}; --data-dir says where it is")
 
 
 def order(folder: Path, request: dict[str, object]) -> list[Any]:
@@ -127,12 +188,20 @@ def order(folder: Path, request: dict[str, object]) -> list[Any]:
 
 
 def perform_alone(folder: Path, request: dict[str, object]) -> list[Any]:
-    owner = (folder / USERS).stat().st_uid
-    if owner != os.geteuid():  # what a repair writes anew would be ours, and the server could not open it
-        raise CannotDo(f"{folder} belongs to user {owner}, and no server runs on it: be that user (sudo -u '#{owner}')")
+    check_owner(folder)
     with CsvStorage(folder, max_users=HIGHEST_ID, max_id=HIGHEST_ID) as storage:
-        accounts = Accounts(storage, Relay(), Counters(), id_width=4, password_required=False, login_attempts=inf)
-        return list(perform(accounts, lambda _: False, request))
+        return list(perform(accounts_on(storage), lambda _: False, request))
+
+
+def check_owner(folder: Path) -> None:
+    """What a repair writes anew would be ours, and the server could not open it."""
+    owner = (folder / USERS).stat().st_uid
+    if owner != os.geteuid():
+        raise CannotDo(f"{folder} belongs to user {owner}, and no server runs on it: be that user (sudo -u '#{owner}')")
+
+
+def accounts_on(storage: Storage) -> Accounts:
+    return Accounts(storage, Relay(), Counters(), id_width=4, password_required=False, login_attempts=inf)
 
 
 def show(rows: list[Any]) -> None:
@@ -146,22 +215,26 @@ def show(rows: list[Any]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def show_progress(text: str) -> None:
+    """In place of what was shown last, at a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
 def copy_chats(folder: Path, target: Path) -> None:
     if (folder / CHATS).exists():
         chats.copy(folder / CHATS, target / CHATS)
 
 
-def export(folder: Path) -> None:
+def export(users: list[Any], batches: Iterator[chats.Row]) -> None:
     """A line for each message. A name that nobody has any more is #ID."""
-    if not (folder / CHATS).exists():
-        raise CannotDo(f"no chats have been kept in {folder}")
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
-    names = {user_id: name for user_id, name, *_ in order(folder, {"do": "users"})}
+    names = {user_id: name for user_id, name, *_ in users}
     shown = visible if sys.stdout.isatty() else str
     lines = csv.writer(sys.stdout, lineterminator="\n")
     lines.writerow(("time", "sender", "receiver", "text"))
-    for row in chats.export(folder / CHATS):
+    for row in batches:
         sent = datetime.fromtimestamp(row.time, UTC).isoformat()
         ends = [names.get(user_id, f"#{user_id}") for user_id in (row.sender, row.receiver)]
         for message in chats.messages(row):
@@ -197,25 +270,36 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_data_dir(parser, Path(os.environ.get("CHAT_DATA_DIR") or "data"))
+    add_places(
+        parser,
+        Path(os.environ.get("CHAT_DATA_DIR") or "data"),
+        os.environ.get("CHAT_REDIS"),
+        os.environ.get("CHAT_REDIS_PREFIX") or "chat",
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="do", required=True, metavar="COMMAND")
     for command, explained in COMMANDS.items():
         added = commands.add_parser(command, help=explained, description=explained.capitalize() + ".")
         if command == "backup":
             added.add_argument("folder", metavar="DIR", type=Path, help="folder for the copy: empty, or not there yet")
-        elif command not in ("users", "export"):
+        elif command in ("passwd", "remove", "kick"):
             added.add_argument("name", metavar="NAME", help="the user")
         if command == "passwd":
             added.add_argument("--forget", action="store_true", help="remove the password instead")
-        add_data_dir(added, argparse.SUPPRESS)
+        if command == "migrate":
+            added.add_argument("--back", action="store_true", help="out of Redis, into a data folder that is made")
+        add_places(added, *[argparse.SUPPRESS] * 3)
     return parser
 
 
-def add_data_dir(parser: argparse.ArgumentParser, default: object) -> None:
-    """Before the command and after it."""
+def add_places(parser: argparse.ArgumentParser, folder: object, url: object, prefix: object) -> None:
+    """Before the command and after it, with these defaults."""
     explained = "folder of the database (default: the environment variable CHAT_DATA_DIR, or data)"
-    parser.add_argument("--data-dir", metavar="DIR", type=Path, default=default, help=explained)
+    parser.add_argument("--data-dir", metavar="DIR", type=Path, default=folder, help=explained)
+    explained = "the database is that of a group of servers, in this Redis (default: CHAT_REDIS, or none)"
+    parser.add_argument("--redis", metavar="URL", default=url, help=explained)
+    explained = "what the group's keys begin with (default: CHAT_REDIS_PREFIX, or chat)"
+    parser.add_argument("--redis-prefix", metavar="PREFIX", default=prefix, help=explained)
 
 
 if __name__ == "__main__":

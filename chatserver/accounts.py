@@ -73,17 +73,28 @@ class Accounts:
 
         `origin` is what counts as one address. Raises Refused.
         """
-        while True:
-            with _as_refusal():
-                user = self._judge_name(name, password)
-                stored = self._storage.password_hash(user.id) if user else None
-            if not password and (stored or self._password_required):
-                raise Refused(Reason.PASSWORD_REQUIRED)
-            if user and stored:
-                self._check_password(user, stored, password, origin)
-            with _as_refusal(), self._claim(name):
-                if self._is_still(name, user, stored):  # else an operator was faster than the check of the password
-                    return self._let_in(name, password, user, stored, outbox)
+        with _as_refusal():
+            while not (member := self._try(name, password, outbox, origin)):
+                continue
+            return member
+
+    def _try(self, name: str, password: str, outbox: Outbox, origin: str) -> Member | None:
+        """None where somebody was faster, so that what was judged holds no more."""
+        user = self._judge_name(name, password)
+        stored = self._storage.password_hash(user.id) if user else None
+        if not password and (stored or self._password_required):
+            raise Refused(Reason.PASSWORD_REQUIRED)
+        if user and stored:
+            self._check_password(user, stored, password, origin)
+        with self._claim(name):
+            if not self._is_still(name, user, stored):  # by an operator, while the password was checked
+                return None
+            try:
+                return self._let_in(name, password, user, stored, outbox)
+            except NameTaken:
+                if user is None and self._storage.find(name):  # by another server
+                    return None
+                raise
 
     def log_out(self, name: str, member: Member) -> None:
         """Offline at once; the database follows."""
@@ -222,7 +233,7 @@ class Accounts:
     def _write_status(self) -> None:
         while self._changed:
             users, self._changed = self._changed, {}
-            with suppress(Refused):  # it is in the log; who comes or goes next is written all the same
+            with suppress(Refused), _as_refusal():  # it is in the log; who comes or goes next is written all the same
                 self._write(self._set_status, list(users.values()))
         self._follow = None
 
@@ -239,7 +250,7 @@ class Accounts:
             raise StorageUnavailable(f"status.csv is wrong about {', '.join(failed)}: {failed.popitem()[1]}")
 
     def _write(self, operation: Callable[..., T], *arguments: object) -> T:
-        with _as_refusal(), self._counters.storage.measured():
+        with self._counters.storage.measured():
             return self._disk.run(operation, *arguments)
 
 

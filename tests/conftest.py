@@ -5,14 +5,17 @@ monkey.patch_all()
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from uuid import uuid4
 from zlib import crc32
 
 import hypothesis
 import pytest
 
 from client import ChatClient
+from tests.engine import RedisEngine, run_redis
+from tests.group import run_group
 from tests.processes import ServerProcess, run_server
 from tests.programs import Program, ScreenProgram
 from tests.scripted_server import SECONDS, ScriptedServer
@@ -30,6 +33,13 @@ StartLines = Callable[..., Program]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--part", metavar="K/N", help="run the K-th of N parts of the tests, which can run at once")
+    parser.addoption("--group", metavar="N", type=int, help="N nodes over a Redis, where the tests say one server")
+    parser.addoption("--haproxy", action="store_true", help="with --group: HAProxy stands before the nodes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--haproxy") and not config.getoption("--group"):
+        raise pytest.UsageError("--haproxy stands before nodes: --group says how many")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -42,8 +52,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[StartServer]:
+def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartServer]:
     """Starts real servers, `start_server("--max-users", 3)`, each on a free port, and sees that they end well."""
+    if nodes := request.config.getoption("--group"):
+        with start_groups(tmp_path, nodes, request.config.getoption("--haproxy")) as start_group:
+            yield start_group
+        return
     with ExitStack() as servers:
 
         def start(*options: object, data_dir: Path = tmp_path / "data") -> ServerProcess:
@@ -52,10 +66,45 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
         yield start
 
 
+@contextmanager
+def start_groups(folder: Path, nodes: int, behind_haproxy: bool) -> Iterator[StartServer]:
+    """Starts groups in place of servers, all over one Redis: the same folder is the same database."""
+    prefixes: dict[Path, str] = {}
+    with run_redis(folder / "redis") as engine, ExitStack() as groups:
+
+        def start(*options: object, data_dir: Path = folder / "data") -> ServerProcess:
+            prefix = prefixes.setdefault(data_dir, f"chat-{len(prefixes)}")
+            return groups.enter_context(
+                run_group(data_dir, engine.url, *options, nodes=nodes, behind_haproxy=behind_haproxy, prefix=prefix)
+            )
+
+        yield start
+
+
 @pytest.fixture
 def server(start_server: StartServer) -> ServerProcess:
     """A real server with the default options."""
     return start_server()
+
+
+@pytest.fixture
+def redis_engine(tmp_path: Path) -> Iterator[RedisEngine]:
+    """A Redis of the test's own, to stop, pause and cut off."""
+    with run_redis(tmp_path / "redis") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisEngine]:
+    """One Redis for all tests that do it no harm, each with a `redis_prefix` of its own."""
+    with run_redis(tmp_path_factory.mktemp("redis")) as engine:
+        yield engine
+
+
+@pytest.fixture
+def redis_prefix() -> str:
+    """What no other test has in front of its keys."""
+    return f"test-{uuid4().hex}"
 
 
 @pytest.fixture

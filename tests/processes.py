@@ -60,7 +60,7 @@ class ServerProcess:
         self.port = 0
         self.may_stall = False  # a test that stops the process says so
         self.wire: Callable[[str, int], Wire] = Wire  # how its clients connect
-        self._log_file = log_file
+        self.log_file = log_file
 
     @property
     def address(self) -> str:
@@ -68,7 +68,7 @@ class ServerProcess:
 
     @property
     def log(self) -> str:
-        return self._log_file.read_text()
+        return self.log_file.read_text()
 
     def wait_until_ready(self) -> None:
         wait_for("listening on", lambda: "listening on" in self.log or self.process.poll() is not None)
@@ -141,7 +141,13 @@ def run_server(
     """Start a server on a free port; at the end it must stop with status 0, without a traceback in its log, and nothing
     may have blocked its loop.
     """
-    server = launch_server(data_dir, *options, under=under, program=program)
+    with ending_well(launch_server(data_dir, *options, under=under, program=program)) as server:
+        yield server
+
+
+@contextmanager
+def ending_well(server: ServerProcess) -> Iterator[ServerProcess]:
+    """Wait until it is ready; at the end it is as run_server says."""
     process = server.process
     try:
         server.wait_until_ready()

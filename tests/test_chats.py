@@ -1,4 +1,4 @@
-"""chats.db: what each call does, what it costs, and who may read along.
+"""chats.db: what its calls do beyond test_chats_contract.py, what it costs, and who may read along.
 
 What crashes, damaged files and failing disks do is in test_chats_failures.py.
 """
@@ -62,19 +62,6 @@ def chat_file(path: Path) -> Iterator[ChatFile]:
 # Batches and messages
 
 
-def test_what_was_written_is_there_byte_for_byte_after_reopening(path: Path) -> None:
-    rows = [batch(7, ALICE, BOB, "hello", "żó\0ł", ""), single(8, BOB, ALICE, waiting=1), single(9, CAROL, CAROL)]
-    with ChatFile(path, 100) as opened:
-        assert opened.highest_id() == 0
-        opened.write(rows[:2], {})
-        opened.write(rows[2:], {})
-    with ChatFile(path, 100) as opened:
-        assert opened.highest_id() == 9
-        assert opened.last(ALICE, BOB, 100) == rows[:2]
-        assert opened.last(CAROL, CAROL, 100) == rows[2:]
-        assert opened.mailbox_sizes() == {ALICE: 1}
-
-
 def test_a_batch_is_taken_apart_into_its_messages() -> None:
     assert messages(batch(1, ALICE, BOB, "one", "", "three")) == [WRAP[ALICE](text) for text in (b"one", b"", b"three")]
     assert messages(single(1, ALICE, BOB)) == [WRAP[ALICE](b"text 1")]
@@ -86,135 +73,25 @@ def test_a_message_of_several_packets_stays_one() -> None:
     assert messages(Row(1, ALICE, BOB, NOW, 1, 0, packets)) == [packets]
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 63, 64, 65, 1999])
-def test_any_number_of_rows_is_written_and_changed_at_once(path: Path, count: int) -> None:
-    rows = [single(number, ALICE, BOB, waiting=1) for number in range(1, count + 1)]
-    with ChatFile(path, 10_000) as opened:
-        opened.write(rows, {})
-        assert everything(path) == rows
-        assert opened.mailbox_sizes() == ({BOB: count} if count else {})
-        opened.write([], dict.fromkeys(ids(rows), 0))
-        assert everything(path) == [row._replace(waiting=0) for row in rows]
-
-
 def test_a_thread_other_than_the_one_that_opened_it_may_call(chat_file: ChatFile, path: Path) -> None:
     gevent.get_hub().threadpool.apply(chat_file.write, ([single(1, ALICE, BOB)], {}))
     assert everything(path) == [single(1, ALICE, BOB)]
 
 
-# The last messages
-
-
-def test_the_last_messages_of_two_users_are_those_both_ways_in_order_and_nobody_elses(chat_file: ChatFile) -> None:
-    rows = [
-        single(1, ALICE, BOB),
-        single(2, BOB, ALICE),
-        single(3, ALICE, CAROL),
-        single(4, CAROL, BOB),
-        single(5, ALICE, ALICE),
-        single(6, ALICE, BOB),
-    ]
-    chat_file.write(rows, {})
-    for one, other in ((ALICE, BOB), (BOB, ALICE)):
-        assert ids(chat_file.last(one, other, 10)) == [1, 2, 6]
-        assert ids(chat_file.last(one, other, 2)) == [2, 6]
-        assert chat_file.last(one, other, 0) == []
-    assert ids(chat_file.last(ALICE, ALICE, 10)) == [5]
-    assert chat_file.last(BOB, BOB, 10) == []
-
-
-@pytest.mark.parametrize(("count", "found"), [(1, [3]), (2, [3]), (3, [2, 3]), (4, [1, 2, 3]), (255, [1, 2, 3])])
-def test_of_the_last_messages_whole_batches_are_found(chat_file: ChatFile, count: int, found: list[int]) -> None:
-    chat_file.write([batch(1, ALICE, BOB, "a", "b"), single(2, BOB, ALICE), batch(3, ALICE, BOB, "d", "e")], {})
-    assert ids(chat_file.last(ALICE, BOB, count)) == found
-
-
-# Mailboxes
-
-
-def test_a_mailbox_holds_what_waits_oldest_first_from_an_id_on(chat_file: ChatFile) -> None:
-    rows = [
-        single(1, ALICE, BOB),
-        single(2, CAROL, BOB, waiting=1),
-        single(3, ALICE, CAROL, waiting=1),
-        batch(4, ALICE, BOB, "one", "two", "three", waiting=2),
-        single(5, BOB, ALICE),
-        single(6, CAROL, BOB, waiting=1),
-    ]
-    chat_file.write(rows, {})
-    assert chat_file.mailbox(BOB, 0, 10_000) == [rows[1], rows[3], rows[5]]
-    assert ids(chat_file.mailbox(BOB, 2, 10_000)) == [4, 6]
-    assert chat_file.mailbox(BOB, 6, 10_000) == []
-    assert chat_file.mailbox(ALICE, 0, 10_000) == []
-    assert chat_file.mailbox_sizes() == {BOB: 4, CAROL: 1}
-
-
-def test_a_mailbox_is_read_until_the_bytes_are_enough_but_never_nothing(chat_file: ChatFile) -> None:
-    chat_file.write([single(number, ALICE, BOB, waiting=1) for number in range(1, 5)], {})
-    size = len(single(1, ALICE, BOB).packets)
-    sizes = {1: 1, size: 1, size + 1: 2, 3 * size: 3, 99 * size: 4}
-    assert {allowed: len(chat_file.mailbox(BOB, 0, allowed)) for allowed in sizes} == sizes
-
-
-def test_what_has_been_delivered_waits_no_more_and_what_has_not_waits_still(chat_file: ChatFile) -> None:
-    chat_file.write([batch(1, ALICE, BOB, "a", "b", "c", waiting=3), single(2, ALICE, BOB, waiting=1)], {})
-    chat_file.write([single(3, BOB, ALICE)], {1: 2})
-    assert chat_file.mailbox(BOB, 0, 1) == [batch(1, ALICE, BOB, "a", "b", "c", waiting=2)]
-    assert chat_file.mailbox_sizes() == {BOB: 3}
-    chat_file.write([], {1: 0, 2: 0})
-    assert chat_file.mailbox(BOB, 0, 1) == []
-    assert chat_file.mailbox_sizes() == {}
-    chat_file.write([], {2: 1})  # it was not delivered after all
+def test_what_was_not_delivered_after_all_waits_again(chat_file: ChatFile) -> None:
+    chat_file.write([single(2, ALICE, BOB, waiting=1)], {})
+    chat_file.write([], {2: 0})
+    chat_file.write([], {2: 1})
     assert ids(chat_file.mailbox(BOB, 0, 1)) == [2]
 
 
-def test_an_id_that_is_gone_does_not_matter(chat_file: ChatFile, path: Path) -> None:
-    chat_file.write([single(2, ALICE, BOB)], {1: 1, 9: 0})
-    assert everything(path) == [single(2, ALICE, BOB)]
+def test_the_highest_id_is_that_of_the_last_batch(chat_file: ChatFile) -> None:
+    assert chat_file.highest_id() == 0
+    chat_file.write([single(9, ALICE, BOB), single(7, ALICE, BOB)], {})
+    assert chat_file.highest_id() == 9
 
 
-# How many are kept
-
-
-def test_the_oldest_batches_of_a_pair_go_and_other_pairs_keep_theirs(path: Path) -> None:
-    with ChatFile(path, 16) as opened:
-        opened.write([single(1, ALICE, CAROL), single(2, BOB, CAROL)], {})
-        kept = []
-        for number in range(3, 60):
-            opened.write([single(number, *((ALICE, BOB) if number % 2 else (BOB, ALICE)))], {})
-            kept.append(ids(opened.last(ALICE, BOB, 1000)))
-            assert kept[-1] == [*range(kept[-1][0], number + 1)]
-        assert [len(numbers) for numbers in kept[:21]] == [*range(1, 19), 16, 17, 18], "not every write has to delete"
-        assert {len(numbers) for numbers in kept[21:]} == {16, 17, 18}
-        assert ids(everything(path))[:2] == [1, 2]
-
-
-def test_a_batch_goes_only_when_enough_messages_remain_without_it(path: Path) -> None:
-    with ChatFile(path, 4) as opened:
-        opened.write([batch(1, ALICE, BOB, *"abc"), batch(2, ALICE, BOB, *"abc")], {})
-        opened.write([], {})
-        assert ids(everything(path)) == [1, 2]
-        opened.write([single(3, BOB, ALICE)], {})
-        assert ids(everything(path)) == [2, 3]
-        opened.write([batch(4, BOB, ALICE, *"abcdefgh")], {})
-        assert ids(everything(path)) == [4]
-
-
-def test_one_write_may_bring_more_than_is_kept(path: Path) -> None:
-    with ChatFile(path, 10) as opened:
-        opened.write([single(number, ALICE, BOB + number % 2) for number in range(1, 2001)], {})
-        assert ids(everything(path)) == [*range(1981, 2001)]
-
-
-def test_what_waits_never_goes_and_does_once_it_is_delivered(path: Path) -> None:
-    with ChatFile(path, 5) as opened:
-        opened.write([single(number, ALICE, BOB, waiting=1) for number in range(1, 10)], {})
-        opened.write([single(number, BOB, ALICE) for number in range(10, 30)], {})
-        assert ids(everything(path)) == [*range(1, 10), *range(25, 30)], "the last ones are kept all the same"
-        opened.write([], {2: 0, 3: 0})
-        assert ids(everything(path)) == [1, *range(4, 10), *range(25, 30)]
-        opened.write([], dict.fromkeys(range(1, 10), 0))
-        assert ids(everything(path)) == [*range(25, 30)]
+# What stays in the file
 
 
 def test_the_room_of_what_has_gone_is_used_again(path: Path) -> None:

@@ -2,17 +2,29 @@
 
 import sqlite3
 import tempfile
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
+from uuid import uuid4
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from chatstorage.chats import OVERSHOOT, ChatFile, Row, copy, export
+from chatstorage.chats import OVERSHOOT, ChatFile, Chats, Row, copy, export
+from cluster.chats import ReceiverOnline, RedisChats
+from cluster.engine import Engine
 from protocol import Envelope
+from tests.engine import RedisEngine
 
 USERS = (1, 2, 3)
 WRAP = Envelope("somebody").wrap
@@ -32,13 +44,13 @@ def pair(row: Row) -> tuple[int, int]:
     return min(row.sender, row.receiver), max(row.sender, row.receiver)
 
 
-class ChatFileIsADict(RuleBasedStateMachine):
-    """A file next to a dict of all that it should hold."""
+class ChatsAreADict(RuleBasedStateMachine):
+    """A database next to a dict of all that it should hold."""
+
+    _chats: Chats
 
     def __init__(self) -> None:
         super().__init__()
-        self._scratch = tempfile.TemporaryDirectory()
-        self._path = Path(self._scratch.name, "chats.db")
         self._rows: dict[int, Row] = {}
         self._highest_id = 0
         self._touched: set[tuple[int, int]] = set()  # the pairs that the last write has to have bounded
@@ -46,17 +58,24 @@ class ChatFileIsADict(RuleBasedStateMachine):
     @initialize(bound=st.sampled_from([0, 1, 5, 16]))
     def open(self, bound: int) -> None:
         self._bound = bound
-        self._chats = ChatFile(self._path, bound).__enter__()
+        self.reopen()
 
-    def teardown(self) -> None:
-        self._chats.__exit__()
-        self._scratch.cleanup()
+    @abstractmethod
+    def reopen(self) -> None: ...
+
+    @abstractmethod
+    def everything(self) -> list[Row]:
+        """All that is there, by id."""
+
+    @abstractmethod
+    def most_waiting(self, row: Row) -> int:
+        """How many messages of this one may wait after another write."""
 
     @rule(data=st.data(), new=st.lists(batches(), max_size=9), gap=st.integers(0, 2))
     def write(self, data: st.DataObject, new: list[Row], gap: int) -> None:
         known = sorted(self._rows)
         some = st.lists(st.sampled_from(known), unique=True, max_size=8) if known else st.just([])
-        waiting = {batch: data.draw(st.integers(0, self._rows[batch].count)) for batch in data.draw(some)}
+        waiting = {batch: data.draw(st.integers(0, self.most_waiting(self._rows[batch]))) for batch in data.draw(some)}
         first = self._highest_id + 1 + gap
         rows = [row._replace(id=number) for number, row in enumerate(new, first)]
         self._chats.write(rows, waiting | {10_000: 1})
@@ -69,7 +88,7 @@ class ChatFileIsADict(RuleBasedStateMachine):
 
     def _forget_what_may_go(self) -> None:
         """What is gone must be of a pair that was written to, not waiting, and followed by enough that is kept."""
-        kept = {row.id for row in export(self._path)}
+        kept = {row.id for row in self.everything()}
         for batch in set(self._rows) - kept:
             row = self._rows.pop(batch)
             assert pair(row) in self._touched
@@ -82,19 +101,6 @@ class ChatFileIsADict(RuleBasedStateMachine):
         self._chats.remove(user)
         self._rows = {batch: row for batch, row in self._rows.items() if user not in (row.sender, row.receiver)}
 
-    @rule()
-    def reopen(self) -> None:
-        self._chats.__exit__()
-        self._chats = ChatFile(self._path, self._bound).__enter__()
-
-    @rule()
-    def continue_with_a_copy(self) -> None:
-        copied = self._path.with_name("copy.db")
-        copy(self._path, copied)
-        self._chats.__exit__()
-        copied.replace(self._path)
-        self._chats = ChatFile(self._path, self._bound).__enter__()
-
     def _between(self, one: int, other: int) -> Iterator[Row]:
         """The newest first."""
         return (
@@ -103,8 +109,9 @@ class ChatFileIsADict(RuleBasedStateMachine):
 
     @invariant()
     def holds_what_the_dict_holds(self) -> None:
-        assert list(export(self._path)) == [row for _, row in sorted(self._rows.items())]
-        assert self._chats.highest_id() == max(self._rows, default=0)
+        assert self.everything() == [row for _, row in sorted(self._rows.items())]
+        having_chats = set(chain.from_iterable((row.sender, row.receiver) for row in self._rows.values()))
+        assert having_chats <= set(self._chats.users())
 
     @invariant()
     def finds_the_last_messages(self) -> None:
@@ -141,8 +148,44 @@ class ChatFileIsADict(RuleBasedStateMachine):
             if free and kept > self._bound + self._bound // OVERSHOOT:
                 assert kept - free[0].count < self._bound
 
+
+class ChatFileIsADict(ChatsAreADict):
+    """A file."""
+
+    _chats: ChatFile
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scratch = tempfile.TemporaryDirectory()
+        self._path = Path(self._scratch.name, "chats.db")
+
+    def teardown(self) -> None:
+        self._chats.__exit__()
+        self._scratch.cleanup()
+
+    @rule()
+    def reopen(self) -> None:
+        if hasattr(self, "_chats"):
+            self._chats.__exit__()
+        self._chats = ChatFile(self._path, self._bound).__enter__()
+
+    @rule()
+    def continue_with_a_copy(self) -> None:
+        copied = self._path.with_name("copy.db")
+        copy(self._path, copied)
+        self._chats.__exit__()
+        copied.replace(self._path)
+        self._chats = ChatFile(self._path, self._bound).__enter__()
+
+    def everything(self) -> list[Row]:
+        return list(export(self._path))
+
+    def most_waiting(self, row: Row) -> int:
+        return row.count
+
     @invariant()
     def the_file_is_sound(self) -> None:
+        assert self._chats.highest_id() == max(self._rows, default=0)
         with closing(sqlite3.connect(self._path)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             counted = "SELECT low, high, sum(count) FROM batches GROUP BY low, high"
@@ -153,3 +196,76 @@ class ChatFileIsADict(RuleBasedStateMachine):
 
 TestChatFileIsADict = ChatFileIsADict.TestCase
 TestChatFileIsADict.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+
+
+class RedisChatsAreADict(ChatsAreADict):
+    """In Redis, where all three have signed up, and 3 is online."""
+
+    _chats: RedisChats
+    _engine: Engine
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._engine.prefix = f"test-{uuid4().hex}"
+        for user in USERS:
+            self._engine.call("HSET", self._engine.key("users"), user, "name")
+        self._engine.call("HSET", self._engine.key("online"), 3, "node name")
+
+    @rule()
+    def reopen(self) -> None:
+        self._chats = RedisChats(self._engine, self._bound)
+
+    @rule(row=batches(), bound=st.integers(0, 20))
+    def mail(self, row: Row, bound: int) -> None:
+        self._highest_id += 1
+        row = row._replace(id=self._highest_id)
+        room = bound - self._chats.mailbox_sizes().get(row.receiver, 0)
+        try:
+            put = self._chats.mail(row, bound)
+        except ReceiverOnline:
+            assert row.receiver == 3
+            return
+        assert row.receiver != 3
+        assert put == (row.count if row.count <= room else max(0, room))
+        if put == row.count:
+            self._rows[row.id] = row._replace(waiting=row.count)
+            self._touched = {pair(row)}
+            self._forget_what_may_go()
+            assert self._chats.mail(row, bound) == row.count, "it is asked for again"
+
+    @precondition(lambda self: self._rows)
+    @rule(data=st.data())
+    def write_again(self, data: st.DataObject) -> None:
+        """Where no answer came; some may have been delivered meanwhile."""
+        rows = data.draw(st.lists(st.sampled_from([row for _, row in sorted(self._rows.items())]), unique=True))
+        self._chats.write(rows, {row.id: row.waiting for row in rows[::2]})
+
+    def everything(self) -> list[Row]:
+        return sorted(self._chats.export())
+
+    def most_waiting(self, row: Row) -> int:
+        return row.waiting
+
+    @invariant()
+    def nothing_is_left_over(self) -> None:
+        counted = dict.fromkeys(self._touched, 0)
+        for row in self._rows.values():
+            counted[pair(row)] = counted.get(pair(row), 0) + row.count
+        kept = self._engine.call("HGETALL", self._engine.key("pairs"))
+        assert {key: int(count) for key, count in kept.items() if int(count)} == {
+            b"%d:%d" % key: count for key, count in counted.items() if count
+        }
+        waiting = sum(row.waiting > 0 for row in self._rows.values())
+        assert self._engine.call("HLEN", self._engine.key("mail-of")) == waiting
+        boxes = [self._engine.call("ZCARD", self._engine.key("mail", user)) for user in USERS]
+        assert sum(boxes) == waiting
+
+
+def test_redis_chats_are_a_dict(shared_redis: RedisEngine) -> None:
+    engine = Engine(shared_redis.url, "")
+
+    class OnThisRedis(RedisChatsAreADict):
+        _engine = engine
+
+    run_state_machine_as_test(OnThisRedis, settings=settings(max_examples=15, stateful_step_count=25, deadline=None))
+    engine.close()

@@ -254,8 +254,7 @@ def test_who_leaves_in_the_middle_of_a_mailbox_gets_the_rest_next_time(start_ser
 def test_a_message_from_a_mailbox_is_receipted_while_its_sender_is_still_connected(server: ServerProcess) -> None:
     away(server, "bob")
     alice = write_to(server, 1, BOTH)
-    alice.say("one")
-    alice.say("two")
+    alice.send(encode_message(b"one"), encode_message(b"two"))
     alice.expect(encode_receipt(Level.STORED, 1, 2))
     bob = server.log_in("bob")
     bob.expect_message("alice:one")

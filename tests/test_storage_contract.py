@@ -1,18 +1,35 @@
 """What every storage backend does. To test another one, add a line to BACKENDS."""
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Protocol
 
 import pytest
 
+from cluster.directory import Directory
+from cluster.engine import Engine
+from cluster.storage import RedisStorage
 from storage import CsvStorage, NameTaken, Storage, User, UserLimitReached
 
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"
 OTHER_HASH = HASH[::-1]
 
-BACKENDS: dict[str, Callable[[Path, int, int], Storage]] = {
-    "csv": CsvStorage,
+Backend = Callable[[int, int], Storage]
+
+
+def csv_backend(request: pytest.FixtureRequest) -> Backend:
+    return partial(CsvStorage, request.getfixturevalue("tmp_path") / "data")
+
+
+def redis_backend(request: pytest.FixtureRequest) -> Backend:
+    engine = Engine(request.getfixturevalue("shared_redis").url, request.getfixturevalue("redis_prefix"))
+    request.addfinalizer(engine.close)
+    return partial(RedisStorage, Directory(engine, lease=60))
+
+
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest], Backend]] = {
+    "csv": csv_backend,
+    "redis": redis_backend,
 }
 
 
@@ -23,9 +40,9 @@ class Database(Protocol):
 
 
 @pytest.fixture(params=BACKENDS)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    backend = BACKENDS[request.param]
-    return lambda max_users=1000, max_id=65535: backend(tmp_path / "data", max_users, max_id)
+def database(request: pytest.FixtureRequest) -> Database:
+    backend = BACKENDS[request.param](request)
+    return lambda max_users=1000, max_id=65535: backend(max_users, max_id)
 
 
 # Signing up and looking up

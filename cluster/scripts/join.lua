@@ -4,6 +4,9 @@ local node, new = ARGV[1], ARGV[3] == '1'
 if not new and not redis.call('ZSCORE', p .. 'nodes', node) then
     return {}
 end
+if redis.call('EXISTS', p .. 'migrating') == 1 then
+    return redis.error_reply('ERR a migration of this database is under way, or was broken off: run admin.py migrate again')
+end
 redis.call('ZADD', p .. 'nodes', now() + ARGV[2], node)
 local answer = {redis.call('HINCRBY', p .. 'epochs', node, 1)} -- what was asked for before counts no more
 local there = {}
