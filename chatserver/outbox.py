@@ -103,6 +103,11 @@ class Outbox:
         while condition() and self.takes:
             self._wait()
 
+    def has_room_for(self, run: Run) -> bool:
+        """Whether deliver() would not wait."""
+        packets, _ = run
+        return not self.takes or self._admits(PUT_BYTES + MARK_BYTES + len(packets))
+
     def wait_until_free(self) -> None:
         """Wait while it is reserved."""
         self.wait_while(lambda: self.is_reserved)

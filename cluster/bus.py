@@ -22,6 +22,7 @@ from cluster.relay import ClusterRelay
 from protocol import Level, Reason, Run
 
 NOT_HERE = Answer(0, 0, False, Reason.USER_NOT_ONLINE)
+LATER_SECONDS = 0.001
 AWAY = Answer(0, 0, True, Reason.STORAGE_UNAVAILABLE)
 
 log = logging.getLogger("chat")
@@ -60,6 +61,7 @@ class Bus:
     def __init__(self, relay: ClusterRelay, clock: Clock, name: Callable[[], str]) -> None:
         """`name` of this node, for now."""
         self.take_over: Callable[[Member, HandOver], tuple[int, Reason] | None]
+        self.is_at_once: Callable[[HandOver], bool]  # that does not wait
         self.flush: Callable[[], None] = lambda: None
         self.publish: Callable[[list[tuple[str, bytes]]], None] | None = None  # (node, message), while Redis is there
         self._relay = relay
@@ -70,7 +72,9 @@ class Bus:
         self._answers: defaultdict[str, dict[int, Answer | None]] = defaultdict(dict)  # by node; None: not yet
         self._lowest: dict[str, int] = {}  # id that a node may still ask for: what comes of an old connection is late
         self._frames: defaultdict[str, list[bytes]] = defaultdict(list)  # by node, for this turn of the loop
+        self._later: defaultdict[str, list[bytes]] = defaultdict(list)  # ... for the next turn in which something is sent
         self._loop = gevent.get_hub().loop
+        self._timer = self._loop.timer(LATER_SECONDS)
 
     @property
     def is_open(self) -> bool:
@@ -162,7 +166,10 @@ class Bus:
             return
         if frame.id not in answers:
             answers[frame.id] = None
-            gevent.spawn(self._do, node, frame)
+            if isinstance(frame, HandOver) and self.is_at_once(frame):
+                self._do(node, frame)
+            else:
+                gevent.spawn(self._do, node, frame)
         elif answer := answers[frame.id]:
             self.tell(node, answer)
 
@@ -171,7 +178,10 @@ class Bus:
         answers = self._answers[node]
         if frame.id in answers:
             answers[frame.id] = answer
-        self.tell(node, answer)
+        if isinstance(frame, HandOver) and frame.run[1] == 1:
+            self._queue_for_later(node, encode_frame(answer))
+        else:
+            self.tell(node, answer)
 
     def _flush(self, frame: Flush) -> Answer:
         self.flush()
@@ -193,10 +203,23 @@ class Bus:
             self._loop.run_callback(self._send)
         self._frames[node].append(frame)
 
+    def _queue_for_later(self, node: str, frame: bytes) -> None:
+        """Where an answer may well be on its way: two clients who take turns."""
+        if not self._timer.active:
+            self._timer.start(self._send_later)
+        self._later[node].append(frame)
+
     def _send(self) -> None:
         """Runs in the hub, once for all of a turn of the loop."""
         frames, self._frames = self._frames, defaultdict(list)
         if self.publish is None:
-            return  # questions are asked again; an answer is, too
+            return  # questions are asked again, and answered again
         head = encode_head(self._name(), self._clock.now, next(iter(self._questions), self._next_id))
-        self.publish([(node, b"".join((head, *parts))) for node, parts in frames.items()])
+        later = self._later
+        self.publish([(node, b"".join((head, *parts, *later.pop(node, ())))) for node, parts in frames.items()])
+
+    def _send_later(self) -> None:
+        """Runs in the hub, when that has been long enough."""
+        later, self._later = self._later, defaultdict(list)
+        for node, frames in later.items():
+            self._queue(node, b"".join(frames))

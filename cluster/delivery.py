@@ -42,7 +42,7 @@ class ClusterDelivery(Delivery):
         self._nodes = relay
         self._bus = bus
         self._chats = archive
-        bus.take_over = self._take_over
+        bus.take_over, bus.is_at_once = self._take_over, self._is_at_once
         if archive:
             bus.flush = archive.flush
 
@@ -88,6 +88,11 @@ class ClusterDelivery(Delivery):
                     break
                 gevent.sleep(LEAVING_SECONDS)
         return 0, NOT_ONLINE
+
+    def _is_at_once(self, frame: HandOver) -> bool:
+        """Whether _take_over() has nothing to wait for."""
+        member = self._nodes.here.get(frame.receiver)
+        return member is not None and member.outbox.has_room_for(frame.run) and self._chats is None
 
     def _take_over(self, sender: Member, frame: HandOver) -> tuple[int, Reason] | None:
         """What a user of another node hands over to one of this node; None if that has just gone to another one."""

@@ -1,0 +1,61 @@
+"""What an operator does to the users of a group, on Redis itself: nodes may run or not."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from chatstorage.chats import Row
+from chatstorage.interface import StorageError
+from cluster.chats import RedisChats
+from cluster.directory import Directory
+from cluster.engine import Engine, Script
+from cluster.storage import RedisStorage
+
+KICK = Script("kick")
+
+HIGHEST_ID = 2**32 - 1
+GONE_MS = 60_000  # so long after its lease a node is gone, also where none is left to say so
+
+
+class NoDatabase(StorageError):
+    """Nothing is there."""
+
+
+@contextmanager
+def open_group(url: str, prefix: str) -> Iterator["Group"]:
+    """Raises BadUrl, NoDatabase, StorageUnavailable."""
+    with closing(Engine(url, prefix)) as engine:
+        if not engine.call("EXISTS", *map(engine.key, ("last-id", "nodes"))):
+            raise NoDatabase(f"there is no database of a group {prefix}; --redis-prefix says which")
+        yield Group(engine)
+
+
+class Group:
+    """The database of a group. Every call raises StorageUnavailable."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._directory = Directory(engine, lease=0)  # never joined
+        self.storage = RedisStorage(self._directory, max_users=HIGHEST_ID, max_id=HIGHEST_ID)
+
+    def rows(self) -> Iterator[tuple[int, str, bool, bool]]:
+        """(id, name, online, has a password) of everyone, by ascending id."""
+        online = self._online()
+        having_password = {int(user_id) for user_id in self._engine.call("HKEYS", self._engine.key("passwords"))}
+        for user in self.storage.users():
+            yield user.id, user.name, user.id in online, user.id in having_password
+
+    def export(self) -> Iterator[Row]:
+        """All batches, pair by pair."""
+        return RedisChats(self._engine, 0).export()
+
+    def kick(self, user_id: int) -> bool:
+        """End the connection of a user, if there is one."""
+        return user_id in self._online() and bool(self._engine.run(KICK, user_id))
+
+    def _online(self) -> set[int]:
+        """Those on nodes that are not gone."""
+        _, _, everyone = self._directory.snapshot()
+        seconds, _ = self._engine.call("TIME")
+        nodes = self._engine.call("ZRANGEBYSCORE", self._engine.key("nodes"), int(seconds) * 1000 - GONE_MS, "+inf")
+        running = {node.decode() for node in nodes}
+        return {user_id for user_id, holder in everyone.items() if holder.node in running}
