@@ -74,12 +74,16 @@ class Accounts:
         `origin` is what counts as one address. Raises Refused.
         """
         with _as_refusal():
-            while not (member := self._try(name, password, outbox, origin)):
-                continue
-            return member
+            while True:
+                try:
+                    if member := self._try(name, password, outbox, origin):
+                        return member
+                except NameTaken:
+                    if not self._storage.find(name):  # else somebody has just signed up at another server
+                        raise
 
     def _try(self, name: str, password: str, outbox: Outbox, origin: str) -> Member | None:
-        """None where somebody was faster, so that what was judged holds no more."""
+        """None where an operator was faster, so that what was judged holds no more. Raises StorageError."""
         user = self._judge_name(name, password)
         stored = self._storage.password_hash(user.id) if user else None
         if not password and (stored or self._password_required):
@@ -87,14 +91,8 @@ class Accounts:
         if user and stored:
             self._check_password(user, stored, password, origin)
         with self._claim(name):
-            if not self._is_still(name, user, stored):  # by an operator, while the password was checked
-                return None
-            try:
-                return self._let_in(name, password, user, stored, outbox)
-            except NameTaken:
-                if user is None and self._storage.find(name):  # by another server
-                    return None
-                raise
+            is_still = self._is_still(name, user, stored)
+            return self._let_in(name, password, user, stored, outbox) if is_still else None
 
     def log_out(self, name: str, member: Member) -> None:
         """Offline at once; the database follows."""

@@ -99,6 +99,11 @@ class ServerCollector(Collector):
             "chat_messages_mailed": ("Messages that went to a mailbox", counters.messages_mailed),
             "chat_mailbox_delivered": ("Messages out of mailboxes sent to their receivers", counters.mailbox_delivered),
             "chat_messages_stored": ("Messages written to disk", counters.messages_stored),
+            "chat_messages_handed_on": (
+                "Messages for users of other servers of the group",
+                counters.messages_handed_on,
+            ),
+            "chat_messages_taken_on": ("Messages from users of other servers of the group", counters.messages_taken_on),
             "chat_received_bytes": ("Bytes from clients", counters.bytes_received),
             "chat_sent_bytes": ("Bytes to clients", counters.bytes_sent),
             "chat_delays": ("How often a client over its --rate was made to wait", counters.delays),

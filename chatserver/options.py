@@ -121,6 +121,7 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
         },
         "many servers as one": {
             "--redis": {
+                "type": _redis_url,
                 "metavar": "URL",
                 "help": "be one of several servers that share a Redis (6.2 or newer) or Valkey and act as one: "
                 "redis://HOST:PORT/0, or rediss:// for TLS; nothing is kept in --data-dir then (default: off)",
@@ -247,6 +248,12 @@ def _lease(text: str) -> float:
     if seconds < MIN_LEASE_SECONDS:
         raise ArgumentTypeError(f"{text!r} is too short: {MIN_LEASE_SECONDS:g} seconds at least")
     return seconds
+
+
+def _redis_url(text: str) -> str:
+    if not re.match(r"(redis|rediss|unix)://", text):  # which may have a password in it
+        raise ArgumentTypeError("this is no URL of Redis, such as redis://localhost:6379/0")
+    return text
 
 
 def _prefix(text: str) -> str:

@@ -72,9 +72,12 @@ class Bus:
         self._answers: defaultdict[str, dict[int, Answer | None]] = defaultdict(dict)  # by node; None: not yet
         self._lowest: dict[str, int] = {}  # id that a node may still ask for: what comes of an old connection is late
         self._frames: defaultdict[str, list[bytes]] = defaultdict(list)  # by node, for this turn of the loop
-        self._later: defaultdict[str, list[bytes]] = defaultdict(list)  # ... for the next turn in which something is sent
+        self._later: defaultdict[str, list[bytes]] = defaultdict(
+            list
+        )  # ... for the next turn in which something is sent
         self._loop = gevent.get_hub().loop
         self._timer = self._loop.timer(LATER_SECONDS)
+        self._timer_runs = False
 
     @property
     def is_open(self) -> bool:
@@ -205,7 +208,8 @@ class Bus:
 
     def _queue_for_later(self, node: str, frame: bytes) -> None:
         """Where an answer may well be on its way: two clients who take turns."""
-        if not self._timer.active:
+        if not self._timer_runs:
+            self._timer_runs = True
             self._timer.start(self._send_later)
         self._later[node].append(frame)
 
@@ -220,6 +224,8 @@ class Bus:
 
     def _send_later(self) -> None:
         """Runs in the hub, when that has been long enough."""
+        self._timer_runs = False
+        self._timer.stop()
         later, self._later = self._later, defaultdict(list)
         for node, frames in later.items():
             self._queue(node, b"".join(frames))

@@ -54,7 +54,7 @@ class Engine:
                 protocol=2,
             )
         except ValueError as error:
-            raise BadUrl(f"{url!r}: {error}") from error
+            raise BadUrl(f"the URL of Redis: {error}") from error
         self.prefix = prefix
         self._shas: dict[Script, str] = {}
         self._asked: list[tuple[tuple[Argument, ...], AsyncResult[Any]]] = []

@@ -223,7 +223,8 @@ def _in_folder(folder: Path, storage: CsvStorage) -> Database:
 
     def rows() -> Iterator[Row]:
         if (folder / CHATS).exists():
-            yield from (row for row in export(folder / CHATS) if {row.sender, row.receiver} <= known)
+            with ChatFile(folder / CHATS, EVERYTHING):  # an export alone would leave files beside it
+                yield from (row for row in export(folder / CHATS) if {row.sender, row.receiver} <= known)
 
     return Database(users, passwords, max(ids), rows)
 

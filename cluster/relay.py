@@ -58,21 +58,20 @@ class ClusterRelay(Relay):
         try:
             number = self._directory.claim(user)
         except (Elsewhere, KeyError):
-            del self.here[user.id]
+            self._forget(member)
             return False
         except StorageUnavailable:
             self.leave(member)  # it is not known whether it has come that far
             raise
-        if not self._wait_for(number):
+        if not self._wait_for(number) or self._online.get(user.id) is not member:
             self.leave(member)
             raise StorageUnavailable("no word of who is online comes from Redis")
         return True
 
     def leave(self, member: Member) -> None:
         super().leave(member)
-        if self.here.get(member.user_id) is not member:
+        if not self._forget(member):
             return
-        del self.here[member.user_id]
         archive = self._archive if self._archive and self._archive.is_settling(member.user_id) else None
         try:
             self._directory.release(member.user_id, SETTLING_SECONDS if archive else 0)
@@ -81,6 +80,13 @@ class ClusterRelay(Relay):
         else:
             if archive:
                 gevent.spawn(archive.settle, member.user_id)
+
+    def _forget(self, member: Member) -> bool:
+        """False where it has been lost already."""
+        is_here = self.here.get(member.user_id) is member
+        if is_here:
+            del self.here[member.user_id]
+        return is_here
 
     def catch_up(self) -> bool:
         try:
@@ -171,15 +177,18 @@ class ClusterRelay(Relay):
         else:
             if isinstance(known, RemoteMember) and known.node == holder.node:
                 return
-            self.lose(user_id)
+            if known is not None:
+                self._disappear(user_id)
             entry = encode_user(holder.name, user_id, self._id_width)
             member = RemoteMember(user_id, entry, self._nowhere, node=holder.node)
         super().join(member)
 
     def _disappear(self, user_id: int) -> None:
-        if user_id in self.here:
+        """Whoever is just coming to this node does so later."""
+        member = self._online.get(user_id)
+        if member and self.here.get(user_id) is member:
             self.lose(user_id)
-        elif member := self._online.get(user_id):
+        elif member:
             super().leave(member)
 
     def _reach(self, number: int) -> None:

@@ -1,0 +1,448 @@
+"""Several servers as one: who is online, who wins, what crosses from one to the other, in order and bounded."""
+
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import trustme
+
+from protocol import (
+    PacketType,
+    Reason,
+    encode,
+    encode_chat_init,
+    encode_error,
+    encode_login,
+    encode_message,
+    encode_user,
+)
+from tests.engine import RedisEngine, run_redis
+from tests.group import Group, run_group
+from tests.processes import BIG, ServerProcess, Wire, run_to_end, wait_for
+
+LEASE = 2.0
+FAST = ("--lease", LEASE)
+
+
+@pytest.fixture
+def pair(shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    """Two nodes."""
+    with run_group(tmp_path, shared_redis.url, *FAST, "--metrics-port", 0, prefix=redis_prefix) as group:
+        yield group.nodes[0], group.nodes[1]
+
+
+@pytest.fixture
+def three(shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path) -> Iterator[Group]:
+    options = ("--max-users", 2000, "--id-width", 2, "--pool-size", 200)
+    with run_group(tmp_path, shared_redis.url, *FAST, *options, nodes=3, prefix=redis_prefix) as group:
+        yield group
+
+
+def list_again(wire: Wire, name: str) -> dict[str, int]:
+    wire.send(encode_login(name))
+    wire.read_list(name)
+    return wire.users
+
+
+# Who is online
+
+
+def test_the_list_has_the_users_of_all_nodes_in_the_order_of_their_ids(
+    pair: tuple[ServerProcess, ServerProcess],
+) -> None:
+    one, two = pair
+    names = [f"u{number}" for number in range(8)]
+    wires = [(one, two)[number % 2].log_in(name) for number, name in enumerate(names)]
+    for wire, name in zip(wires, names, strict=True):
+        others = [other for other in names if other != name]
+        assert list(list_again(wire, name)) == [*others, name]
+
+
+def test_a_user_who_has_left_one_node_comes_in_at_once_at_another(pair: tuple[ServerProcess, ServerProcess]) -> None:
+    one, two = pair
+    for number in range(20):
+        node = (one, two)[number % 2]
+        with node.log_in("alice") as alice:
+            alice.expect_pong()
+        node.wait_for_log("alice disconnected", times=number // 2 + 1)
+
+
+def test_of_logins_of_one_name_at_one_moment_on_three_nodes_exactly_one_wins(three: Group) -> None:
+    refused = encode_error(Reason.USER_ALREADY_ONLINE)
+    with ThreadPoolExecutor(3) as threads:
+        for race in range(300):
+            name = f"u{race // 3}"  # first as a sign-up, then as a login
+            wires = [node.connect() for node in three.nodes]
+            list(threads.map(lambda wire, name=name: wire.send(encode_login(name)), wires))
+            answers = [wire.read() for wire in wires]
+            lost = answers.count((refused[0], refused[2:]))
+            won = encode_user(name, race // 3 + 1, 2)
+            assert (lost, answers.count((won[0], won[2:]))) == (2, 1), answers
+            for wire in wires:
+                wire.half_close()
+                while wire.read():
+                    pass
+                wire.close()
+
+
+def test_ids_are_given_once_whoever_signs_up_where(three: Group) -> None:
+    def sign_up(number: int) -> int:
+        name = f"u{number}"
+        with three.nodes[number % 3].log_in(name) as wire:
+            return wire.users[name]
+
+    with ThreadPoolExecutor(12) as threads:
+        ids = list(threads.map(sign_up, range(300)))
+    assert sorted(ids) == list(range(1, 301))
+
+
+def test_no_more_sign_up_than_may_on_all_nodes_together(
+    shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path
+) -> None:
+    with run_group(tmp_path, shared_redis.url, "--max-users", 5, prefix=redis_prefix) as group:
+        for number in range(5):
+            group.log_in(f"u{number}")
+        wire = group.connect()
+        wire.send(encode_login("u5"))
+        wire.expect_error(Reason.USER_LIMIT_REACHED)
+
+
+def test_groups_with_another_prefix_know_nothing_of_each_other(
+    shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path
+) -> None:
+    with (
+        run_group(tmp_path / "a", shared_redis.url, nodes=1, prefix=f"{redis_prefix}-a") as one,
+        run_group(tmp_path / "b", shared_redis.url, nodes=1, prefix=f"{redis_prefix}-b") as other,
+    ):
+        wires = [one.log_in("alice"), other.log_in("bob"), other.log_in("alice")]
+        assert [wire.users for wire in wires] == [{"alice": 1}, {"bob": 1}, {"bob": 1, "alice": 2}]
+
+
+def test_ids_of_four_bytes_go_beyond_what_two_can_number(
+    shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path
+) -> None:
+    shared_redis.command("SET", f"{redis_prefix}:last-id", str(3_000_000))
+    options = ("--id-width", 4, "--max-users", 4_000_000)
+    with run_group(tmp_path, shared_redis.url, *options, prefix=redis_prefix) as group:
+        alice, bob = group.log_in("alice"), group.log_in("bob")
+        assert bob.users == {"alice": 3_000_001, "bob": 3_000_002}
+        alice.chat_with(3_000_002)
+        alice.say("hi")
+        bob.expect_message("alice:hi")
+
+
+# What crosses
+
+
+def test_messages_cross_in_order_and_those_that_cannot_are_refused(pair: tuple[ServerProcess, ServerProcess]) -> None:
+    one, two = pair
+    alice, bob = one.log_in("alice"), two.log_in("bob")
+    alice.chat_with(2)
+    alice.send(*(encode_message(b"%d" % number) for number in range(3000)))
+    for number in range(3000):
+        bob.expect_message(f"alice:{number}")
+    bob.close()
+    two.wait_for_log("bob disconnected")
+    alice.say("too late")
+    alice.expect_error(Reason.USER_NOT_ONLINE)
+    alice.send(encode_chat_init(2))
+    alice.expect_error(Reason.USER_NOT_ONLINE)
+    bob = two.log_in("bob")
+    alice.say("again")
+    bob.expect_message("alice:again")
+
+
+def test_a_reader_who_does_not_read_holds_up_the_sender_on_the_other_node_and_nothing_is_lost(
+    pair: tuple[ServerProcess, ServerProcess],
+) -> None:
+    one, two = pair
+    bob = Wire(two.host, two.port, receive_buffer=65536)
+    bob.send(encode_login("bob"))
+    bob.read_list("bob")
+    alice = one.log_in("alice")
+    alice.chat_with(1)
+    alice.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    alice.socket.setblocking(False)
+    sent = 0
+    quiet_until = time.monotonic() + 1.0
+    while time.monotonic() < quiet_until:
+        try:
+            sent += alice.socket.send((BIG * 100)[sent % len(BIG) :])
+            quiet_until = time.monotonic() + 1.0
+        except BlockingIOError:
+            time.sleep(0.01)
+    figures = two.metrics()
+    assert 0 < figures["chat_outbox_bytes_max"] <= 64 * 1024
+    assert sent < 4 * 1024 * 1024  # what the kernel's buffers hold, above all: without a bound it goes on
+    alice.socket.settimeout(30)
+    rest = -sent % len(BIG)
+    alice.send(BIG[len(BIG) - rest :] if rest else b"")
+    for _ in range((sent + rest) // len(BIG)):
+        packet = bob.read()
+        assert packet is not None
+        assert packet[1][2:] == b"alice:" + b"x" * 100
+    alice.expect_pong()
+
+
+def test_a_ping_is_a_barrier_for_what_went_to_another_node(pair: tuple[ServerProcess, ServerProcess]) -> None:
+    one, two = pair
+    alice, bob = one.log_in("alice"), two.log_in("bob")
+    alice.chat_with(2)
+    for number in range(50):
+        alice.send(encode_message(b"%d" % number), encode(PacketType.PING, b"p"))
+        alice.expect(encode(PacketType.PONG, b"p"))
+        bob.socket.settimeout(5)
+        bob.expect_message(f"alice:{number}")
+
+
+def test_what_one_node_accepts_and_another_delivers_is_counted_on_both(
+    pair: tuple[ServerProcess, ServerProcess],
+) -> None:
+    one, two = pair
+    alice, bob = one.log_in("alice"), two.log_in("bob")
+    alice.chat_with(2)
+    for number in range(10):
+        alice.say(str(number))
+        bob.expect_message(f"alice:{number}")
+    alice.expect_pong()
+    for node, name in ((one, "chat_messages_handed_on_total"), (two, "chat_messages_taken_on_total")):
+        figures = node.metrics()
+        assert figures[name] == 10
+        assert figures["chat_messages_under_way"] == 0
+
+
+# A node that dies, or stands still
+
+
+def test_a_node_that_is_killed_has_its_users_offline_after_the_lease_and_their_names_are_free(
+    shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path
+) -> None:
+    with run_group(tmp_path, shared_redis.url, *FAST, prefix=redis_prefix) as group:
+        one, two = group.nodes
+        alice = two.log_in("alice")
+        one.log_in("bob")
+        one.process.kill()
+        early = two.connect()
+        early.send(encode_login("bob"))
+        early.expect_error(Reason.USER_ALREADY_ONLINE)
+        alice.chat_with(2)
+        wait_for("bob is offline", lambda: list_again(alice, "alice") == {"alice": 1})
+        alice.say("hello?")
+        alice.expect_error(Reason.USER_NOT_ONLINE)
+        bob = two.log_in("bob")
+        alice.say("there you are")
+        bob.expect_message("alice:there you are")
+
+
+def test_a_message_under_way_to_a_node_that_dies_is_answered_with_an_error(
+    shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path
+) -> None:
+    with run_group(tmp_path, shared_redis.url, *FAST, prefix=redis_prefix) as group:
+        one, two = group.nodes
+        alice = two.log_in("alice")
+        one.log_in("bob")
+        alice.chat_with(2)
+        one.process.send_signal(signal.SIGSTOP)
+        alice.say("are you there?")
+        time.sleep(0.1)
+        one.process.kill()
+        alice.expect_error(Reason.USER_NOT_ONLINE)
+        alice.expect_pong()
+
+
+def test_a_node_that_stood_still_for_longer_than_its_lease_neither_delivers_nor_speaks_for_its_users(
+    pair: tuple[ServerProcess, ServerProcess],
+) -> None:
+    one, two = pair
+    one.may_stall = True
+    bob, carol, alice = one.log_in("bob"), one.log_in("carol"), two.log_in("alice")
+    alice.chat_with(1)
+    bob.chat_with(3)
+    carol.chat_with(1)
+    one.process.send_signal(signal.SIGSTOP)
+    alice.say("to the frozen one")
+    bob.say("to alice, from the frozen one")
+    carol.say("within the frozen node")
+    alice.expect_error(Reason.USER_NOT_ONLINE)
+    new_bob = two.log_in("bob")
+    alice.say("to the new one")
+    new_bob.expect_message("alice:to the new one")
+    one.process.send_signal(signal.SIGCONT)
+    for wire in (bob, carol):
+        while packet := wire.read():
+            assert packet[0] != PacketType.MESSAGE, packet
+    one.wait_for_log("taken for dead")
+    alice.expect_pong()
+    new_bob.expect_pong()
+    carol = one.log_in("carol")
+    assert list_again(carol, "carol") == {"bob": 1, "alice": 3, "carol": 2}
+    carol.chat_with(1)
+    carol.say("again")
+    new_bob.expect_message("carol:again")
+
+
+def test_a_node_that_stood_still_for_less_than_its_lease_goes_on(pair: tuple[ServerProcess, ServerProcess]) -> None:
+    one, two = pair
+    one.may_stall = True
+    bob, alice = one.log_in("bob"), two.log_in("alice")
+    alice.chat_with(1)
+    one.process.send_signal(signal.SIGSTOP)
+    alice.say("wait for it")
+    time.sleep(LEASE / 4)
+    one.process.send_signal(signal.SIGCONT)
+    bob.expect_message("alice:wait for it")
+    alice.expect_pong()
+
+
+def test_a_node_that_stops_says_goodbye_and_its_users_are_offline_at_once(
+    pair: tuple[ServerProcess, ServerProcess],
+) -> None:
+    one, two = pair
+    bob, alice = one.log_in("bob"), two.log_in("alice")
+    assert one.stop() == 0
+    bob.expect_error(Reason.SERVER_SHUTTING_DOWN)
+    assert list_again(alice, "alice") == {"alice": 2}
+
+
+# Redis that is away
+
+
+def test_while_redis_is_away_one_nodes_users_chat_and_all_else_is_refused_and_then_it_heals(
+    redis_engine: RedisEngine, tmp_path: Path
+) -> None:
+    with run_group(tmp_path, redis_engine.url, *FAST, "--history", "off") as group:
+        one, two = group.nodes
+        alice, bob, carol = one.log_in("alice"), one.log_in("bob"), two.log_in("carol")
+        alice.chat_with(2)
+        bob.chat_with(3)
+        redis_engine.stop()
+        one.wait_for_log("ERROR Redis")
+        alice.say("here")
+        bob.expect_message("alice:here")
+        refused: list[tuple[Wire, bytes]] = [
+            (bob, encode_message(b"to another node")),
+            (alice, encode_chat_init(3)),
+            (alice, encode_login("alice")),
+            (one.connect(), encode_login("dave")),
+            (one.connect(), encode_login("carol")),
+        ]
+        for wire, packet in refused:
+            wire.send(packet)
+            wire.expect_error(Reason.STORAGE_UNAVAILABLE)
+        time.sleep(2 * LEASE)
+        alice.say("still here")
+        bob.expect_message("alice:still here")
+        redis_engine.start()
+        one.wait_for_log("Redis is back")
+        two.wait_for_log("Redis is back")
+        bob.say("over there")
+        carol.expect_message("bob:over there")
+        assert list_again(carol, "carol") == {"alice": 1, "bob": 2, "carol": 3}
+        assert two.log_in("dave").users == {"alice": 1, "bob": 2, "carol": 3, "dave": 4}
+
+
+def test_who_left_while_redis_was_away_is_offline_when_it_is_back(redis_engine: RedisEngine, tmp_path: Path) -> None:
+    with run_group(tmp_path, redis_engine.url, *FAST) as group:
+        one, two = group.nodes
+        alice, carol = one.log_in("alice"), two.log_in("carol")
+        redis_engine.stop()
+        one.wait_for_log("ERROR Redis")
+        alice.close()
+        one.wait_for_log("alice disconnected")
+        redis_engine.start()
+        one.wait_for_log("Redis is back")
+        two.wait_for_log("Redis is back")
+        assert list_again(carol, "carol") == {"carol": 2}
+        two.log_in("alice")
+
+
+def test_a_node_does_little_while_redis_is_away(redis_engine: RedisEngine, tmp_path: Path) -> None:
+    with run_group(tmp_path, redis_engine.url, nodes=1) as group:
+        redis_engine.stop()
+        group.wait_for_log("ERROR Redis")
+        before, began = _cpu_seconds(group.process.pid), time.monotonic()
+        time.sleep(3)
+        share = (_cpu_seconds(group.process.pid) - before) / (time.monotonic() - began)
+        assert share < 0.3
+        assert group.log.count("ERROR") == 1
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def test_connections_that_are_cut_lose_nothing(redis_engine: RedisEngine, tmp_path: Path) -> None:
+    with run_group(tmp_path, redis_engine.url, "--lease", 5) as group:
+        alice, bob = group.nodes[0].log_in("alice"), group.nodes[1].log_in("bob")
+        alice.chat_with(2)
+        for first in range(0, 1500, 300):
+            for number in range(first, first + 300):
+                alice.say(str(number))
+                if number % 100 == 50:
+                    redis_engine.cut_connections()
+            refused = read_up_to_pong(alice).count(Reason.STORAGE_UNAVAILABLE)
+            numbers = [int(text.removeprefix("alice:")) for text in read_up_to_pong(bob)]
+            assert numbers == sorted(set(numbers))
+            assert len(numbers) + refused == 300
+
+
+def read_up_to_pong(wire: Wire) -> list[str]:
+    """The texts of the Messages and Errors that come before the answer to a Ping."""
+    wire.send(encode(PacketType.PING, b""))
+    texts = []
+    while (packet := wire.read()) != (PacketType.PONG, b""):
+        assert packet is not None
+        texts.append(packet[1][2:].decode())
+    return texts
+
+
+# How it starts
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "line"),
+    [
+        (("--redis", "redis://127.0.0.1:1/0"), 1, r"cannot start: Redis: Error 111 connecting to 127.0.0.1:1"),
+        (("--redis", "http://127.0.0.1"), 2, r"--redis: this is no URL of Redis"),
+        (("--redis", "redis://127.0.0.1:1/0", "--redis-prefix", "a b"), 2, r"'a b' is not made of letters"),
+        (("--redis", "redis://127.0.0.1:1/0", "--lease", "0.1"), 2, r"'0.1' is too short"),
+    ],
+)
+def test_a_node_that_cannot_start_says_why(options: tuple[str, ...], status: int, line: str, tmp_path: Path) -> None:
+    run = run_to_end("--port", 0, "--data-dir", tmp_path, *options)
+    assert run.returncode == status, run.stderr
+    assert re.search(line, run.stderr.splitlines()[-1]), run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_redis_may_ask_for_a_password_and_speak_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    with run_redis(tmp_path / "redis", password="geheim", authority=authority) as engine:
+        url = f"{engine.url}?ssl_ca_certs={engine.ca_file}"
+        with run_group(tmp_path, url) as group:
+            alice, bob = group.log_in("alice"), group.log_in("bob")
+            alice.chat_with(2)
+            alice.say("hi")
+            bob.expect_message("alice:hi")
+            assert "geheim" not in group.log
+        wrong = run_to_end("--port", 0, "--data-dir", tmp_path / "d", "--redis", url.replace("geheim", "falsch"))
+        assert wrong.returncode == 1
+        assert "cannot start: " in wrong.stderr
+        assert "falsch" not in wrong.stderr
+
+
+def test_several_nodes_listen_on_one_port(shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path) -> None:
+    with run_group(tmp_path, shared_redis.url, "--reuse-port", nodes=1, prefix=redis_prefix) as one:
+        options = ("--reuse-port", "--port", one.port)
+        with run_group(tmp_path / "two", shared_redis.url, *options, nodes=1, prefix=redis_prefix) as two:
+            wires = [one.log_in(f"u{number}") for number in range(16)]
+            assert set(list_again(wires[0], "u0")) == {f"u{number}" for number in range(16)}
+            assert one.log.count("logged in") + two.log.count("logged in") == 16
+            assert one.log.count("logged in") < 16
+            assert two.log.count("logged in") < 16
