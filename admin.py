@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from math import inf
@@ -125,9 +126,9 @@ def run_on_folder(options: argparse.Namespace, folder: Path) -> None:
 
 
 def run_on_group(options: argparse.Namespace) -> None:
-    from cluster.admin import Group  # here, as the import of Redis takes its time
+    from cluster.admin import open_group  # here, as the import of Redis takes its time
 
-    with Group(options.redis, options.redis_prefix) as group:
+    with open_group(options.redis, options.redis_prefix) as group:
         match options.do:
             case "users":
                 show(list(group.rows()))
@@ -143,17 +144,17 @@ def migrate(options: argparse.Namespace) -> None:
     from cluster.engine import Engine
     from cluster.migrate import carry, carry_back
 
-    engine = Engine(options.redis, options.redis_prefix)
-    try:
-        if options.back:
-            done = carry_back(engine, options.data_dir, show_progress)
-        else:
-            check_folder(options.data_dir)
-            check_owner(options.data_dir)
-            done = carry(options.data_dir, engine, show_progress)
-    finally:
-        show_progress("")
-        engine.close()
+    if not options.back:
+        check_folder(options.data_dir)
+        check_owner(options.data_dir)
+    with closing(Engine(options.redis, options.redis_prefix)) as engine:
+        try:
+            if options.back:
+                done = carry_back(engine, options.data_dir, show_progress)
+            else:
+                done = carry(options.data_dir, engine, show_progress)
+        finally:
+            show_progress("")
     print(done)
 
 
@@ -279,7 +280,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="do", required=True, metavar="COMMAND")
     for command, explained in COMMANDS.items():
-        added = commands.add_parser(command, help=explained, description=explained.capitalize() + ".")
+        added = commands.add_parser(command, help=explained, description=explained[0].upper() + explained[1:] + ".")
         if command == "backup":
             added.add_argument("folder", metavar="DIR", type=Path, help="folder for the copy: empty, or not there yet")
         elif command in ("passwd", "remove", "kick"):

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable
+from hashlib import sha1
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -33,6 +34,7 @@ class Script:
 
     def __init__(self, name: str) -> None:
         self.text = (SCRIPTS / "common.lua").read_text() + (SCRIPTS / f"{name}.lua").read_text()
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
 class Engine:
@@ -56,7 +58,6 @@ class Engine:
         except ValueError as error:
             raise BadUrl(f"the URL of Redis: {error}") from error
         self.prefix = prefix
-        self._shas: dict[Script, str] = {}
         self._asked: list[tuple[tuple[Argument, ...], AsyncResult[Any]]] = []
         self._due = Event()
         self._failures = 0
@@ -85,13 +86,9 @@ class Engine:
     def run(self, script: Script, *arguments: Argument) -> Any:
         """What this script returns."""
         try:
-            if sha := self._shas.get(script):
-                return self.call("EVALSHA", sha, 1, self.prefix, *arguments)
+            return self.call("EVALSHA", script.sha, 1, self.prefix, *arguments)
         except NoScriptError:  # Redis has started anew
-            del self._shas[script]
-        result = self.call("EVAL", script.text, 1, self.prefix, *arguments)
-        self._shas[script] = self._client.register_script(script.text).sha
-        return result
+            return self.call("EVAL", script.text, 1, self.prefix, *arguments)
 
     def connect(self, timeout: float | None = ANSWER_SECONDS) -> AbstractConnection:
         """A connection of one's own, whose reads wait `timeout` seconds, or for ever. Raises RedisError."""

@@ -492,6 +492,7 @@ def test_help_names_every_command_and_gives_examples() -> None:
         "kick",
         "backup",
         "export",
+        "migrate",
     ]
     assert "python admin.py passwd alice --forget" in shown.stdout
     assert "exit status: 0" in shown.stdout
