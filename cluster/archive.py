@@ -38,6 +38,10 @@ class ClusterArchive(Archive):
     def waiting_messages(self) -> int:
         return sum(self.chats.mailbox_sizes().values())
 
+    def mail_now(self, row: Row) -> int:
+        """As in RedisChats.mail; a user who is online here, and to whom nothing can be said any more, is leaving."""
+        return self.chats.mail(row, self.mailbox_messages, leaving=self._directory.node)
+
     # Users who leave this node
 
     def is_settling(self, user_id: int) -> bool:

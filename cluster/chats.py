@@ -92,14 +92,15 @@ class RedisChats(Chats):
         for rows in _parts(new):
             self._engine.run(WRITE, self._history_messages, 0, *chain.from_iterable(map(_packed, rows)))
 
-    def mail(self, row: Row, bound: int) -> int:
+    def mail(self, row: Row, bound: int, leaving: str = "") -> int:
         """Store this batch, and all of it waits in its receiver's mailbox; or, where the mailbox would then have more
         messages than `bound`, nothing of it. Returns the row's count, or how many would still fit.
 
-        Raises ReceiverOnline, KeyError where the sender or the receiver is no user any more.
+        Raises ReceiverOnline, but not for one who is online on the node `leaving`; KeyError where the sender or the
+        receiver is no user any more.
         """
         packed, _ = _packed(row)
-        answer = self._engine.run(MAIL, self._history_messages, bound, packed)
+        answer = self._engine.run(MAIL, self._history_messages, bound, packed, leaving)
         match answer:
             case int():
                 return answer

@@ -61,9 +61,10 @@ class ClusterDelivery(Delivery):
         member = self._nodes.look_up(receiver)
         if self._nodes.here.get(sender.user_id) is not sender:  # this node has lost its lease, and the sender
             return 0, NOT_ONLINE
-        if member is None or isinstance(member, RemoteMember):
-            return self._hand_far(sender, member, receiver, run, first)
-        return super().hand_over(sender, receiver, run, first)
+        if member and not isinstance(member, RemoteMember):
+            with suppress(ReceiverOnline):  # elsewhere, just now
+                return super().hand_over(sender, receiver, run, first)
+        return self._hand_far(sender, member, receiver, run, first)
 
     def _hand_far(
         self, sender: Member, member: Member | None, receiver: int, run: Run, first: int
@@ -81,7 +82,7 @@ class ClusterDelivery(Delivery):
                 return 0, UNAVAILABLE
             known, member = member, self._nodes.look_up(receiver)
             if not isinstance(member, RemoteMember):
-                with suppress(ReceiverOnline):  # just now
+                with suppress(ReceiverOnline):
                     return super().hand_over(sender, receiver, run, first)
             elif member is known:  # it leaves just now: that is settled there, but not told of yet
                 if not sender.mails:
@@ -131,7 +132,7 @@ class ClusterDelivery(Delivery):
             connection,
             first,
         )
-        while row.count and (room := archive.chats.mail(row, archive.mailbox_messages)) < row.count:
+        while row.count and (room := archive.mail_now(row)) < row.count:
             packets, count = first_messages((row.packets, row.count), room)
             row = row._replace(packets=packets, count=count, waiting=count)
         self._counters.messages_mailed += row.count

@@ -1,4 +1,4 @@
--- messages kept of each pair, messages that may wait for one user, row
+-- messages kept of each pair, messages that may wait for one user, row, node that the receiver is leaving, or ""
 -- -> its number of messages, and all of them wait; or fewer: so many still may; "online": the receiver is; "unknown": or
 -- has been removed, or the sender has
 local row = ARGV[3]
@@ -6,7 +6,8 @@ local id, sender, receiver, count = parse(row)
 if row_of(pair_of(sender, receiver), id) then -- asked for again
     return count
 end
-if holder(receiver) then
+local node = holder(receiver)
+if node and node ~= ARGV[4] then
     return 'online'
 end
 if redis.call('HEXISTS', p .. 'users', sender) == 0 or redis.call('HEXISTS', p .. 'users', receiver) == 0 then
