@@ -1,5 +1,6 @@
 """Past chats and mailboxes of a group: each node writes what it has handed over itself, and all of it is in Redis."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -12,9 +13,6 @@ from chatstorage.chats import Row, messages
 from chatstorage.interface import StorageUnavailable
 from cluster.chats import RedisChats
 from cluster.directory import Directory
-from cluster.engine import Script
-
-SETTLED = Script("settled")
 
 
 class ClusterArchive(Archive):
@@ -28,7 +26,7 @@ class ClusterArchive(Archive):
         self.chats = chats
         self._directory = directory
         self._engine = directory.engine
-        self._settling: set[int] = set()
+        self._settling: Counter[int] = Counter()  # how often a user has left, and not all of it is written
 
     def flush(self) -> None:
         """Write all that waits to be written, if it can be."""
@@ -50,11 +48,13 @@ class ClusterArchive(Archive):
 
     def settle(self, user_id: int) -> None:
         """Write it, and say that it is written. Waits until the connection has let go of what was queued for it."""
-        self._settling.add(user_id)
+        self._settling[user_id] += 1
         while self._under_way[user_id]:
             gevent.sleep(SETTLE_SECONDS)
         self.flush()
-        self._say_settled(user_id)
+        self._settling[user_id] -= 1
+        if not self._settling[user_id]:
+            self._say_settled(user_id)
 
     def close(self) -> None:
         super().close()
@@ -62,9 +62,9 @@ class ClusterArchive(Archive):
             self._say_settled(user_id)
 
     def _say_settled(self, user_id: int) -> None:
-        self._settling.discard(user_id)
+        del self._settling[user_id]
         with suppress(StorageUnavailable):  # then nobody waits longer than the mark lasts
-            self._engine.run(SETTLED, self._directory.node, user_id)
+            self._engine.call("SREM", self._engine.key("settling", user_id), self._directory.node)
 
     # Users who come
 
