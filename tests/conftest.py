@@ -44,6 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Each part has tests of every kind: most of their time is waiting, of some it is work."""
+    if config.getoption("--group"):
+        alone = [item for item in items if item.get_closest_marker("one_server")]
+        items[:] = [item for item in items if item not in set(alone)]
+        config.hook.pytest_deselected(items=alone)
     if part := config.getoption("--part"):
         number, parts = map(int, part.split("/"))
         others = [item for item in items if crc32(item.nodeid.encode()) % parts != number - 1]
@@ -55,7 +59,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartServer]:
     """Starts real servers, `start_server("--max-users", 3)`, each on a free port, and sees that they end well."""
     if nodes := request.config.getoption("--group"):
-        with start_groups(tmp_path, nodes, request.config.getoption("--haproxy")) as start_group:
+        engine: RedisEngine = request.getfixturevalue("shared_redis")
+        with start_groups(engine, tmp_path, nodes, request.config.getoption("--haproxy")) as start_group:
             yield start_group
         return
     with ExitStack() as servers:
@@ -67,13 +72,13 @@ def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Sta
 
 
 @contextmanager
-def start_groups(folder: Path, nodes: int, behind_haproxy: bool) -> Iterator[StartServer]:
-    """Starts groups in place of servers, all over one Redis: the same folder is the same database."""
+def start_groups(engine: RedisEngine, folder: Path, nodes: int, behind_haproxy: bool) -> Iterator[StartServer]:
+    """Starts groups in place of servers, over this Redis: the same folder is the same database."""
     prefixes: dict[Path, str] = {}
-    with run_redis(folder / "redis") as engine, ExitStack() as groups:
+    with ExitStack() as groups:
 
         def start(*options: object, data_dir: Path = folder / "data") -> ServerProcess:
-            prefix = prefixes.setdefault(data_dir, f"chat-{len(prefixes)}")
+            prefix = prefixes.setdefault(data_dir, f"test-{uuid4().hex}")
             return groups.enter_context(
                 run_group(data_dir, engine.url, *options, nodes=nodes, behind_haproxy=behind_haproxy, prefix=prefix)
             )

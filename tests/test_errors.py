@@ -182,6 +182,7 @@ def test_the_first_password_secures_an_account_over_a_restart(start_server: Star
         client.read_list("alice")
 
 
+@pytest.mark.one_server
 def test_a_password_is_on_disk_only_as_an_argon2id_hash(server: ServerProcess) -> None:
     server.log_in("alice", "correct-horse")
     text = (server.data_dir / "passwords.csv").read_text()
@@ -192,6 +193,7 @@ def test_a_password_is_on_disk_only_as_an_argon2id_hash(server: ServerProcess) -
 
 def test_the_third_wrong_password_closes(server: ServerProcess) -> None:
     server.log_in("alice", "secret").close()
+    server.wait_for_log("alice disconnected")
     with server.connect() as client:
         for guess in ("1", "2", "3"):
             client.send(encode_login("alice", guess))
@@ -302,6 +304,7 @@ def reset(client: Wire) -> None:
     client.close()
 
 
+@pytest.mark.one_server
 def test_a_full_disk_refuses_sign_ups_and_nothing_else_and_heals(start_server: StartServer, tmp_path: Path) -> None:
     if not hasattr(resource, "prlimit"):
         pytest.skip("only Linux can fill the disk of another process (prlimit)")

@@ -271,6 +271,7 @@ def test_a_message_from_a_mailbox_is_receipted_while_its_sender_is_still_connect
     again.expect_pong()  # and no Receipt: that was another connection's
 
 
+@pytest.mark.one_server
 def test_the_figures_add_up(start_server: StartServer) -> None:
     server = start_server("--mailbox-messages", 3, "--metrics-port", 0)
     away(server, "bob")

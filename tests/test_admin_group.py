@@ -1,0 +1,212 @@
+"""`python admin.py --redis`: on the database of a group of servers, while its nodes run and while they do not."""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from chatstorage.chats import Row
+from cluster.chats import RedisChats
+from cluster.directory import Directory
+from cluster.engine import Engine
+from cluster.storage import RedisStorage
+from protocol import Envelope, Reason
+from storage import User
+from tests.engine import RedisEngine
+from tests.group import Group, run_group
+from tests.processes import ROOT, ServerProcess, wait_for
+from tests.test_admin import admin, refusal, refused, rows
+
+StartGroup = Callable[[], Group]
+
+
+@pytest.fixture
+def engine(shared_redis: RedisEngine, redis_prefix: str) -> Iterator[Engine]:
+    with closing(Engine(shared_redis.url, redis_prefix)) as engine:
+        yield engine
+
+
+@pytest.fixture(autouse=True)
+def environment(shared_redis: RedisEngine, redis_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says which group, in place of options."""
+    monkeypatch.setenv("CHAT_REDIS", shared_redis.url)
+    monkeypatch.setenv("CHAT_REDIS_PREFIX", redis_prefix)
+
+
+@pytest.fixture
+def start(shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path) -> Iterator[StartGroup]:
+    """A way to its two nodes."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(run_group(tmp_path / "data", shared_redis.url, prefix=redis_prefix))
+
+
+@pytest.fixture(params=["running", "stopped"])
+def group(request: pytest.FixtureRequest, start: StartGroup) -> StartGroup:
+    """alice (1) has the password "secret", and żółć (2) has none; a way to the nodes."""
+    nodes = start()
+    nodes.log_in("alice", "secret").close()
+    nodes.log_in("żółć").close()
+    wait_for("both are offline", lambda: [row[2] for row in rows(Path())] == ["offline", "offline"])
+    if request.param == "running":
+        return lambda: nodes
+    assert nodes.stop() == 0
+    return start
+
+
+def log_in_at(node: ServerProcess, name: str, password: str = "") -> None:
+    node.log_in(name, password).close()
+    wait_for(f"{name} is offline", lambda: all(row[2] == "offline" for row in rows(Path())))
+
+
+@pytest.mark.usefixtures("group")
+def test_users_are_listed_with_id_name_status_and_password() -> None:
+    listed = admin(Path(), "users")
+    assert listed == "id  name   status   password\n1   alice  offline  yes\n2   żółć   offline  no\n"
+
+
+def test_the_list_tells_who_is_online_on_any_node(start: StartGroup) -> None:
+    one, other = start().nodes
+    with one.log_in("alice"), other.log_in("bob"):
+        assert [row[2] for row in rows(Path())] == ["online", "online"]
+    wait_for("both are offline", lambda: [row[2] for row in rows(Path())] == ["offline", "offline"])
+
+
+def test_nobody_is_online_on_a_node_that_is_gone_for_long(engine: Engine) -> None:
+    directory = Directory(engine, lease=60)
+    RedisStorage(directory, 10, 255).sign_up("alice", None)
+    directory.join()
+    directory.claim(User(1, "alice"))
+    assert rows(Path()) == [["1", "alice", "online", "no"]]
+    engine.call("ZADD", engine.key("nodes"), int(time.time() - 120) * 1000, directory.node)
+    assert rows(Path()) == [["1", "alice", "offline", "no"]]
+    assert refusal(Path(), "kick", "alice") == "alice is not online"
+
+
+def test_a_new_password_counts_at_once_on_every_node(group: StartGroup) -> None:
+    assert admin(Path(), "passwd", "alice", typed="geheim\n") == ""
+    assert admin(Path(), "passwd", "żółć", typed="schlüssel") == ""
+    for node in group().nodes:
+        refused(node, "alice", "secret", Reason.WRONG_PASSWORD)
+        refused(node, "żółć", "", Reason.PASSWORD_REQUIRED)
+        log_in_at(node, "alice", "geheim")
+        log_in_at(node, "żółć", "schlüssel")
+
+
+def test_a_forgotten_password_is_none_until_the_next_login_sets_one(group: StartGroup) -> None:
+    for _ in range(2):
+        assert admin(Path(), "passwd", "alice", "--forget") == ""
+    one, other = group().nodes
+    log_in_at(one, "alice", "other")
+    refused(other, "alice", "secret", Reason.WRONG_PASSWORD)
+
+
+@pytest.mark.parametrize("typed", ["", "x" * 65])
+def test_a_password_that_cannot_be_is_refused(group: StartGroup, typed: str) -> None:
+    assert "password" in refusal(Path(), "passwd", "alice", typed=typed)
+    log_in_at(group().nodes[0], "alice", "secret")
+
+
+def test_a_removed_name_may_be_signed_up_anew_and_gets_a_new_id(group: StartGroup) -> None:
+    assert admin(Path(), "remove", "żółć") == ""
+    assert [row[1] for row in rows(Path())] == ["alice"]
+    for node, password in zip(group().nodes, ("", "mine"), strict=True):
+        log_in_at(node, "żółć", password)
+    assert rows(Path()) == [["1", "alice", "offline", "yes"], ["3", "żółć", "offline", "yes"]]
+
+
+def test_removing_a_user_who_is_online_ends_the_connection(start: StartGroup) -> None:
+    one, other = start().nodes
+    alice, bob = one.log_in("alice"), other.log_in("bob")
+    admin(Path(), "remove", "alice")
+    alice.expect_end()
+    bob.expect_pong()
+    wait_for("it is not listed", lambda: [row[1] for row in rows(Path())] == ["bob"])
+    with other.log_in("alice") as anew:
+        assert anew.users == {"bob": 2, "alice": 3}
+
+
+def test_a_kicked_user_loses_the_connection_and_may_come_back(start: StartGroup) -> None:
+    one, other = start().nodes
+    alice, bob = one.log_in("alice"), other.log_in("bob")
+    admin(Path(), "kick", "alice")
+    alice.expect_end()
+    alice.close()
+    bob.expect_pong()
+    wait_for("alice is offline", lambda: rows(Path())[0][2] == "offline")
+    other.log_in("alice").expect_pong()
+
+
+@pytest.mark.usefixtures("group")
+def test_nobody_can_be_kicked_who_is_not_online() -> None:
+    assert refusal(Path(), "kick", "alice") == "alice is not online"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["passwd", "nobody"], ["kick", "nobody"], ["remove", "ALICE"], ["remove", os.fsdecode(b"\xff")]]
+)
+def test_an_unknown_name_is_one_line_and_status_1(engine: Engine, arguments: list[str]) -> None:
+    RedisStorage(Directory(engine, lease=60), 10, 255).sign_up("alice", None)
+    assert "there is no user " in refusal(Path(), *arguments, typed="secret\n")
+
+
+def test_every_message_is_exported(engine: Engine) -> None:
+    storage = RedisStorage(Directory(engine, lease=60), 10, 255)
+    for name in ("alice", "bob"):
+        storage.sign_up(name, None)
+    packets = Envelope("alice").wrap(b'with "quotes"') + Envelope("alice").wrap(b"two\nlines")
+    chats = RedisChats(engine, 100)
+    chats.write([Row(2**60, 1, 2, 1_700_000_000, 2, 0, packets)], {})
+    chats.write([Row(2**60 + 1, 2, 1, 1_700_000_001, 1, 1, Envelope("bob").wrap("ümläut".encode()))], {})
+    assert list(csv.reader(io.StringIO(admin(Path(), "export"), newline=""))) == [
+        ["time", "sender", "receiver", "text"],
+        ["2023-11-14T22:13:20+00:00", "alice", "bob", 'with "quotes"'],
+        ["2023-11-14T22:13:20+00:00", "alice", "bob", "two\nlines"],
+        ["2023-11-14T22:13:21+00:00", "bob", "alice", "ümläut"],
+    ]
+
+
+def test_a_backup_is_left_to_redis(engine: Engine, tmp_path: Path) -> None:
+    RedisStorage(Directory(engine, lease=60), 10, 255).sign_up("alice", None)
+    assert "its own affair" in refusal(Path(), "backup", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("command", ["users", "remove alice", "kick alice", "passwd alice", "export"])
+def test_where_there_is_no_database_none_is_made(engine: Engine, command: str) -> None:
+    reason = refusal(Path(), *command.split(), typed="secret\n")
+    assert reason == f"there is no database of a group {engine.prefix}; --redis-prefix says which"
+    assert engine.call("KEYS", f"{engine.prefix}:*") == []
+
+
+def test_a_group_whose_nodes_run_and_where_nobody_has_signed_up_has_no_users(start: StartGroup) -> None:
+    start()
+    assert rows(Path()) == []
+
+
+@pytest.mark.parametrize("url", ["localhost", "redis://127.0.0.1:1/0"])
+def test_a_bad_url_or_no_redis_is_one_line(url: str) -> None:
+    assert "edis" in refusal(Path(), "users", "--redis", url)
+
+
+def test_options_count_for_more_than_the_environment_before_the_command_or_after_it(
+    shared_redis: RedisEngine, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RedisStorage(Directory(engine, lease=60), 10, 255).sign_up("alice", None)
+    options = ["--redis", shared_redis.url, "--redis-prefix", engine.prefix]
+    monkeypatch.setenv("CHAT_REDIS", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("CHAT_REDIS_PREFIX", "nobodys")
+    for command in (["users", *options], [*options, "users"]):
+        assert "alice" in admin(Path(), *command)
+    assert "there is no database in" in refusal(Path("missing"), "users", "--redis", "")
+
+
+def test_nothing_of_redis_is_imported_unless_it_is_asked_for() -> None:
+    text = "import admin, sys; sys.exit(any(name.split('.')[0] in ('redis', 'cluster') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", text], cwd=ROOT, check=False).returncode == 0

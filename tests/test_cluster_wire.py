@@ -1,0 +1,39 @@
+"""The wire tests of one server, unchanged, against groups of them: two nodes, three, and three behind HAProxy."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.engine import NO_REDIS, find_redis
+from tests.group import NO_HAPROXY, find_haproxy
+from tests.processes import ROOT, untraced
+
+WIRE = (
+    "test_chat.py",
+    "test_client.py",
+    "test_client_features.py",
+    "test_errors.py",
+    "test_history.py",
+    "test_mailbox.py",
+    "test_presence.py",
+    "test_receipts.py",
+)
+GROUPS = {"2 nodes": ("--group", "2"), "3 nodes behind HAProxy": ("--group", "3", "--haproxy")}
+SECONDS = 400  # generous
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("tests", WIRE)
+def test_a_group_passes_the_tests_of_one_server(tests: str, group: str) -> None:
+    if not find_redis():
+        pytest.skip(NO_REDIS)
+    if "HAProxy" in group and not find_haproxy():
+        pytest.skip(NO_HAPROXY)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{tests}", *GROUPS[group]]
+    run = subprocess.run(
+        command, cwd=ROOT, env=untraced(), capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr
