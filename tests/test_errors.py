@@ -170,6 +170,7 @@ def test_sign_ups_end_at_the_limit_and_known_users_still_come_in(start_server: S
 def test_the_first_password_secures_an_account_over_a_restart(start_server: StartServer) -> None:
     first = start_server()
     first.log_in("alice").close()
+    first.wait_for_log("alice disconnected")
     first.log_in("alice", "secret").close()
     first.stop()
     second = start_server()

@@ -68,9 +68,10 @@ def test_a_refused_login_asks_for_nothing(server: ServerProcess) -> None:
 
 def test_a_watcher_who_does_not_read_delays_nobody_and_learns_the_latest(server: ServerProcess) -> None:
     watcher = server.log_in("watcher", features=Feature.PRESENCE)
-    for _ in range(50):
-        server.log_in("alice").close()
-        server.log_in("bob").close()
+    for times in range(1, 51):
+        for name in ("alice", "bob"):
+            server.log_in(name).close()
+            server.wait_for_log(f"{name} disconnected", times)
     final = server.log_in("alice")
     latest: dict[str, int] = {}
     watcher.send(PING)

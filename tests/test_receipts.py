@@ -185,7 +185,7 @@ def test_what_is_not_with_the_receivers_kernel_yet_is_not_delivered(start_server
     bob.read_list("bob")
     alice = server.log_in("alice", features=Feature.RECEIPTS)
     alice.chat_with(1)
-    count = 1500
+    count = 6000
     sending = gevent.spawn(alice.send, encode_message(b"x" * 100) * count)
     gevent.sleep(0.5)
     known = len(read_some(alice)[Level.DELIVERED])
