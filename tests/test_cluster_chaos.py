@@ -1,0 +1,163 @@
+"""Groups under the load tester: undisturbed, and while Redis or a node is disturbed. Every message is accounted for."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.engine import RedisEngine
+from tests.group import Group, run_group
+from tests.loadtests import LoadRun, expect_clean, load, run_locust, start_locust
+from tests.processes import wait_for
+
+pytestmark = pytest.mark.slow
+
+LEASE = 3.0
+USERS = 24
+OPTIONS = ("--lease", LEASE, "--pool-size", 60)
+TOLERANT = [
+    part
+    for row in ("connection", "connect", "login", "chat init", "send", "deliver", "refresh")
+    for part in ("--fail-if", f"{row}.failures>10000")
+]
+
+
+@contextmanager
+def on_one_port(folder: Path, redis: RedisEngine, nodes: int) -> Iterator[list[Group]]:
+    """Nodes among which the kernel shares clients out."""
+    with ExitStack() as stack:
+        port: object = 0
+        groups: list[Group] = []
+        for number in range(nodes):
+            options = (*OPTIONS, "--reuse-port", "--port", port)
+            groups.append(stack.enter_context(run_group(folder / str(number), redis.url, *options, nodes=1)))
+            port = groups[0].port
+        yield groups
+
+
+def expect_both_to_work(nodes: list[Group]) -> None:
+    for node in nodes:
+        assert node.log.count("logged in") > 1
+
+
+# Undisturbed
+
+
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_a_run_against_nodes_on_one_port_is_clean(redis_engine: RedisEngine, tmp_path: Path, nodes: int) -> None:
+    with on_one_port(tmp_path, redis_engine, nodes) as group:
+        expect_clean(run := run_locust(tmp_path, *load(group[0].address, USERS, 6)))
+        expect_both_to_work(group)
+    assert run.ledger["refused"] == run.ledger["in flight"] == 0
+
+
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_a_run_through_haproxy_is_clean(redis_engine: RedisEngine, tmp_path: Path, nodes: int) -> None:
+    with run_group(tmp_path, redis_engine.url, *OPTIONS, nodes=nodes, behind_haproxy=True) as group:
+        expect_clean(run := run_locust(tmp_path, *load(group.address, USERS, 6)))
+        for node in group.nodes:
+            assert node.metrics()["chat_messages_handed_on_total"] > 0
+    assert run.ledger["refused"] == run.ledger["in flight"] == 0
+
+
+def test_a_run_with_history_receipts_and_mailboxes_is_clean(redis_engine: RedisEngine, tmp_path: Path) -> None:
+    with on_one_port(tmp_path, redis_engine, 2) as group:
+        expect_clean(run := run_locust(tmp_path, *load(group[0].address, USERS, 8), "--features", "all"))
+    assert run.rows["mailbox"].count > 0
+    assert run.rows["history"].count > 0
+
+
+# Disturbed
+
+
+def disturbed(redis: RedisEngine, folder: Path, disturb: Callable[[list[Group]], object]) -> LoadRun:
+    """What the load tester has found of two nodes. Nothing may be lost, doubled, changed or out of order; what was not
+    delivered was refused, or went to a connection that ended.
+    """
+    with on_one_port(folder, redis, 2) as nodes:
+        for node in nodes:
+            node.may_stall = True
+        with start_locust(folder, *load(nodes[0].address, USERS, rate=20), *TOLERANT, "--drain", 10) as locust:
+            locust.wait_for_users()
+            wait_for("both nodes have users", lambda: all(node.log.count("logged in") > 5 for node in nodes))
+            time.sleep(1)
+            disturb(nodes)
+            logins = [node.log.count("logged in") for node in nodes if node.running]
+            wait_for(
+                "life goes on",
+                lambda: sum(node.log.count("logged in") for node in nodes if node.running) > sum(logins) + 5,
+            )
+            locust.interrupt()
+            run = locust.end()
+    assert run.status == 0, run.explain()
+    assert run.is_balanced, run.explain()
+    assert run.faults == {}, run.explain()
+    assert run.ledger["delivered"] > run.ledger["sent"] / 2
+    return run
+
+
+def errors_of(run: LoadRun) -> set[str]:
+    """What users were told, without which row it was."""
+    return {error.partition(": ")[2] for error in run.errors}
+
+
+def test_redis_restarted(redis_engine: RedisEngine, tmp_path: Path) -> None:
+    def disturb(nodes: list[Group]) -> None:
+        redis_engine.stop()
+        for node in nodes:
+            node.wait_for_log("ERROR Redis")
+        time.sleep(1)
+        redis_engine.start()
+        for node in nodes:
+            node.wait_for_log("Redis is back")
+
+    run = disturbed(redis_engine, tmp_path, disturb)
+    assert run.ledger["refused"] > 0
+    assert run.ledger["in flight"] == 0
+    assert errors_of(run) <= {"ServerError('Storage Unavailable')", "LoginRefused('Storage Unavailable')"}
+
+
+def test_redis_paused_for_five_seconds(redis_engine: RedisEngine, tmp_path: Path) -> None:
+    def disturb(nodes: list[Group]) -> None:
+        redis_engine.pause()
+        time.sleep(5)
+        redis_engine.resume()
+        for node in nodes:
+            node.wait_for_log("Redis is back")
+
+    run = disturbed(redis_engine, tmp_path, disturb)
+    assert run.ledger["in flight"] == 0
+    assert errors_of(run) <= {"ServerError('Storage Unavailable')", "LoginRefused('Storage Unavailable')"}
+
+
+def test_connections_to_redis_cut_again_and_again(redis_engine: RedisEngine, tmp_path: Path) -> None:
+    def disturb(nodes: list[Group]) -> None:
+        for times in range(1, 6):
+            redis_engine.cut_connections()
+            for node in nodes:
+                node.wait_for_log("Redis is back", times)
+
+    run = disturbed(redis_engine, tmp_path, disturb)
+    assert run.ledger["in flight"] == 0
+    assert errors_of(run) <= {"ServerError('Storage Unavailable')", "LoginRefused('Storage Unavailable')"}
+
+
+def test_a_node_killed(redis_engine: RedisEngine, tmp_path: Path) -> None:
+    run = disturbed(redis_engine, tmp_path, lambda nodes: nodes[1].process.kill())
+    assert run.rows["connection"].failures > 0
+    assert "LoginRefused('User Already Online!')" in errors_of(run), "until the lease has run out"
+
+
+def test_a_node_frozen_for_longer_than_its_lease(redis_engine: RedisEngine, tmp_path: Path) -> None:
+    def disturb(nodes: list[Group]) -> None:
+        nodes[1].process.send_signal(signal.SIGSTOP)
+        time.sleep(LEASE + 2)
+        nodes[1].process.send_signal(signal.SIGCONT)
+        nodes[1].wait_for_log("taken for dead")
+
+    run = disturbed(redis_engine, tmp_path, disturb)
+    assert run.rows["connection"].failures > 0
+    assert "ServerError('User Not Online')" in errors_of(run)
