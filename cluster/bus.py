@@ -12,12 +12,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import gevent
-from gevent.event import AsyncResult
+from gevent.hub import Waiter
 
 from chatserver.receipts import Receipts
 from chatserver.relay import Member
 from cluster.clock import Clock
-from cluster.frames import Answer, Flush, Frame, HandOver, Reached, decode, encode_frame, encode_head
+from cluster.frames import Answer, Flush, Frame, HandOver, Reached, decode, encode_head
 from cluster.relay import ClusterRelay
 from protocol import Level, Reason, Run
 
@@ -34,7 +34,7 @@ class Question:
 
     node: str
     frame: bytes
-    answer: "AsyncResult[Answer]"
+    waiter: "Waiter[Answer]"
     asked: float  # by time.monotonic()
 
 
@@ -97,7 +97,7 @@ class Bus:
 
     def tell(self, node: str, frame: Frame) -> None:
         """What needs no answer. Never waits."""
-        self._queue(node, encode_frame(frame))
+        self._queue(node, frame.encode())
 
     def _new_id(self) -> int:
         self._next_id += 1
@@ -106,13 +106,13 @@ class Bus:
     def _ask(self, node: str, frame: HandOver | Flush) -> Answer:
         if self.publish is None:
             return AWAY
-        question = Question(node, encode_frame(frame), AsyncResult(), time.monotonic())
+        question = Question(node, frame.encode(), Waiter(), time.monotonic())
         self._questions[frame.id] = question
         self._queue(node, question.frame)
         try:
-            return question.answer.get() or AWAY  # always an answer
+            return question.waiter.get()
         finally:
-            del self._questions[frame.id]
+            self._questions.pop(frame.id, None)  # where this greenlet is killed
 
     def ask_again(self, node: str = "", asked_before: float = float("inf")) -> None:
         """What this node, or any, has not answered yet. Never waits."""
@@ -122,9 +122,12 @@ class Bus:
 
     def settle(self, answer: Answer, node: str = "") -> None:
         """This is all the answer that there will be, of this node or any. Never waits."""
-        for question in self._questions.values():
-            if node in ("", question.node):
-                question.answer.set(answer)
+        for id_ in [id_ for id_, question in self._questions.items() if node in ("", question.node)]:
+            self._settle(answer._replace(id=id_))
+
+    def _settle(self, answer: Answer) -> None:
+        if question := self._questions.pop(answer.id, None):
+            self._loop.run_callback(question.waiter.switch, answer)
 
     def forget(self, node: str) -> None:
         """This node is gone: whether it has done what it was asked for is not known."""
@@ -147,8 +150,7 @@ class Bus:
         for frame in frames:
             match frame:
                 case Answer():
-                    if question := self._questions.get(frame.id):
-                        question.answer.set(frame)
+                    self._settle(frame)
                 case Reached(user_id, connection, level, first, last):
                     member = self._relay.here.get(user_id)
                     if member and member.receipts and member.receipts.connection == connection:
@@ -182,7 +184,7 @@ class Bus:
         if frame.id in answers:
             answers[frame.id] = answer
         if isinstance(frame, HandOver) and frame.run[1] == 1:
-            self._queue_for_later(node, encode_frame(answer))
+            self._queue_for_later(node, answer.encode())
         else:
             self.tell(node, answer)
 

@@ -32,6 +32,10 @@ class HandOver(NamedTuple):
     first: int  # number of the first Message on that connection
     run: Run
 
+    def encode(self) -> bytes:
+        id_, sender, receiver, mails, connection, first, (packets, count) = self
+        return HAND_OVER.pack(0, id_, sender, receiver, mails, connection, first, count, len(packets)) + packets
+
 
 class Answer(NamedTuple):
     """What has become of what was asked for."""
@@ -41,11 +45,18 @@ class Answer(NamedTuple):
     is_here: bool  # False: the receiver, or the sender, is not where the other node took it to be
     reason: Reason  # why the others were not taken
 
+    def encode(self) -> bytes:
+        id_, taken, is_here, reason = self
+        return ANSWER.pack(1, id_, taken, is_here, REASONS.index(reason))
+
 
 class Flush(NamedTuple):
     """Write all chats that wait to be written. Asks for an Answer."""
 
     id: int
+
+    def encode(self) -> bytes:
+        return FLUSH.pack(2, self.id)
 
 
 class Reached(NamedTuple):
@@ -57,6 +68,9 @@ class Reached(NamedTuple):
     first: int
     last: int
 
+    def encode(self) -> bytes:
+        return RECEIPT.pack(3, *self)
+
 
 Frame: TypeAlias = HandOver | Answer | Flush | Reached
 Head: TypeAlias = tuple[str, int, int]
@@ -67,21 +81,8 @@ def encode_head(node: str, clock: int, lowest_id: int) -> bytes:
     return HEAD.pack(node.encode(), clock, lowest_id)
 
 
-def encode_frame(frame: Frame) -> bytes:
-    """One frame."""
-    match frame:
-        case HandOver(id_, sender, receiver, mails, connection, first, (packets, count)):
-            return HAND_OVER.pack(0, id_, sender, receiver, mails, connection, first, count, len(packets)) + packets
-        case Answer(id_, taken, is_here, reason):
-            return ANSWER.pack(1, id_, taken, is_here, REASONS.index(reason))
-        case Flush(id_):
-            return FLUSH.pack(2, id_)
-        case Reached(user_id, connection, level, first, last):
-            return RECEIPT.pack(3, user_id, connection, level, first, last)
-
-
 def decode(message: bytes) -> tuple[Head, Iterator[Frame]]:
-    """What encode_head and encode_frame have made; another node's, so that nothing of it is doubted."""
+    """What encode_head and the frames' encode() have made; another node's, so that nothing of it is doubted."""
     name, clock, lowest_id = HEAD.unpack_from(message)
     return (name.decode(), clock, lowest_id), _frames(message)
 
