@@ -23,7 +23,7 @@ from benchmarks.goals import judge
 from benchmarks.measures import MEASURES, QUICK, Measure
 from benchmarks.plots import draw
 from benchmarks.report import Results, report
-from benchmarks.servers import ALL, OURS, VARIANTS, Server, find, running
+from benchmarks.servers import ALL, OURS, Server, find, running
 
 RESULTS = Path(__file__).parent / "results"
 OPEN_FILES = 16384
@@ -34,11 +34,12 @@ def main() -> None:
     contenders = [server for server in ALL if server is OURS or not options.server or server.name in options.server]
     if options.before:
         contenders.append(servers.before(options.before.resolve()))
+    measures = [MEASURES[name] for name in options.measure]
+    contenders = [server for server in contenders if any(server not in measure.without for measure in measures)]
     for server in contenders:
         if server.missing:
             print(server.missing)
     contenders = [server for server in contenders if not server.missing]
-    measures = [MEASURES[name] for name in options.measure]
     _allow_open_files()
     results, faults = _measure(list(_jobs(measures, contenders, options.rounds)), options.seconds)
     print(report(results))
@@ -60,7 +61,11 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, choices=range(1, 101), metavar="N", help="default: 5, or 3 with --quick")
     parser.add_argument("--seconds", type=float, metavar="S", help="of each run; default: 2, or 0.5 with --quick")
     parser.add_argument(
-        "--measure", action="append", choices=MEASURES, metavar="NAME", help="only this one (repeatable)"
+        "--measure",
+        type=_measures,
+        action="extend",
+        metavar="NAME",
+        help="only this one, or those whose names begin so (repeatable)",
     )
     names = [server.name for server in ALL]
     parser.add_argument(
@@ -81,6 +86,14 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def _measures(name: str) -> list[str]:
+    """The one of this name, or all that begin so."""
+    found = [name] if name in MEASURES else [known for known in MEASURES if known.startswith(name)]
+    if not found:
+        raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (--list lists them)")
+    return found
+
+
 def _allow_open_files() -> None:
     """As many as may be: a measure that needs more says so by itself."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -94,7 +107,7 @@ def _jobs(
     for number in range(1, rounds + 1):
         for measure in measures:
             for server in contenders if number % 2 else reversed(contenders):
-                if measure.variants or server not in VARIANTS:
+                if server not in measure.without:
                     yield number, measure, server
 
 
@@ -142,7 +155,9 @@ def _processor() -> str:
 
 
 def version(server: Server) -> str:
-    """What the program says of itself, in a word; "" for what is part of this project."""
+    """What the program says of itself, in a word; "" for what is part of this project; of a group what it is on."""
+    if server.engine:
+        return f"on {server.engine.name} {version(server.engine)}"
     if not server.version:
         return ""
     command = [find(server.program) or server.program, *server.version]

@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.report import OURS, Results, ratios, spread
+from benchmarks.report import GROUP, OURS, Results, ratios, spread
 
 NATS, REDIS, NGIRCD, MOSQUITTO, FLOOR = "nats-server", "redis", "ngircd", "mosquitto", "C epoll"
 NETWORKED = (MOSQUITTO, NATS, REDIS, NGIRCD)
 CPU, MEMORY, LOGIN, P99 = "CPU per message", "memory per client", "CPU per login", "p99"
 PINGS = "ping-pong, {} pairs, 16 bytes"
 LATENCY = "latency at 2000 messages a second"
+ACROSS = "ours, across 2 nodes"
 
 
 @dataclass(frozen=True)
 class Goal:
     """Ours divided by each of these servers' is `at_most` so much, of the median. With `than`, by its own of another
-    measure; without either the figure itself.
+    measure; without either the figure itself. `whose` is judged in place of ours.
     """
 
     measure: str
@@ -24,6 +25,7 @@ class Goal:
     at_most: float
     servers: Sequence[str] = ()
     than: str = ""
+    whose: str = OURS
 
 
 GOALS = [
@@ -36,6 +38,11 @@ GOALS = [
     *(Goal(f"memory, {count} idle clients", MEMORY, 1.0, (NATS,)) for count in (1000, 5000)),
     Goal("login", LOGIN, 1.0, (NATS, NGIRCD)),
     Goal(LATENCY, P99, 1.2, NETWORKED),
+    *(
+        Goal(f"{GROUP}{kind}, {pairs} pairs, 16 bytes", CPU, 4.0, (OURS,), whose=ACROSS)
+        for kind in ("pipelined", "ping-pong")
+        for pairs in (10, 100)
+    ),
 ]
 
 
@@ -43,10 +50,13 @@ def judge(results: Results) -> list[str]:
     """A line for each goal that this run can tell of."""
     lines = []
     for goal in GOALS:
-        ours = results.get(goal.measure, {}).get(OURS)
+        ours = results.get(goal.measure, {}).get(goal.whose)
         if not ours:
             continue
-        compared = {f"{server}'s": results[goal.measure].get(server) for server in goal.servers}
+        compared = {
+            "times ours alone" if server == OURS else f"{server}'s": results[goal.measure].get(server)
+            for server in goal.servers
+        }
         if goal.than:
             compared = {f"its own at {goal.than}": results.get(goal.than, {}).get(OURS)}
         found = {name: ratios(ours, other, goal.figure) for name, other in compared.items() if other}
@@ -56,7 +66,6 @@ def judge(results: Results) -> list[str]:
             if not values:
                 continue  # no round has both
             verdict = "reached" if median(values) <= goal.at_most else "MISSED "
-            lines.append(
-                f"{verdict}  {goal.measure}: {goal.figure} {spread(values)} of at most {goal.at_most:g} {name}"
-            )
+            figure = goal.figure if goal.whose == OURS else f"{goal.figure} of {goal.whose!r}"
+            lines.append(f"{verdict}  {goal.measure}: {figure} {spread(values)} of at most {goal.at_most:g} {name}")
     return lines

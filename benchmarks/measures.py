@@ -3,13 +3,14 @@
 import socket
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from benchmarks.dialects import DEADLINE, Client, WrongAnswer
-from benchmarks.servers import Running
+from benchmarks.report import GROUP, PARTY
+from benchmarks.servers import GROUPS, PEERS, RELAYS, VARIANTS, Running, Server
 from benchmarks.traffic import Load, flows, open_arrival, ping_pong, pipelined
 from loadtest.histogram import Histogram
 
@@ -28,7 +29,7 @@ class Measure:
     name: str
     clients: int  # at once
     run: Callable[[Running, float], dict[str, float]]
-    variants: bool = False  # ours with TLS, history and so on as well
+    without: Sequence[Server] = (*VARIANTS, *GROUPS)  # which are not measured
 
 
 def _pairs(server: Running, count: int) -> list[tuple[Client, Client]]:
@@ -59,12 +60,15 @@ def _cpu(server: Running, run: Callable[[], Load]) -> dict[str, float]:
     with _scraped(server):
         before = server.cpu_seconds()
         load = run()
-        used = server.cpu_seconds() - before
-    return {
-        "CPU per message": used / load.messages * MICRO,
-        "messages a second": load.messages / load.seconds,
-        "generator": load.generator_share,
-    }
+        used = _used(server, before, "CPU per message", load.messages)
+    return used | {"messages a second": load.messages / load.seconds, "generator": load.generator_share}
+
+
+def _used(server: Running, before: dict[str, float], name: str, count: int) -> dict[str, float]:
+    """CPU since `before` of one of so many, and each party's share of it where there are several."""
+    used = {party: (seconds - before[party]) / count * MICRO for party, seconds in sorted(server.cpu_seconds().items())}
+    shares = {PARTY + party: share for party, share in used.items()} if len(used) > 1 else {}
+    return {name: sum(used.values())} | shares
 
 
 @contextmanager
@@ -135,7 +139,7 @@ def login_cpu(server: Running, _seconds: float) -> dict[str, float]:
     before = server.cpu_seconds()
     for _ in range(4):
         _visit(server, LOGINS)
-    return {"CPU per login": (server.cpu_seconds() - before) / (4 * LOGINS) * MICRO}
+    return _used(server, before, "CPU per login", 4 * LOGINS)
 
 
 def _visit(server: Running, count: int) -> None:
@@ -152,7 +156,7 @@ def _traffic() -> Iterator[Measure]:
                     f"{kind}, {pairs} pairs, {text_bytes} bytes",
                     2 * pairs,
                     partial(run, pairs=pairs, text_bytes=text_bytes),
-                    variants=(pairs, text_bytes) == (10, 16),
+                    without=GROUPS if (pairs, text_bytes) == (10, 16) else (*VARIANTS, *GROUPS),
                 )
 
 
@@ -167,5 +171,12 @@ MEASURES = {
         ),
         Measure("login", 10, login_cpu),
     ]
+}
+MEASURES |= {
+    GROUP + name: replace(MEASURES[name], name=GROUP + name, without=(*PEERS, *RELAYS, *VARIANTS))
+    for name in (
+        *(f"{kind}, {pairs} pairs, 16 bytes" for kind in ("pipelined", "ping-pong") for pairs in (10, 100)),
+        "login",
+    )
 }
 QUICK = ["pipelined, 10 pairs, 16 bytes", "ping-pong, 10 pairs, 16 bytes"]

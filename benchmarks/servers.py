@@ -10,9 +10,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
 from textwrap import dedent
+from typing import IO
 
 import psutil
 import trustme
@@ -34,11 +36,15 @@ class Start:
     port: int
     metrics_port: int
     clients: int  # at once, at most
+    engine_port: int = 0  # of the Redis that nodes share
 
 
 @dataclass(frozen=True)
 class Server:
-    """One kind of server. `settings` says what differs from its defaults, `hint` how to get it."""
+    """One kind of server. `settings` says what differs from its defaults, `hint` how to get it.
+
+    With an `engine` it is a group of `nodes`, and clients log in at these `seats` in turn.
+    """
 
     name: str
     dialect: Dialect
@@ -50,6 +56,9 @@ class Server:
     secure: bool = False  # speaks TLS
     scraped: bool = False  # is asked for metrics all the while
     folder: Path = ROOT  # where it runs
+    engine: "Server | None" = None  # what the nodes share
+    nodes: int = 1
+    seats: tuple[int, ...] = (1,)  # numbers of nodes
 
     @property
     def missing(self) -> str:
@@ -67,15 +76,15 @@ class Running:
     """A server that answers."""
 
     server: Server
-    port: int
+    ports: Iterator[int]  # for one client after the other
     metrics_port: int  # 0: nobody asks for metrics
-    process: psutil.Popen
     trust: ssl.SSLContext | None = None
+    parties: dict[str, psutil.Popen] = field(default_factory=dict)  # its processes, by what each is
     clients: list[Client] = field(default_factory=list)
 
     def connect(self) -> socket.socket:
         """A connection whose socket blocks. Raises OSError."""
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE)
+        sock = socket.create_connection(("127.0.0.1", next(self.ports)), timeout=DEADLINE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self.trust.wrap_socket(sock, server_hostname="127.0.0.1") if self.trust else sock
 
@@ -86,27 +95,31 @@ class Running:
         self.server.dialect.log_in(client)
         return client
 
-    def cpu_seconds(self) -> float:
-        """What the kernel has charged to all its threads, to a hundredth of a second."""
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
+    def cpu_seconds(self) -> dict[str, float]:
+        """What the kernel has charged to all threads of each party, to a hundredth of a second."""
+        times = {party: process.cpu_times() for party, process in self.parties.items()}
+        return {party: float(used.user + used.system) for party, used in times.items()}
 
     def resident_bytes(self) -> int:
-        return int(self.process.memory_info().rss)
+        return sum(int(process.memory_info().rss) for process in self.parties.values())
 
 
 @contextmanager
 def running(server: Server, clients: int) -> Iterator[Running]:
     """Start it in a folder of its own, and end it. Raises WrongAnswer where it does not start."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, (Path(folder) / "log").open("w+b") as log:
-        start = Start(Path(folder), _free_port(), _free_port(), clients)
+        start = Start(Path(folder), _free_port(), _free_port(), clients, _free_port())
+        ports = [start.port, *(_free_port() for _ in range(1, server.nodes))]
         trust = _certify(start.folder) if server.secure else None
-        program, *arguments = map(str, server.command(start))
-        command = [find(program) or program, *arguments]
-        process = psutil.Popen(command, cwd=server.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        run = Running(server, start.port, start.metrics_port if server.scraped else 0, process, trust)
+        metrics_port = start.metrics_port if server.scraped else 0
+        run = Running(server, cycle(ports[seat - 1] for seat in server.seats), metrics_port, trust)
         try:
-            _wait_until_it_listens(run)
+            if server.engine:
+                _launch(run, "redis", server.engine, replace(start, port=start.engine_port), log)
+            for number, port in enumerate(ports, 1):
+                _launch(run, f"node {number}", server, replace(start, port=port), log)
+                if server.engine:
+                    _enter(server, number, port)
             yield run
         except (WrongAnswer, OSError) as error:
             log.seek(0)
@@ -115,13 +128,8 @@ def running(server: Server, clients: int) -> Iterator[Running]:
         finally:
             for client in run.clients:
                 client.sock.close()
-            with suppress(psutil.NoSuchProcess):
-                process.terminate()
-            try:
-                process.wait(START_SECONDS)
-            except psutil.TimeoutExpired:
-                process.kill()
-                process.wait()
+            for process in reversed(run.parties.values()):  # nodes say goodbye to what they share
+                _end(process)
 
 
 def _free_port() -> int:
@@ -129,13 +137,38 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _wait_until_it_listens(run: Running) -> None:
+def _launch(run: Running, party: str, server: Server, start: Start, log: IO[bytes]) -> None:
+    """Start one process, and wait until it listens."""
+    program, *arguments = map(str, server.command(start))
+    command = [find(program) or program, *arguments]
+    process = psutil.Popen(command, cwd=server.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    run.parties[party] = process
+    _wait_until_it_listens(process, start.port)
+
+
+def _enter(server: Server, number: int, port: int) -> None:
+    """Log in at a node and leave, so that none is still joining its group when a measure begins."""
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as sock:
+        server.dialect.log_in(Client(f"n{number:04}", sock))
+
+
+def _end(process: psutil.Popen) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.terminate()
+    try:
+        process.wait(START_SECONDS)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_it_listens(process: psutil.Popen, port: int) -> None:
     end = time.monotonic() + START_SECONDS
     while True:
         try:
-            socket.create_connection(("127.0.0.1", run.port), timeout=DEADLINE).close()
+            socket.create_connection(("127.0.0.1", port), timeout=DEADLINE).close()
         except ConnectionRefusedError:
-            if run.process.poll() is not None or time.monotonic() > end:
+            if process.poll() is not None or time.monotonic() > end:
                 raise WrongAnswer("it did not start") from None
             time.sleep(0.02)
         else:
@@ -157,7 +190,7 @@ def _ours(*options: str) -> Callable[[Start], list[str | Path]]:
     def command(start: Start) -> list[str | Path]:
         sizes = ["--pool-size", str(start.clients + 10), "--max-users", str(MAX_USERS), "--backlog", "1024"]
         files = ["--data-dir", str(start.folder / "data")]
-        filled = [option.format(folder=start.folder, metrics_port=start.metrics_port) for option in options]
+        filled = [option.format_map(vars(start)) for option in options]
         basics = ["--port", str(start.port), "--id-width", "2", "--log-level", "warning"]
         return [sys.executable, "server.py", *basics, *sizes, *files, *filled]
 
@@ -167,6 +200,21 @@ def _ours(*options: str) -> Callable[[Start], list[str | Path]]:
 def before(folder: Path) -> Server:
     """Another working copy of this project, to compare a change with."""
     return Server("before", Chat(), _ours("--history", "off"), "as ours", folder=folder)
+
+
+def _group(name: str, nodes: int, seats: tuple[int, ...], settings: str) -> Server:
+    shared = ("--redis", "redis://127.0.0.1:{engine_port}/0", "--redis-prefix", "bench")
+    return Server(
+        name,
+        Chat(),
+        _ours("--history", "off", *shared),
+        f"{settings}; nothing saved by Redis",
+        REDIS.program,
+        REDIS.hint,
+        engine=REDIS,
+        nodes=nodes,
+        seats=seats,
+    )
 
 
 def _relay(module: str) -> Callable[[Start], list[str | Path]]:
@@ -278,6 +326,15 @@ VARIANTS = [
         scraped=True,
     ),
 ]
+REDIS = Server(
+    "redis",
+    Redis(),
+    _redis,
+    "pub/sub over RESP3, CLIENT REPLY OFF, nothing saved, no log, output buffers unbounded",
+    "redis-server",
+    APT.format("redis-server"),
+    ("--version",),
+)
 PEERS = [
     Server(
         "mosquitto",
@@ -289,15 +346,7 @@ PEERS = [
         ("-h",),
     ),
     Server("nats-server", Nats(), _nats, "no log", "nats-server", APT.format("nats-server"), ("--version",)),
-    Server(
-        "redis",
-        Redis(),
-        _redis,
-        "pub/sub over RESP3, CLIENT REPLY OFF, nothing saved, no log, output buffers unbounded",
-        "redis-server",
-        APT.format("redis-server"),
-        ("--version",),
-    ),
+    REDIS,
     Server(
         "ngircd",
         Irc(),
@@ -313,4 +362,11 @@ RELAYS = [
     Server("naive gevent", Chat(), _relay("naive_gevent"), "two recv and one sendall for each packet, no checks"),
     Server("C epoll", Chat(), _epoll, "one thread, the same protocol, no checks: the floor", "cc", APT.format("gcc")),
 ]
-ALL = [OURS, *PEERS, *RELAYS, *VARIANTS]
+GROUPS = [
+    _group("ours, within a node", 2, (1,), "a group of 2 nodes, all clients at one"),
+    _group("ours, across 2 nodes", 2, (1, 2), "a group of 2 nodes, senders at one, receivers at the other"),
+    _group(
+        "ours, across 3 nodes", 3, (1, 2, 2, 3, 3, 1), "a group of 3 nodes, a third of the pairs from each to the next"
+    ),
+]
+ALL = [OURS, *GROUPS, *PEERS, *RELAYS, *VARIANTS]

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.compare import parse_options
 from benchmarks.goals import GOALS, judge
 from benchmarks.plots import draw
 from benchmarks.report import Results, ratios, report, spread
-from benchmarks.servers import ALL
+from benchmarks.servers import ALL, REDIS
 from tests.processes import ROOT, run_unpatched
 
 
@@ -50,6 +53,41 @@ def test_goals_are_judged_by_the_median() -> None:
     assert judge(missed) == [f"MISSED   {PIPELINED}: CPU per message 1.5 (1.5 .. 1.5) of at most 1 redis's"]
 
 
+GROUPED = "group: pipelined, 10 pairs, 16 bytes"
+ACROSS = "ours, across 2 nodes"
+IN_GROUP: Results = {
+    GROUPED: {
+        "ours": rounds(0.5, 1.0),
+        ACROSS: {
+            number: {"CPU per message": total, "CPU of node 1": total / 2, "CPU of redis": total / 2}
+            for number, total in ((1, 2.0), (2, 5.0))
+        },
+    }
+}
+
+
+def test_a_group_is_told_in_multiples_of_a_server_alone_with_the_share_of_each_party() -> None:
+    table = report(IN_GROUP).splitlines()
+    assert table[2].split()[-3:] == ["it", "/", "ours"]
+    assert " ".join(table[4].split()) == f"{ACROSS} 3.5 (2 .. 5) 4.5 (4 .. 5)"
+    assert [line.split() for line in table[5:7]] == [
+        ["node", "1", "1.75", "(1", "..", "2.5)"],
+        ["redis", "1.75", "(1", "..", "2.5)"],
+    ]
+
+
+def test_a_group_is_judged_beside_a_server_alone() -> None:
+    found = f"{GROUPED}: CPU per message of '{ACROSS}' 4.5 (4 .. 5) of at most 4 times ours alone"
+    assert judge(IN_GROUP) == [f"MISSED   {found}"]
+    cheaper: Results = {GROUPED: {"ours": rounds(2.0, 2.0), ACROSS: rounds(6.0, 8.0)}}
+    assert [line.split()[0] for line in judge(cheaper)] == ["reached"]
+    assert judge({GROUPED: {ACROSS: rounds(6.0)}}) == []
+
+
+def test_figures_have_three_digits_whatever_their_size() -> None:
+    assert spread([2118.0, 0.12345, 12.06]) == "12.1 (0.123 .. 2,120)"
+
+
 def test_where_no_round_has_both_there_is_no_verdict() -> None:
     ours, theirs = rounds(1.0, 1.0), rounds(1.0)
     apart: Results = {PIPELINED: {"ours": {2: ours[2]}, "redis": theirs}}
@@ -64,9 +102,9 @@ def test_a_run_without_our_server_has_neither_ratios_nor_goals() -> None:
 
 
 def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
-    (picture,) = draw(FOUND, tmp_path)
-    assert picture.name == "cpu.png"
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    pictures = draw(FOUND | IN_GROUP, tmp_path)
+    assert [picture.name for picture in pictures] == ["cpu.png", "group.png"]
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
 # The program
@@ -89,6 +127,27 @@ def test_a_run_says_how_it_goes_and_writes_its_figures(tmp_path: Path) -> None:
     assert figures == {"ours": 2, "uvloop": 2, "ours, scraped": 2, "before": 2}
     assert found["servers"]["ours"]["settings"] == "--history off --log-level warning"
     assert (tmp_path / "cpu.png").exists()
+
+
+def test_measures_whose_names_begin_so_are_run_for_groups_beside_ours(tmp_path: Path) -> None:
+    if REDIS.missing:
+        pytest.skip(REDIS.missing)
+    short = ["--rounds", 1, "--seconds", 0.1, "--output", tmp_path]
+    done = bench(*short, "--measure", "group: pipelined, 10", "--server", ACROSS, "--server", "redis")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "full.json").read_text())
+    assert {name: list(by_server) for name, by_server in found["results"].items()} == {
+        GROUPED: ["ours", ACROSS],
+        GROUPED.replace("10", "100"): ["ours", ACROSS],
+    }
+    assert found["servers"][ACROSS]["version"].startswith("on redis ")
+    assert f"{GROUPED}: CPU per message of '{ACROSS}' " in done.stdout
+    assert (tmp_path / "group.png").exists()
+
+
+def test_a_quick_run_has_no_groups() -> None:
+    options = parse_options(["--quick"])
+    assert not [name for name in options.measure if name.startswith("group")]
 
 
 def test_bad_options_are_told(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from benchmarks import compare, servers, traffic
 from benchmarks.dialects import Client, Mqtt, WrongAnswer
-from benchmarks.measures import MEASURES, idle_memory, ping_pong_cpu
-from benchmarks.servers import OURS, PEERS, RELAYS, VARIANTS, Server, running
+from benchmarks.measures import MEASURES, idle_memory, ping_pong_cpu, pipelined_cpu
+from benchmarks.report import PARTY
+from benchmarks.servers import GROUPS, OURS, PEERS, REDIS, RELAYS, VARIANTS, Running, Server, running
 from benchmarks.traffic import Flow, flows, open_arrival, ping_pong, pipelined
 from tests.processes import DEADLINE
 
@@ -178,7 +179,7 @@ def test_every_message_of_a_cycle_differs_from_all_others() -> None:
 # The servers
 
 
-@pytest.mark.parametrize("server", [OURS, *VARIANTS, *PEERS, *RELAYS], ids=lambda server: server.name)
+@pytest.mark.parametrize("server", [OURS, *VARIANTS, *GROUPS, *PEERS, *RELAYS], ids=lambda server: server.name)
 def test_a_server_relays_logs_in_and_tells_its_cost(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     if server.missing:
         pytest.skip(server.missing)
@@ -188,6 +189,59 @@ def test_a_server_relays_logs_in_and_tells_its_cost(server: Server, monkeypatch:
         with running(server, measure.clients) as run:
             figures = measure.run(run, SECONDS)
         assert all(figure >= 0 for figure in figures.values()), figures
+
+
+WITHIN, ACROSS, AMONG_THREE = GROUPS
+NEEDS_REDIS = pytest.mark.skipif(bool(REDIS.missing), reason=REDIS.missing)
+
+
+@NEEDS_REDIS
+def test_what_a_group_costs_is_what_its_nodes_and_redis_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.measures.LOGINS", 50)
+    for group, nodes in ((ACROSS, ["node 1", "node 2"]), (AMONG_THREE, ["node 1", "node 2", "node 3"])):
+        measure = MEASURES["group: login"]
+        with running(group, measure.clients) as run:
+            figures = measure.run(run, SECONDS)
+        shares = {name: figure for name, figure in figures.items() if name.startswith(PARTY)}
+        assert list(shares) == [f"{PARTY}{party}" for party in (*nodes, "redis")]
+        assert all(share > 0 for share in shares.values())
+        assert figures["CPU per login"] == pytest.approx(sum(shares.values()))
+
+
+@NEEDS_REDIS
+@pytest.mark.parametrize(
+    ("group", "places"), [(WITHIN, "11 11 11 11"), (ACROSS, "12 12 12 12"), (AMONG_THREE, "12 23 31 12")]
+)
+def test_the_two_of_a_pair_log_in_at_the_nodes_of_their_group(group: Server, places: str) -> None:
+    with running(group, 8) as run:
+        ports = [run.log_in(f"u{number}").sock.getpeername()[1] for number in range(8)]
+    numbers = {port: str(number) for number, port in enumerate(dict.fromkeys(ports), 1)}
+    assert "".join(numbers[port] for port in ports) == places.replace(" ", "")
+
+
+Traffic = Callable[[Running, float, int, int], dict[str, float]]
+
+
+@NEEDS_REDIS
+@pytest.mark.parametrize("party", ["node 2", "redis"])
+@pytest.mark.parametrize("run_traffic", [pipelined_cpu, ping_pong_cpu])
+def test_messages_that_are_lost_with_a_part_of_a_group_end_the_run(party: str, run_traffic: Traffic) -> None:
+    with pytest.raises(WrongAnswer, match=f"{ACROSS.name}: .*(closed|told|got|arrived|reset)"):
+        lose(party, run_traffic)
+
+
+def lose(party: str, run_traffic: Traffic) -> None:
+    """Traffic between two nodes, one party of which is killed after a second."""
+    with running(ACROSS, 2 * PAIRS) as run:
+        threading.Timer(1.0, run.parties[party].kill).start()
+        run_traffic(run, DEADLINE, PAIRS, 16)
+
+
+@NEEDS_REDIS
+def test_nodes_that_are_no_group_end_the_run() -> None:
+    strangers = replace(ACROSS, command=lambda start: [*ACROSS.command(start), "--redis-prefix", f"node-{start.port}"])
+    with pytest.raises(WrongAnswer, match="s0000 is told"), running(strangers, 2) as run:
+        ping_pong_cpu(run, SECONDS, pairs=1, text_bytes=16)
 
 
 def test_clients_that_were_let_go_of_need_no_memory_and_so_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,14 +260,17 @@ def test_metrics_that_cannot_be_had_end_the_run() -> None:
         ping_pong_cpu(run, SECONDS, pairs=1, text_bytes=16)
 
 
-def test_a_peer_that_is_missing_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(servers, "SYSTEM_FOLDERS", "")
-    assert {server.missing for server in PEERS} == {
+    assert {server.missing for server in [*PEERS, *GROUPS]} == {
         "mosquitto is left out: apt install mosquitto",
         "nats-server is left out: apt install nats-server",
         "redis is left out: apt install redis-server",
         "ngircd is left out: apt install ngircd",
+        "ours, within a node is left out: apt install redis-server",
+        "ours, across 2 nodes is left out: apt install redis-server",
+        "ours, across 3 nodes is left out: apt install redis-server",
     }
     assert not OURS.missing
 
