@@ -124,7 +124,7 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
                 "type": _redis_url,
                 "metavar": "URL",
                 "help": "be one of several servers that share a Redis (6.2 or newer) or Valkey and act as one: "
-                "redis://HOST:PORT/0, or rediss:// for TLS; nothing is kept in --data-dir then (default: off)",
+                "redis://HOST:PORT/0, or rediss:// for TLS; no data folder is used then (default: off)",
             },
             "--redis-prefix": {
                 "type": _prefix,
