@@ -136,7 +136,7 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
             | {"type": _lease},
             "--reuse-port": {
                 "action": "store_true",
-                "help": "let several servers of this machine listen on one --port; the kernel shares clients out "
+                "help": "several servers of this machine may listen on one port; the kernel shares clients out "
                 "(default: off)",
             },
         },

@@ -1,9 +1,7 @@
 -- skeleton, max_users, max_id, name, password hash or "" -> the new id, or what check_sign_up says
-if redis.call('HEXISTS', p .. 'names', ARGV[1]) == 1 then
-    return 'taken'
-end
-if redis.call('HLEN', p .. 'users') >= tonumber(ARGV[2]) or tonumber(redis.call('GET', p .. 'last-id') or 0) >= tonumber(ARGV[3]) then
-    return 'full'
+local reason = why_no_sign_up(ARGV[1], ARGV[2], ARGV[3])
+if reason then
+    return reason
 end
 local id = redis.call('INCR', p .. 'last-id')
 redis.call('HSET', p .. 'users', id, ARGV[4])
