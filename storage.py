@@ -110,6 +110,9 @@ class CsvStorage(Storage):
     def users(self) -> list[User]:
         return list(self._users.values())
 
+    def count(self) -> int:
+        return len(self._users)
+
     def find(self, name: str) -> User | None:
         user = self.look_alike(name)
         return user if user is not None and user.name == name else None

@@ -23,7 +23,7 @@ from chatserver.counters import LATENCY_BOUNDS, Latency
 from chatserver.lag import LoopLag
 from chatserver.listener import ChatServer
 from protocol import Reason
-from storage import Storage
+from storage import Storage, StorageUnavailable
 
 REQUESTS_AT_ONCE = 4
 REQUEST_SECONDS = 10.0
@@ -62,14 +62,14 @@ class ServerCollector(Collector):
             "chat_connected": ("Clients that are served", len(outboxes)),
             "chat_online": ("Users who are online here", len(self._server.context.relay)),
             "chat_waiting": ("Connections that wait for a place", waiting(self._server)),
-            "chat_signed_up": ("Users who have signed up", len(self._storage.users())),
+            "chat_signed_up": ("Users who have signed up", _if_known(self._storage.count)),
             "chat_messages_under_way": (
                 "Messages accepted, and not yet delivered, refused, mailed or found undeliverable",
                 self._server.context.counters.messages_under_way,
             ),
             "chat_mailbox_messages": (
                 "Messages that wait for users who are away",
-                self._archive.waiting_messages() if self._archive else None,
+                _if_known(self._archive.waiting_messages) if self._archive else None,
             ),
             "chat_outbox_bytes": ("Bytes that wait to be sent, of all clients", sum(outboxes)),
             "chat_outbox_bytes_max": (
@@ -114,6 +114,14 @@ class ServerCollector(Collector):
         yield _by_reason("chat_login_failures", "Logins refused", counters.login_failures)
         yield _by_reason("chat_messages_refused", "Messages answered with an Error", counters.messages_refused)
         yield _by_reason("chat_disconnects", "Connections ended", counters.disconnects)
+
+
+def _if_known(figure: Callable[[], int]) -> int | None:
+    """One that is elsewhere, and perhaps not to be had now."""
+    try:
+        return figure()
+    except StorageUnavailable:
+        return None
 
 
 class _Request(io.RawIOBase):

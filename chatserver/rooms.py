@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from chatserver.archive import Archive
 from chatserver.counters import Counters
@@ -9,7 +10,7 @@ from chatserver.delivery import Delivery
 from chatserver.relay import Relay
 from chatstorage.interface import Storage
 
-Kick = Callable[[int], object]
+Kick: TypeAlias = Callable[..., object]  # of a user's id and, if it is not an operator who wants it, the reason
 
 
 def _nothing(_: Kick) -> None:

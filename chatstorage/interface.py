@@ -71,6 +71,10 @@ class Storage(ABC):
         """Everyone, by ascending id."""
 
     @abstractmethod
+    def count(self) -> int:
+        """How many have signed up."""
+
+    @abstractmethod
     def find(self, name: str) -> User | None:
         """The user of exactly this name."""
 

@@ -43,6 +43,11 @@ class Link:
         self._out.disconnect()
         self._in.disconnect()
 
+    def fail(self, error: Exception) -> None:
+        """There has to be another link."""
+        self.problem = self.problem or f"Redis: {error}"
+        self.failed.set()
+
     def publish(self, messages: list[tuple[str, bytes]]) -> None:
         """Send these, (channel, message), together with all others of this turn of the loop. Never waits."""
         self._messages += messages
@@ -56,7 +61,7 @@ class Link:
             except exceptions.TimeoutError:  # nothing was said for a while
                 continue
             except (RedisError, OSError) as error:
-                self._fail(error)
+                self.fail(error)
                 return
             if kind == b"message":
                 yield channel.decode(), message
@@ -70,8 +75,4 @@ class Link:
                 commands = [("PUBLISH", *message) for message in messages]
                 self._out.send_packed_command(self._out.pack_commands(commands), check_health=False)
         except (RedisError, OSError) as error:
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        self.problem = f"Redis: {error}"
-        self.failed.set()
+            self.fail(error)

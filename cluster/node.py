@@ -6,12 +6,12 @@ back, the node says who is online on it and learns who is elsewhere, before anyt
 
 import logging
 import time
-from collections.abc import Callable
 
 import gevent
 from gevent import Greenlet
 from gevent.event import AsyncResult
 
+from chatserver.rooms import Kick
 from chatstorage.interface import StorageUnavailable
 from cluster.bus import AWAY, NOT_HERE, Bus
 from cluster.directory import Directory, LeaseRanOut
@@ -29,11 +29,10 @@ log = logging.getLogger("chat")
 
 
 class Node:
-    """One process of the group. `kick` ends the connection of a user whom this node has lost."""
+    """One process of the group."""
 
     def __init__(self, directory: Directory, lease: Lease, relay: ClusterRelay, bus: Bus) -> None:
         """`directory` has been joined."""
-        self.kick: Callable[[int], object]
         self._directory = directory
         self._engine = directory.engine
         self._lease = lease
@@ -44,9 +43,11 @@ class Node:
         self._started: AsyncResult[None] = AsyncResult()
         self._life: Greenlet[[], None] | None = None
 
-    def start(self, kick: Callable[[int], object]) -> None:
-        """Be part of the group from now on. Raises StorageUnavailable where Redis is away at the beginning."""
-        self.kick = self._relay.on_lost = kick
+    def start(self, kick: Kick) -> None:
+        """Be part of the group from now on; `kick` ends the connection of a user whom this node has lost. Raises
+        StorageUnavailable where Redis is away at the beginning.
+        """
+        self._relay.on_lost = kick
         self._life = gevent.spawn(self._live)
         self._started.get()
         log.info("node %s of group %r", self._directory.node, self._engine.prefix)
@@ -71,6 +72,10 @@ class Node:
                     self._started.set_exception(error)
                     return
                 self._be_alone(error)
+                gevent.sleep(backoff(failures))
+                failures += 1
+            except Exception:
+                log.exception("a fault of the server's own")
                 gevent.sleep(backoff(failures))
                 failures += 1
 
@@ -102,14 +107,15 @@ class Node:
                 began = time.monotonic()
                 if self._relay.is_unsure:
                     self._say_who_is_here()
-                soonest = self._directory.renew(may_end_others=began - arrived >= self._lease.seconds)
+                may_end_others = began - arrived >= self._lease.seconds  # who were away, too, come back by then
+                soonest = self._directory.renew(may_end_others)
                 self._lease.looked(began)
                 link.publish([(self._own_channel, CALL)])
                 if began - self._heard > self._lease.seconds:
                     raise StorageUnavailable("Redis: nothing that is published comes")
                 pause = self._lease.seconds / RENEWALS
                 self._bus.ask_again(asked_before=began - pause)
-                if 0 <= soonest < pause:
+                if may_end_others and 0 <= soonest < pause:
                     pause = soonest + 0.01
             raise StorageUnavailable(link.problem)
         finally:
@@ -118,17 +124,26 @@ class Node:
             self._relay.is_current = False
 
     def _listen(self, link: Link) -> None:
-        for channel, message in link.messages():
-            self._lease.hold()
-            if channel == self._own_channel:
-                if message == CALL:
-                    self._heard = time.monotonic()
-                else:
-                    self._bus.receive(message)
-            elif message.startswith(AGAIN):
-                self._bus.ask_again(node=message.removeprefix(AGAIN).decode())
-            elif not self._relay.apply(message):
-                self._look_around()
+        try:
+            for channel, message in link.messages():
+                self._lease.hold()
+                self._hear(channel, message)
+        except StorageUnavailable as error:
+            link.fail(error)
+        except Exception as error:
+            log.exception("a fault of the server's own, or a node of another version")
+            link.fail(error)
+
+    def _hear(self, channel: str, message: bytes) -> None:
+        if channel == self._own_channel:
+            if message == CALL:
+                self._heard = time.monotonic()
+            else:
+                self._bus.receive(message)
+        elif message.startswith(AGAIN):
+            self._bus.ask_again(node=message.removeprefix(AGAIN).decode())
+        elif not self._relay.apply(message):
+            self._look_around()
 
     def _say_who_is_here(self) -> None:
         self._relay.is_unsure = False

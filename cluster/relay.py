@@ -11,6 +11,7 @@ from gevent.event import Event
 from chatserver.outbox import Outbox
 from chatserver.receipts import Receipts
 from chatserver.relay import Member, Relay
+from chatserver.rooms import Kick
 from chatstorage.interface import StorageUnavailable, User
 from cluster.archive import ClusterArchive
 from cluster.directory import Directory, Elsewhere, Holder
@@ -39,7 +40,7 @@ class ClusterRelay(Relay):
         self.look_up = self._look_up
         self.is_current = False  # events come in, and none was missed
         self.is_unsure = False  # something was asked of the directory, and no answer came
-        self.on_lost: Callable[[int], object] = lambda _: None  # a user of this node is one no more
+        self.on_lost: Kick = lambda *_: None  # a user of this node is one no more
         self.on_gone: Callable[[str], object] = lambda _: None  # a node has ended, or was taken for dead
         self._directory = directory
         self._lease = lease
@@ -163,7 +164,7 @@ class ClusterRelay(Relay):
         """Of this node no more, as another one, or an operator, has it."""
         if member := self.here.pop(user_id, None):
             super().leave(member)
-            self.on_lost(user_id)
+            self.on_lost(user_id, "online here no more")
 
     def _of_node(self, node: str) -> Iterator[int]:
         return (user_id for user_id in self._online if self.node_of(user_id) == node)

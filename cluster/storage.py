@@ -52,6 +52,9 @@ class RedisStorage(Storage):
             if not int(cursor):
                 return [User(user_id, found[user_id]) for user_id in sorted(found)]
 
+    def count(self) -> int:
+        return int(self._engine.call("HLEN", self._engine.key("users")))
+
     def find(self, name: str) -> User | None:
         user = self.look_alike(name)
         return user if user is not None and user.name == name else None

@@ -28,6 +28,9 @@ class MemoryStorage(Storage):
     def users(self) -> list[User]:
         return list(self._users.values())
 
+    def count(self) -> int:
+        return len(self._users)
+
     def find(self, name: str) -> User | None:
         user = self.look_alike(name)
         return user if user and user.name == name else None

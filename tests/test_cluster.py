@@ -313,7 +313,7 @@ def test_a_node_that_stops_says_goodbye_and_its_users_are_offline_at_once(
 def test_while_redis_is_away_one_nodes_users_chat_and_all_else_is_refused_and_then_it_heals(
     redis_engine: RedisEngine, tmp_path: Path
 ) -> None:
-    with run_group(tmp_path, redis_engine.url, *FAST, "--history", "off") as group:
+    with run_group(tmp_path, redis_engine.url, *FAST, "--history", "off", "--metrics-port", 0) as group:
         one, two = group.nodes
         alice, bob, carol = one.log_in("alice"), one.log_in("bob"), two.log_in("carol")
         alice.chat_with(2)
@@ -332,6 +332,9 @@ def test_while_redis_is_away_one_nodes_users_chat_and_all_else_is_refused_and_th
         for wire, packet in refused:
             wire.send(packet)
             wire.expect_error(Reason.STORAGE_UNAVAILABLE)
+        figures = one.metrics()
+        assert figures["chat_online"] == 2
+        assert "chat_signed_up" not in figures
         time.sleep(2 * LEASE)
         alice.say("still here")
         bob.expect_message("alice:still here")

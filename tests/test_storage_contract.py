@@ -51,6 +51,7 @@ def database(request: pytest.FixtureRequest) -> Database:
 def test_a_new_database_has_no_users(database: Database) -> None:
     with database() as storage:
         assert storage.users() == []
+        assert storage.count() == 0
         assert storage.find("alice") is None
         assert storage.look_alike("alice") is None
 
@@ -60,6 +61,7 @@ def test_ids_count_up_from_1_and_users_are_listed_by_id(database: Database) -> N
         signed_up = [storage.sign_up(name, None) for name in ("zoe", "alice", "mallory")]
         assert signed_up == [User(1, "zoe"), User(2, "alice"), User(3, "mallory")]
         assert storage.users() == signed_up
+        assert storage.count() == 3
 
 
 def test_the_list_of_users_is_the_callers_own(database: Database) -> None:
