@@ -6,7 +6,7 @@
 # make fuzz            any bytes, as long as you like: guided by coverage, then over sockets (ARGS="--seconds 600")
 # make slow-reader     what slow readers cost everyone else (about eight minutes)
 # make restart-test    how clients come back when the server restarts (under a minute)
-# make bench           CPU, latency and memory beside other servers (half an hour; those found on PATH)
+# make bench           CPU, latency and memory beside other servers (some forty minutes; those found on PATH)
 # make bench-quick     the two most telling figures of it (about a minute)
 # make bench-tester    how many messages a second one Locust process drives (about two minutes)
 # make pictures        take the docs' pictures of the load tester anew (needs Chromium)

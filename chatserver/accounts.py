@@ -91,8 +91,9 @@ class Accounts:
         if user and stored:
             self._check_password(user, stored, password, origin)
         with self._claim(name):
-            is_still = self._is_still(name, user, stored)
-            return self._let_in(name, password, user, stored, outbox) if is_still else None
+            if stored and not self._is_still(name, user, stored):
+                return None
+            return self._let_in(name, password, user, stored, outbox)
 
     def log_out(self, name: str, member: Member) -> None:
         """Offline at once; the database follows."""
@@ -168,14 +169,25 @@ class Accounts:
             user = self._write(self._storage.sign_up, name, new_hash)
             self._counters.sign_ups += 1
             log.info("%s signed up, id %d", name, user.id)
-        elif new_hash:
-            self._write(self._storage.set_password, user.id, new_hash)
-            log.info("%s has a password now", name)
+            new_hash = None
+        elif new_hash and not self._storage.is_shared:
+            self._secure(user, new_hash)
         member = Member(user.id, encode_user(name, user.id, self._id_width), outbox)
         if not self._relay.join(member):
             raise Refused(Reason.USER_ALREADY_ONLINE)
+        if new_hash and self._storage.is_shared:  # whoever tries at another server has lost by now
+            try:
+                self._secure(user, new_hash)
+            except BaseException:
+                self._relay.leave(member)
+                outbox.free()
+                raise
         self._has_changed(user)
         return member
+
+    def _secure(self, user: User, new_hash: str) -> None:
+        self._write(self._storage.set_password, user.id, new_hash)
+        log.info("%s has a password now", user.name)
 
     def _judge_name(self, name: str, password: str) -> User | None:
         """The user of that name, None for a new one. All that can be told without the password is judged here."""

@@ -80,13 +80,21 @@ class Outbox:
     @contextmanager
     def reserved(self) -> Iterator[None]:
         """Nothing of others comes in between what the owner puts in this block, nor a notice."""
-        self.is_reserved = True
+        self.reserve()
         try:
             yield
         finally:
-            self.is_reserved = False
-            self._wake()
-            self.announce()  # what there was to say has waited
+            self.free()
+
+    def reserve(self) -> None:
+        """As reserved(), up to free()."""
+        self.is_reserved = True
+
+    def free(self) -> None:
+        """It is everyone's again. Never waits."""
+        self.is_reserved = False
+        self._wake()
+        self.announce()  # what there was to say has waited
 
     # For others
 

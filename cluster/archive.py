@@ -6,13 +6,16 @@ from contextlib import suppress
 
 import gevent
 
-from chatserver.archive import MAIL_BYTES, SETTLE_SECONDS, Archive, Mail
+from chatserver.archive import MAIL_BYTES, RETRY_SECONDS, SETTLE_SECONDS, Archive, Mail
 from chatserver.batch import Batch
 from chatserver.counters import Counters
 from chatstorage.chats import Row, messages
 from chatstorage.interface import StorageUnavailable
 from cluster.chats import RedisChats
 from cluster.directory import Directory
+from cluster.engine import Script
+
+SETTLING = Script("settling")
 
 
 class ClusterArchive(Archive):
@@ -51,26 +54,26 @@ class ClusterArchive(Archive):
         self._settling[user_id] += 1
         while self._under_way[user_id]:
             gevent.sleep(SETTLE_SECONDS)
-        self.flush()
+        _until_done(self._commit)
         self._settling[user_id] -= 1
         if not self._settling[user_id]:
-            self._say_settled(user_id)
+            _until_done(lambda: self._say_settled(user_id))
 
     def close(self) -> None:
         super().close()
-        for user_id in [*self._settling]:
-            self._say_settled(user_id)
+        with suppress(StorageUnavailable):  # nobody waits for a node that is gone
+            for user_id in [*self._settling]:
+                self._say_settled(user_id)
 
     def _say_settled(self, user_id: int) -> None:
-        del self._settling[user_id]
-        with suppress(StorageUnavailable):  # then nobody waits longer than the mark lasts
-            self._engine.call("SREM", self._engine.key("settling", user_id), self._directory.node)
+        self._engine.call("SREM", self._engine.key("settling", user_id), self._directory.node)
+        self._settling.pop(user_id, None)
 
     # Users who come
 
     def wait_until_settled(self, user_id: int, goes_on: Callable[[], bool]) -> None:
         """Wait for the node that this user has left, as long as it `goes_on`. Raises StorageUnavailable."""
-        while goes_on() and self._engine.call("EXISTS", self._engine.key("settling", user_id)):
+        while goes_on() and self._engine.run(SETTLING, user_id):
             gevent.sleep(SETTLE_SECONDS)
 
     def has_mail(self, _: int) -> bool:
@@ -79,6 +82,8 @@ class ClusterArchive(Archive):
     def take_mail(
         self, receiver: int, goes_on: Callable[[], bool], batch_again: Callable[[Row], Batch]
     ) -> Iterator[Mail]:
+        while self._under_way[receiver] and goes_on():
+            gevent.sleep(SETTLE_SECONDS)
         self.wait_until_settled(receiver, goes_on)
         after = 0
         while goes_on() and (rows := self._read(self._file.mailbox, receiver, after, MAIL_BYTES)):
@@ -87,3 +92,12 @@ class ClusterArchive(Archive):
                 if batch.waiting and goes_on():
                     yield self._again(batch, messages(row))
             after = rows[-1].id
+
+
+def _until_done(work: Callable[[], None]) -> None:
+    """However long Redis is away."""
+    while True:
+        with suppress(StorageUnavailable):
+            work()
+            return
+        gevent.sleep(RETRY_SECONDS)

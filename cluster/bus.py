@@ -4,26 +4,31 @@ Redis keeps none of it: what is asked is asked again until it is answered, or th
 does it once. All frames of one turn of the loop for one node go as one message, all messages in one write.
 """
 
-import itertools
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from math import inf
+from typing import TypeAlias
 
 import gevent
 from gevent.hub import Waiter
 
 from chatserver.receipts import Receipts
 from chatserver.relay import Member
-from cluster.clock import Clock
+from cluster.directory import Directory
 from cluster.frames import Answer, Flush, Frame, HandOver, Reached, decode, encode_head
 from cluster.relay import ClusterRelay
 from protocol import Level, Reason, Run
 
-NOT_HERE = Answer(0, 0, False, Reason.USER_NOT_ONLINE)
+# An answer to one Message waits so long for company: of two clients who take turns the other one writes back soon, and
+# both go in one message. Who waits for this answer has just sent something, and reads nothing before.
 LATER_SECONDS = 0.001
+NOT_HERE = Answer(0, 0, False, Reason.USER_NOT_ONLINE)
 AWAY = Answer(0, 0, True, Reason.STORAGE_UNAVAILABLE)
+
+Publish: TypeAlias = Callable[[list[tuple[str, bytes]]], None]  # of (node, message); never waits
 
 log = logging.getLogger("chat")
 
@@ -56,33 +61,44 @@ class RemoteReceipts(Receipts):
 
 
 class Bus:
-    """One node's end of it. `take_over` and `flush` do what others ask for; they may wait."""
+    """One node's end of it. `take_over` and `flush` do what others ask for, and may wait; `is_at_once` tells of a
+    HandOver that it will not.
+    """
 
-    def __init__(self, relay: ClusterRelay, clock: Clock, name: Callable[[], str]) -> None:
-        """`name` of this node, for now."""
+    def __init__(self, relay: ClusterRelay, directory: Directory) -> None:
         self.take_over: Callable[[Member, HandOver], tuple[int, Reason] | None]
-        self.is_at_once: Callable[[HandOver], bool]  # that does not wait
+        self.is_at_once: Callable[[HandOver], bool]
         self.flush: Callable[[], None] = lambda: None
-        self.publish: Callable[[list[tuple[str, bytes]]], None] | None = None  # (node, message), while Redis is there
+        self._publish: Publish | None = None
         self._relay = relay
-        self._clock = clock
-        self._name = name
+        self._directory = directory
         self._next_id = 1
-        self._questions: dict[int, Question] = {}  # by id, in order
-        self._answers: defaultdict[str, dict[int, Answer | None]] = defaultdict(dict)  # by node; None: not yet
-        self._lowest: dict[str, int] = {}  # id that a node may still ask for: what comes of an old connection is late
+        self._questions: dict[int, Question] = {}  # by id
+        # By node and sender the id of the last question, since a sender asks one at a time, and its answer when there
+        # is one: a question that comes again is answered again, and what comes late of an older one is ignored.
+        self._answers: defaultdict[str, dict[int, tuple[int, Answer | None]]] = defaultdict(dict)
         self._frames: defaultdict[str, list[bytes]] = defaultdict(list)  # by node, for this turn of the loop
-        self._later: defaultdict[str, list[bytes]] = defaultdict(
-            list
-        )  # ... for the next turn in which something is sent
+        self._later: defaultdict[str, list[bytes]] = defaultdict(list)  # ... or when LATER_SECONDS are over
         self._loop = gevent.get_hub().loop
         self._timer = self._loop.timer(LATER_SECONDS)
         self._timer_runs = False
+        relay.on_gone = self.forget
+        relay.on_left = lambda node, user_id: self._answers[node].pop(user_id, None)
 
     @property
     def is_open(self) -> bool:
         """Whether Redis is there."""
-        return self.publish is not None
+        return self._publish is not None
+
+    def open(self, publish: Publish) -> None:
+        """Redis is there; what has waited goes out."""
+        self._publish = publish
+        self.ask_again()
+        self._send()
+
+    def close(self) -> None:
+        """Redis is away."""
+        self._publish = None
 
     # Asking
 
@@ -91,9 +107,9 @@ class Bus:
         connection = sender.receipts.connection if sender.receipts else 0
         return self._ask(node, HandOver(self._new_id(), sender.user_id, receiver, sender.mails, connection, first, run))
 
-    def flush_chats(self, node: str) -> None:
-        """Have another node write all chats that wait to be written; waits until it has."""
-        self._ask(node, Flush(self._new_id()))
+    def flush_chats(self, node: str, user_id: int) -> None:
+        """Have another node write all chats that wait to be written, for this user of ours; waits until it has."""
+        self._ask(node, Flush(self._new_id(), user_id))
 
     def tell(self, node: str, frame: Frame) -> None:
         """What needs no answer. Never waits."""
@@ -101,10 +117,10 @@ class Bus:
 
     def _new_id(self) -> int:
         self._next_id += 1
-        return self._next_id - 1
+        return self._next_id
 
     def _ask(self, node: str, frame: HandOver | Flush) -> Answer:
-        if self.publish is None:
+        if self._publish is None:
             return AWAY
         question = Question(node, frame.encode(), Waiter(), time.monotonic())
         self._questions[frame.id] = question
@@ -114,7 +130,7 @@ class Bus:
         finally:
             self._questions.pop(frame.id, None)  # where this greenlet is killed
 
-    def ask_again(self, node: str = "", asked_before: float = float("inf")) -> None:
+    def ask_again(self, node: str = "", asked_before: float = inf) -> None:
         """What this node, or any, has not answered yet. Never waits."""
         for question in self._questions.values():
             if node in ("", question.node) and question.asked < asked_before:
@@ -126,6 +142,7 @@ class Bus:
             self._settle(answer._replace(id=id_))
 
     def _settle(self, answer: Answer) -> None:
+        """The first answer counts."""
         if question := self._questions.pop(answer.id, None):
             self._loop.run_callback(question.waiter.switch, answer)
 
@@ -133,7 +150,6 @@ class Bus:
         """This node is gone: whether it has done what it was asked for is not known."""
         self.settle(NOT_HERE, node)
         self._answers.pop(node, None)
-        self._lowest.pop(node, None)
 
     def keep_only(self, nodes: Collection[str]) -> None:
         """All others are gone."""
@@ -143,10 +159,9 @@ class Bus:
     # Being asked
 
     def receive(self, message: bytes) -> None:
-        """Do what another node asks for. Waits for nothing but a moment of certainty (Lease)."""
-        (node, clock, lowest_id), frames = decode(message)
-        self._clock.hear(clock)
-        self._drop_answers(node, lowest_id)
+        """Do what another node asks for. Never waits."""
+        (node, clock), frames = decode(message)
+        self._directory.clock.hear(clock)
         for frame in frames:
             match frame:
                 case Answer():
@@ -158,31 +173,25 @@ class Bus:
                 case _:
                     self._answer(node, frame)
 
-    def _drop_answers(self, node: str, lowest_id: int) -> None:
-        """Of the questions that this node will not ask again."""
-        answers = self._answers[node]
-        for id_ in [*itertools.takewhile(lambda id_: id_ < lowest_id, answers)]:
-            del answers[id_]
-        self._lowest[node] = max(lowest_id, self._lowest.get(node, 0))
-
     def _answer(self, node: str, frame: HandOver | Flush) -> None:
-        answers = self._answers[node]
-        if frame.id < self._lowest[node]:
-            return
-        if frame.id not in answers:
-            answers[frame.id] = None
+        last_id, answer = self._answers[node].get(frame.sender, (0, None))
+        if frame.id > last_id:
+            self._answers[node][frame.sender] = frame.id, None
             if isinstance(frame, HandOver) and self.is_at_once(frame):
                 self._do(node, frame)
             else:
                 gevent.spawn(self._do, node, frame)
-        elif answer := answers[frame.id]:
+        elif frame.id == last_id and answer:
             self.tell(node, answer)
 
     def _do(self, node: str, frame: HandOver | Flush) -> None:
-        answer = self._hand_on(node, frame) if isinstance(frame, HandOver) else self._flush(frame)
-        answers = self._answers[node]
-        if frame.id in answers:
-            answers[frame.id] = answer
+        answer = AWAY._replace(id=frame.id)
+        try:
+            answer = self._hand_on(node, frame) if isinstance(frame, HandOver) else self._flush(frame)
+        except Exception:
+            log.exception("a fault of the server's own, in what another node has asked for")
+        if self._answers[node].get(frame.sender) == (frame.id, None):
+            self._answers[node][frame.sender] = frame.id, answer
         if isinstance(frame, HandOver) and frame.run[1] == 1:
             self._queue_for_later(node, answer.encode())
         else:
@@ -209,23 +218,24 @@ class Bus:
         self._frames[node].append(frame)
 
     def _queue_for_later(self, node: str, frame: bytes) -> None:
-        """Where an answer may well be on its way: two clients who take turns."""
         if not self._timer_runs:
             self._timer_runs = True
             self._timer.start(self._send_later)
         self._later[node].append(frame)
 
     def _send(self) -> None:
-        """Runs in the hub, once for all of a turn of the loop."""
+        """Runs in the hub, once for all of a turn of the loop. What cannot be sent waits: it is little, as nodes do
+        nothing for each other meanwhile.
+        """
+        if self._publish is None:
+            return
         frames, self._frames = self._frames, defaultdict(list)
-        if self.publish is None:
-            return  # questions are asked again, and answered again
-        head = encode_head(self._name(), self._clock.now, next(iter(self._questions), self._next_id))
+        head = encode_head(self._directory.node, self._directory.clock.now)
         later = self._later
-        self.publish([(node, b"".join((head, *parts, *later.pop(node, ())))) for node, parts in frames.items()])
+        self._publish([(node, b"".join((head, *parts, *later.pop(node, ())))) for node, parts in frames.items()])
 
     def _send_later(self) -> None:
-        """Runs in the hub, when that has been long enough."""
+        """Runs in the hub."""
         self._timer_runs = False
         self._timer.stop()
         later, self._later = self._later, defaultdict(list)

@@ -44,7 +44,7 @@ class RedisChats(Chats):
         """`clock` gives the ids of this node."""
         self._engine = engine
         self._history_messages = history_messages
-        self._clock = clock or Clock(0)
+        self._clock = clock or Clock()
 
     def new_id(self) -> int:
         return self._clock.new_id()

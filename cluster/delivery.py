@@ -95,6 +95,13 @@ class ClusterDelivery(Delivery):
         member = self._nodes.here.get(frame.receiver)
         return member is not None and member.outbox.has_room_for(frame.run) and self._chats is None
 
+    def _free_member(self, receiver: int) -> Member | None:
+        """Raises ReceiverOnline where it has gone to another node."""
+        member = super()._free_member(receiver)
+        if isinstance(member, RemoteMember):
+            raise ReceiverOnline("on another node, just now")
+        return member
+
     def _take_over(self, sender: Member, frame: HandOver) -> tuple[int, Reason] | None:
         """What a user of another node hands over to one of this node; None if that has just gone to another one."""
         try:
@@ -145,7 +152,7 @@ class ClusterDelivery(Delivery):
         try:
             if self._chats and (node := self._nodes.node_of(partner)):
                 if isinstance(self._nodes.look_up(partner), RemoteMember):
-                    self._bus.flush_chats(node)
+                    self._bus.flush_chats(node, member.user_id)
             elif self._chats:
                 self._chats.wait_until_settled(partner, lambda: member.outbox.takes)
             return super().replay(member, partner, count)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from chatstorage.interface import StorageUnavailable, User
+from cluster.clock import Clock
 from cluster.engine import Engine, Script
 
 JOIN, RENEW, QUIT = Script("join"), Script("renew"), Script("quit")
@@ -35,6 +36,7 @@ class Directory:
     def __init__(self, engine: Engine, lease: float) -> None:
         """`lease` in seconds."""
         self.engine = engine
+        self.clock = Clock()
         self.node = ""
         self._epoch = 0
         self._lease_ms = round(lease * 1000)
@@ -75,8 +77,9 @@ class Directory:
         """This user is online here; the number of the event. Raises Elsewhere, KeyError for an unknown user."""
         answer = self.engine.run(CLAIM, self.node, self._epoch, user.id, user.name)
         match answer:
-            case int():
-                return answer
+            case [int(number), clock]:
+                self.clock.hear(int(clock))
+                return number
             case b"held":
                 raise Elsewhere(user.name)
             case b"unknown":
@@ -85,7 +88,7 @@ class Directory:
 
     def release(self, user_id: int, settling: float) -> None:
         """This user is offline, as far as it was online here; mail for it may still come for so many seconds."""
-        self.engine.run(RELEASE, self.node, user_id, round(settling * 1000))
+        self.engine.run(RELEASE, self.node, self._epoch, user_id, round(settling * 1000), self.clock.now)
 
     def is_online(self, user_id: int) -> bool:
         """Anywhere."""

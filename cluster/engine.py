@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import gevent
 import redis
 from gevent.event import AsyncResult, Event
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from chatstorage.interface import StorageError, StorageUnavailable
@@ -92,7 +92,8 @@ class Engine:
 
     def connect(self, timeout: float | None = ANSWER_SECONDS) -> AbstractConnection:
         """A connection of one's own, whose reads wait `timeout` seconds, or for ever. Raises RedisError."""
-        connection = cast(AbstractConnection, self._client.connection_pool.make_connection())
+        pool = self._client.connection_pool  # which would count this one for ever
+        connection: AbstractConnection = pool.connection_class(**pool.connection_kwargs)
         connection.socket_timeout = timeout
         connection.connect()
         return connection
@@ -112,7 +113,7 @@ class Engine:
                 for command, _ in asked:
                     pipeline.execute_command(*command)
                 results = pipeline.execute(raise_on_error=False)
-            except (RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - also what a URL can make redis-py raise
                 self._pause(error)
                 results = [error] * len(asked)
             else:

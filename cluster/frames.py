@@ -1,6 +1,6 @@
 """What one node says to another: frames of bytes, many in one message on the other's channel.
 
-    | sender's name: 12 | clock: 8 | lowest id unanswered: 8 | frame ... |
+    | name of the node: 12 | its clock: 8 | frame ... |
 
 All integers are big-endian.
 """
@@ -14,10 +14,10 @@ from protocol import Level, Reason, Run
 REASONS = tuple(Reason)
 NAME_BYTES = 12  # of a node's name
 
-HEAD = Struct(f"!{NAME_BYTES}sQQ")
+HEAD = Struct(f"!{NAME_BYTES}sQ")
 HAND_OVER = Struct("!BQII?QIII")
 ANSWER = Struct("!BQI?B")
-FLUSH = Struct("!BQ")
+FLUSH = Struct("!BQI")
 RECEIPT = Struct("!BIQBII")
 
 
@@ -54,9 +54,10 @@ class Flush(NamedTuple):
     """Write all chats that wait to be written. Asks for an Answer."""
 
     id: int
+    sender: int  # the user who wants to see them
 
     def encode(self) -> bytes:
-        return FLUSH.pack(2, self.id)
+        return FLUSH.pack(2, *self)
 
 
 class Reached(NamedTuple):
@@ -73,18 +74,18 @@ class Reached(NamedTuple):
 
 
 Frame: TypeAlias = HandOver | Answer | Flush | Reached
-Head: TypeAlias = tuple[str, int, int]
+Head: TypeAlias = tuple[str, int]
 
 
-def encode_head(node: str, clock: int, lowest_id: int) -> bytes:
+def encode_head(node: str, clock: int) -> bytes:
     """The beginning of a message."""
-    return HEAD.pack(node.encode(), clock, lowest_id)
+    return HEAD.pack(node.encode(), clock)
 
 
 def decode(message: bytes) -> tuple[Head, Iterator[Frame]]:
     """What encode_head and the frames' encode() have made; another node's, so that nothing of it is doubted."""
-    name, clock, lowest_id = HEAD.unpack_from(message)
-    return (name.decode(), clock, lowest_id), _frames(message)
+    name, clock = HEAD.unpack_from(message)
+    return (name.decode(), clock), _frames(message)
 
 
 def _frames(message: bytes) -> Iterator[Frame]:
@@ -100,9 +101,9 @@ def _frames(message: bytes) -> Iterator[Frame]:
                 at += ANSWER.size
                 yield Answer(id_, taken, is_here, REASONS[reason])
             case 2:
-                _, id_ = FLUSH.unpack_from(message, at)
+                _, id_, sender = FLUSH.unpack_from(message, at)
                 at += FLUSH.size
-                yield Flush(id_)
+                yield Flush(id_, sender)
             case 3:
                 _, user_id, connection, level, first, last = RECEIPT.unpack_from(message, at)
                 at += RECEIPT.size

@@ -8,7 +8,6 @@ from chatserver.rooms import Rooms
 from cluster.archive import ClusterArchive
 from cluster.bus import Bus
 from cluster.chats import RedisChats
-from cluster.clock import Clock
 from cluster.delivery import ClusterDelivery
 from cluster.directory import Directory
 from cluster.engine import Engine
@@ -28,15 +27,14 @@ def join_group(options: Namespace, commit_seconds: float, stack: ExitStack) -> R
     stack.callback(engine.close)
     directory = Directory(engine, options.lease)
     storage = stack.enter_context(RedisStorage(directory, options.max_users, options.max_id))
-    clock = Clock(engine.call("INCR", engine.key("node-number")))
+    directory.clock.number = engine.call("INCR", engine.key("node-number"))
     archive = None
     if options.history == "on":
-        chats = RedisChats(engine, options.history_messages, clock)
+        chats = RedisChats(engine, options.history_messages, directory.clock)
         archive = ClusterArchive(chats, directory, counters, commit_seconds, options.mailbox_messages)
     lease = Lease(options.lease)
     relay = ClusterRelay(directory, lease, options.id_width, archive)
-    bus = Bus(relay, clock, lambda: directory.node)
-    relay.on_gone = bus.forget
+    bus = Bus(relay, directory)
     delivery = ClusterDelivery(relay, bus, archive, counters, storage.is_user, options.id_width)
     node = Node(directory, lease, relay, bus)
     stack.callback(node.stop)

@@ -4,6 +4,14 @@ import time
 
 from gevent.event import Event
 
+ALONE_SECONDS = 8.0  # between two looks whether Redis is back, at most
+CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first goes on while the machine sleeps
+
+
+def now() -> float:
+    """In seconds; it goes on while the process stands still."""
+    return time.clock_gettime(CLOCK)
+
 
 class Lease:
     """Certain for a time after each look at Redis, whatever that has said; in between `hold` waits for the next one.
@@ -13,16 +21,23 @@ class Lease:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.certain_until = 0.0  # by time.monotonic(), which goes on while the process stands still
+        self.certain_until = 0.0  # by now()
         self._looked = Event()
 
-    def looked(self, at: float) -> None:
-        """Redis was asked at this moment, by time.monotonic(): it has confirmed the lease, or it cannot be reached."""
-        self.certain_until = at + self.seconds
+    def confirm(self, asked: float) -> None:
+        """Redis, which was asked at this moment, has renewed it."""
+        self._certain(asked + self.seconds)
+
+    def go_on_alone(self) -> None:
+        """Redis cannot be reached, so that nobody here can know better before the next look."""
+        self._certain(now() + ALONE_SECONDS)
+
+    def _certain(self, until: float) -> None:
+        self.certain_until = until
         self._looked.set()
         self._looked.clear()
 
     def hold(self) -> None:
         """Wait until it is certain."""
-        while time.monotonic() >= self.certain_until:
+        while now() >= self.certain_until:
             self._looked.wait()

@@ -15,15 +15,14 @@ from chatserver.rooms import Kick
 from chatstorage.interface import StorageUnavailable
 from cluster.bus import AWAY, NOT_HERE, Bus
 from cluster.directory import Directory, LeaseRanOut
-from cluster.engine import ANSWER_SECONDS, backoff
-from cluster.lease import Lease
+from cluster.engine import backoff
+from cluster.lease import Lease, now
 from cluster.link import Link
 from cluster.relay import ClusterRelay
 
 RENEWALS = 4  # in the time of a lease
 AGAIN = b"0 again "  # and the name of a node, to all: it may have missed what it was asked
 CALL = b""  # of a node to itself, to hear whether it can be heard
-ALONE_SECONDS = 4 * ANSWER_SECONDS  # between two looks whether Redis is back, at most
 
 log = logging.getLogger("chat")
 
@@ -38,8 +37,9 @@ class Node:
         self._lease = lease
         self._relay = relay
         self._bus = bus
-        self._heard = 0.0  # when it heard itself last, by time.monotonic()
+        self._heard = 0.0  # when it heard itself last, by now()
         self._alone_since: float | None = None
+        self._is_over = False  # the others have ended it, and it has to join anew
         self._started: AsyncResult[None] = AsyncResult()
         self._life: Greenlet[[], None] | None = None
 
@@ -61,36 +61,34 @@ class Node:
         failures = 0
         while True:
             try:
+                if self._is_over:
+                    self._directory.join()
+                    self._is_over = False
                 with Link(self._engine, (self._presence, self._own_channel)) as link:
                     self._arrive(link)
                     failures = 0
                     self._stay(link)
             except LeaseRanOut:
-                self._start_over()
-            except StorageUnavailable as error:
+                self._lose_everyone()
+            except Exception as error:  # noqa: BLE001 - without this life everyone would wait for ever
                 if not self._started.ready():
                     self._started.set_exception(error)
                     return
                 self._be_alone(error)
                 gevent.sleep(backoff(failures))
                 failures += 1
-            except Exception:
-                log.exception("a fault of the server's own")
-                gevent.sleep(backoff(failures))
-                failures += 1
 
     def _arrive(self, link: Link) -> None:
         """Raises LeaseRanOut."""
-        began = time.monotonic()
+        began = now()
         self._say_who_is_here()
         self._look_around()
-        self._bus.publish = lambda messages: link.publish(
-            [(self._engine.key("to", node), message) for node, message in messages]
+        self._bus.open(
+            lambda messages: link.publish([(self._engine.key("to", node), message) for node, message in messages])
         )
         link.publish([(self._presence, AGAIN + self._directory.node.encode())])
-        self._bus.ask_again()
-        self._heard = time.monotonic()
-        self._lease.looked(began)
+        self._heard = now()
+        self._lease.confirm(began)
         if self._alone_since is not None:
             log.info("Redis is back")
         self._alone_since = None
@@ -100,27 +98,27 @@ class Node:
     def _stay(self, link: Link) -> None:
         """Until this raises StorageUnavailable or LeaseRanOut."""
         listener = gevent.spawn(self._listen, link)
-        arrived = time.monotonic()
+        arrived = now()
         pause = 0.0
         try:
             while not link.failed.wait(pause):
-                began = time.monotonic()
+                began = now()
                 if self._relay.is_unsure:
                     self._say_who_is_here()
                 may_end_others = began - arrived >= self._lease.seconds  # who were away, too, come back by then
                 soonest = self._directory.renew(may_end_others)
-                self._lease.looked(began)
+                self._lease.confirm(began)
                 link.publish([(self._own_channel, CALL)])
                 if began - self._heard > self._lease.seconds:
                     raise StorageUnavailable("Redis: nothing that is published comes")
                 pause = self._lease.seconds / RENEWALS
-                self._bus.ask_again(asked_before=began - pause)
+                self._bus.ask_again(asked_before=time.monotonic() - pause)
                 if may_end_others and 0 <= soonest < pause:
                     pause = soonest + 0.01
             raise StorageUnavailable(link.problem)
         finally:
             listener.kill()
-            self._bus.publish = None
+            self._bus.close()
             self._relay.is_current = False
 
     def _listen(self, link: Link) -> None:
@@ -137,7 +135,7 @@ class Node:
     def _hear(self, channel: str, message: bytes) -> None:
         if channel == self._own_channel:
             if message == CALL:
-                self._heard = time.monotonic()
+                self._heard = now()
             else:
                 self._bus.receive(message)
         elif message.startswith(AGAIN):
@@ -155,26 +153,25 @@ class Node:
         self._relay.replace(number, everyone)
         self._bus.keep_only(nodes)
 
-    def _start_over(self) -> None:
-        """The others have ended this node: nobody is online on it any more."""
+    def _lose_everyone(self) -> None:
+        """The others have ended this node. It comes back as another one, on which nobody is online."""
         log.error("this node was taken for dead: %d users have lost their connection", len(self._relay))
         for user in self._relay.users_here():
             self._relay.lose(user.id)
         self._bus.settle(NOT_HERE)
-        try:
-            self._directory.join()
-        except StorageUnavailable as error:
-            self._be_alone(error)
+        self._is_over = True
 
     def _be_alone(self, error: Exception) -> None:
         """What this node is it goes on to be."""
-        now = time.monotonic()
+        if not isinstance(error, StorageUnavailable):
+            log.error("a fault of the server's own", exc_info=error)
         if self._alone_since is None:
-            self._alone_since = now
+            self._alone_since = now()
             log.error("%s", error)
-        if now - self._alone_since > self._lease.seconds:
+        if now() - self._alone_since > self._lease.seconds:
             self._bus.settle(AWAY)
-        self._lease.looked(now + ALONE_SECONDS)
+        if not self._is_over:
+            self._lease.go_on_alone()
 
     @property
     def _presence(self) -> str:

@@ -1,32 +1,39 @@
 """Who is online on all nodes: a copy of the directory that follows what is told of it, event by event."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import gevent
 from gevent.event import Event
 
-from chatserver.outbox import Outbox
+from chatserver.outbox import Fate, Outbox
 from chatserver.receipts import Receipts
 from chatserver.relay import Member, Relay
 from chatserver.rooms import Kick
 from chatstorage.interface import StorageUnavailable, User
 from cluster.archive import ClusterArchive
+from cluster.chats import ReceiverOnline
 from cluster.directory import Directory, Elsewhere, Holder
 from cluster.engine import ANSWER_SECONDS
-from cluster.lease import Lease
-from protocol import HEADER_BYTES, encode_user, parse_user
+from cluster.lease import Lease, now
+from protocol import HEADER_BYTES, Run, encode_user, parse_user
 
-SETTLING_SECONDS = 60.0  # that mail of who has left may take to be written, at most
+SETTLING_SECONDS = 600.0  # that mail of who has left may take to be written, at most
 
 log = logging.getLogger("chat")
 
 
+class Nowhere(Outbox):
+    """What the users of other nodes have for an outbox here."""
+
+    def deliver(self, _: Run, __: Fate) -> int:
+        raise ReceiverOnline("on another node, just now")
+
+
 @dataclass(slots=True, eq=False)
 class RemoteMember(Member):
-    """A user who is online on another node. Nothing is put into its outbox: that is on the other node."""
+    """A user who is online on another node."""
 
     node: str = ""
 
@@ -42,18 +49,31 @@ class ClusterRelay(Relay):
         self.is_unsure = False  # something was asked of the directory, and no answer came
         self.on_lost: Kick = lambda *_: None  # a user of this node is one no more
         self.on_gone: Callable[[str], object] = lambda _: None  # a node has ended, or was taken for dead
+        self.on_left: Callable[[str, int], object] = lambda *_: None  # a user has left another node
         self._directory = directory
         self._lease = lease
         self._id_width = id_width
         self._archive = archive
-        self._nowhere = Outbox(0, lambda: None)
+        self._nowhere = Nowhere(0, lambda: None)
         self._applied = 0  # the number of the last event
         self._waiters: dict[Event, int] = {}  # for the event of this number
 
     # As in Relay
 
     def join(self, member: Member) -> bool:
-        """Raises StorageUnavailable."""
+        """The outbox of one who has joined is reserved: as soon as others know of this user they write, and its session
+        has not put the list there yet. Raises StorageUnavailable.
+        """
+        member.outbox.reserve()
+        joined = False
+        try:
+            joined = self._join(member)
+        finally:
+            if not joined:
+                member.outbox.free()
+        return joined
+
+    def _join(self, member: Member) -> bool:
         user = user_of(member)
         self.here[user.id] = member  # before its event can come
         try:
@@ -78,9 +98,8 @@ class ClusterRelay(Relay):
             self._directory.release(member.user_id, SETTLING_SECONDS if archive else 0)
         except StorageUnavailable:
             self.is_unsure = True
-        else:
-            if archive:
-                gevent.spawn(archive.settle, member.user_id)
+        if archive:
+            gevent.spawn(archive.settle, member.user_id)
 
     def _forget(self, member: Member) -> bool:
         """False where it has been lost already."""
@@ -105,7 +124,7 @@ class ClusterRelay(Relay):
         return len(self.here)
 
     def _look_up(self, user_id: int) -> Member | None:
-        if time.monotonic() >= self._lease.certain_until:
+        if now() >= self._lease.certain_until:
             self._lease.hold()
         return self._online.get(user_id)
 
@@ -191,6 +210,8 @@ class ClusterRelay(Relay):
             self.lose(user_id)
         elif member:
             super().leave(member)
+            if isinstance(member, RemoteMember):
+                self.on_left(member.node, user_id)
 
     def _reach(self, number: int) -> None:
         self._applied = number

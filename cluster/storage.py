@@ -12,6 +12,7 @@ from cluster.directory import Directory
 from cluster.engine import Script
 
 CHECK_SIGN_UP, SIGN_UP, REMOVE = Script("check_sign_up"), Script("sign_up"), Script("remove")
+LOOK_ALIKE = Script("look_alike")
 PAGE = 1000  # users read at once
 
 
@@ -63,9 +64,8 @@ class RedisStorage(Storage):
         return self._get("users", user_id) is not None
 
     def look_alike(self, name: str) -> User | None:
-        user_id = self._get("names", _text(skeleton(name)))
-        found = self._get("users", int(user_id)) if user_id else None
-        return User(int(user_id), found) if user_id and found else None
+        found = self._engine.run(LOOK_ALIKE, _text(skeleton(name)))
+        return User(int(found[0]), found[1].decode()) if found else None
 
     def password_hash(self, user_id: int) -> str | None:
         return self._get("passwords", user_id)

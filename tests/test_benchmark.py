@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare import parse_options
 from benchmarks.goals import GOALS, judge
 from benchmarks.plots import draw
 from benchmarks.report import Results, ratios, report, spread
@@ -143,11 +142,6 @@ def test_measures_whose_names_begin_so_are_run_for_groups_beside_ours(tmp_path: 
     assert found["servers"][ACROSS]["version"].startswith("on redis ")
     assert f"{GROUPED}: CPU per message of '{ACROSS}' " in done.stdout
     assert (tmp_path / "group.png").exists()
-
-
-def test_a_quick_run_has_no_groups() -> None:
-    options = parse_options(["--quick"])
-    assert not [name for name in options.measure if name.startswith("group")]
 
 
 def test_bad_options_are_told(tmp_path: Path) -> None:

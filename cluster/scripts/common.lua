@@ -12,6 +12,13 @@ local function tell(event)
     return number
 end
 
+-- The clock of a node that a user leaves, who may go on to one that is behind.
+local function hear_clock(clock)
+    if tonumber(clock) > tonumber(redis.call('GET', p .. 'clock') or 0) then
+        redis.call('SET', p .. 'clock', clock)
+    end
+end
+
 local function holder(id)
     local held = redis.call('HGET', p .. 'online', id)
     return held and string.match(held, '^%S+')
