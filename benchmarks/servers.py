@@ -108,8 +108,8 @@ class Running:
 def running(server: Server, clients: int) -> Iterator[Running]:
     """Start it in a folder of its own, and end it. Raises WrongAnswer where it does not start."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, (Path(folder) / "log").open("w+b") as log:
-        start = Start(Path(folder), _free_port(), _free_port(), clients, _free_port())
-        ports = [start.port, *(_free_port() for _ in range(1, server.nodes))]
+        start = Start(Path(folder), free_port(), free_port(), clients, free_port())
+        ports = [start.port, *(free_port() for _ in range(1, server.nodes))]
         trust = _certify(start.folder) if server.secure else None
         metrics_port = start.metrics_port if server.scraped else 0
         run = Running(server, cycle(ports[seat - 1] for seat in server.seats), metrics_port, trust)
@@ -132,7 +132,7 @@ def running(server: Server, clients: int) -> Iterator[Running]:
                 _end(process)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
 
