@@ -1,0 +1,168 @@
+"""Groups where much happens at one moment, or late: what a single server's one loop keeps apart by itself."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+
+from chatserver.outbox import Outbox
+from chatserver.relay import Member
+from chatstorage.interface import User
+from cluster.directory import Directory
+from cluster.engine import Engine, backoff
+from cluster.lease import Lease
+from cluster.relay import ClusterRelay
+from cluster.storage import RedisStorage
+from protocol import Feature, PacketType, encode, encode_login, encode_message, encode_user
+from tests.engine import RedisEngine
+from tests.group import run_group
+from tests.processes import ServerProcess, wait_for
+from tests.test_cluster import LEASE, list_again, read_up_to_pong
+
+Pair = tuple[ServerProcess, ServerProcess]
+
+
+@pytest.fixture
+def pair(shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path) -> Iterator[Pair]:
+    with run_group(tmp_path, shared_redis.url, "--lease", LEASE, prefix=redis_prefix) as group:
+        yield group.nodes[0], group.nodes[1]
+
+
+@pytest.fixture
+def engine(shared_redis: RedisEngine, redis_prefix: str) -> Iterator[Engine]:
+    engine = Engine(shared_redis.url, redis_prefix)
+    yield engine
+    engine.close()
+
+
+@pytest.mark.parametrize("features", [Feature.RECEIPTS, Feature.MAILBOX])
+def test_no_message_from_another_node_comes_before_the_end_of_the_list(pair: Pair, features: Feature) -> None:
+    one, two = pair
+    two.log_in("bob").close()
+    two.wait_for_log("bob disconnected")
+    alice = one.log_in("alice", features=features)
+
+    def write() -> None:
+        while True:  # refused, or to the mailbox, as long as bob is away
+            alice.send(encode(PacketType.CHAT_INIT, b"\1"), *(encode_message(b"%d" % n) for n in range(20)))
+            gevent.sleep(0.001)
+
+    def ignore() -> None:
+        while alice.read():
+            pass
+
+    busy = [gevent.spawn(write), gevent.spawn(ignore)]
+    own = encode_user("bob", 1, 1)
+    for times in range(2, 40):
+        with two.connect() as bob:
+            bob.send(encode_login("bob"))
+            packets = [bob.read(), bob.read()]
+            assert [packet and packet[0] for packet in packets] == [PacketType.CONFIG, PacketType.CONFIG]
+            assert packets[1] == (own[0], own[2:])
+        two.wait_for_log("bob disconnected", times)
+    gevent.killall(busy)
+
+
+def test_mail_comes_in_order_and_once_however_often_its_reader_comes_and_goes(pair: Pair) -> None:
+    one, two = pair
+    one.log_in("bob").close()
+    one.wait_for_log("bob disconnected")
+    alice = one.log_in("alice", features=Feature.MAILBOX)
+    alice.chat_with(1)
+    read: list[int] = []
+    written = 0
+    for turn in range(30):
+        for _ in range(10):
+            alice.say(str(written))
+            written += 1
+        alice.expect_pong()
+        with (one, two)[turn % 2].log_in("bob") as bob:
+            read += [int(text.removeprefix("alice:")) for text in read_up_to_pong(bob)]
+        wait_for("bob has left", lambda: "bob" not in list_again(alice, "alice"))
+    assert read == list(range(written))
+
+
+def test_redis_that_stands_still_for_longer_than_the_lease_costs_nobody_the_connection(
+    redis_engine: RedisEngine, tmp_path: Path
+) -> None:
+    with run_group(tmp_path, redis_engine.url, "--lease", LEASE, nodes=3) as group:
+        wires = [group.log_in(name) for name in ("alice", "bob", "carol")]
+        time.sleep(1.5 * LEASE)  # from here on each node may end the others
+        redis_engine.pause()
+        time.sleep(1.5 * LEASE)
+        redis_engine.resume()
+        group.wait_for_log("Redis is back", times=3)
+        for wire, name in zip(wires, ("alice", "bob", "carol"), strict=True):
+            assert set(list_again(wire, name)) == {"alice", "bob", "carol"}
+        wires[0].chat_with(3)
+        wires[0].say("still here")
+        wires[2].expect_message("alice:still here")
+        assert "taken for dead" not in group.log
+
+
+def test_what_a_node_that_is_gone_had_still_to_write_holds_nobody_up(pair: Pair, engine: Engine) -> None:
+    one, _ = pair
+    one.log_in("bob").close()
+    one.wait_for_log("bob disconnected")
+    engine.call("SADD", engine.key("settling", 1), "0123456789ab")
+    with one.log_in("bob") as bob:
+        bob.expect_pong()
+
+
+def test_redis_may_be_reached_in_vain_any_number_of_times(engine: Engine) -> None:
+    for _ in range(300):
+        engine.connect().disconnect()  # type: ignore[no-untyped-call]
+    assert engine.call("PING")
+
+
+def test_a_name_is_held_until_it_is_released_whatever_comes_late(engine: Engine) -> None:
+    one, two = Directory(engine, LEASE), Directory(engine, LEASE)
+    with RedisStorage(one, 10, 255) as storage:
+        two.join()
+        bob = storage.sign_up("bob", None)
+        one.claim(bob)
+        assert one.rejoin([bob]) == []
+        late = Directory(engine, LEASE)
+        late.node = one.node  # what the same node asked for before it rejoined
+        late.release(bob.id, settling=0)
+        assert one.is_online(bob.id)
+        two.release(bob.id, settling=0)
+        assert one.is_online(bob.id), "another node cannot release it"
+        one.release(bob.id, settling=0)
+        assert not one.is_online(bob.id)
+        two.quit()
+
+
+def test_ids_go_on_from_the_clock_of_the_node_that_a_user_has_left(engine: Engine) -> None:
+    ahead, behind = Directory(engine, LEASE), Directory(engine, LEASE)
+    with RedisStorage(ahead, 10, 255) as storage:
+        behind.join()
+        bob = storage.sign_up("bob", None)
+        ahead.claim(bob)
+        ahead.clock.hear(time.time_ns() // 1000 + 60_000_000)
+        given = ahead.clock.new_id()
+        ahead.release(bob.id, settling=0)
+        behind.claim(User(bob.id, "bob"))
+        assert behind.clock.new_id() > given
+        behind.quit()
+
+
+def test_the_pauses_between_tries_grow_to_two_seconds_and_vary() -> None:
+    assert [backoff(n, jitter=lambda _, longest: longest) for n in range(7)] == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert backoff(1000, jitter=lambda shortest, _: shortest) == 1.0
+    assert len({backoff(3) for _ in range(10)}) == 10
+
+
+def test_a_reserved_outbox_is_free_again_after_a_login_that_fails(engine: Engine) -> None:
+    directory, other = Directory(engine, LEASE), Directory(engine, LEASE)
+    with RedisStorage(directory, 10, 255) as storage:
+        other.join()
+        bob = storage.sign_up("bob", None)
+        other.claim(bob)
+        relay = ClusterRelay(directory, Lease(LEASE), 1, None)
+        member = Member(bob.id, encode_user("bob", bob.id, 1), Outbox(1024, lambda: None))
+        assert not relay.join(member)
+        assert not member.outbox.is_reserved
+        other.quit()
