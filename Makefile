@@ -1,5 +1,5 @@
 # make run             set everything up, start the server on 127.0.0.1:9034 (ARGS="--port 9035" passes options on)
-# make test            set everything up, run the tests but for the slowest (some three minutes)
+# make test            set everything up, run the tests but for the slowest (some four minutes)
 # make check           lint, types, and all tests with branch coverage: what a change must pass
 # make soak            20 hostile clients for a minute: the memory's bound, the honest chat (ARGS="--seconds 600")
 # make crash-test      kill the server 200 times, under load and while it starts, and look for anything lost
@@ -23,19 +23,19 @@ run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
 
 # In parts at once, since most of their time is waiting; what they print comes at the end of each.
-PARTS = 1 2 3
-AT_ONCE = @$(MAKE) --no-print-directory -j3 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+PARTS = 1 2 3 4
+AT_ONCE = @$(MAKE) --no-print-directory -j4 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
 test: $(VENV)/installed-dev
 ifdef ARGS
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 else
-	@echo "running all tests but the slowest, in three parts at once: some three minutes"
+	@echo "running all tests but the slowest, in four parts at once: some four minutes"
 	$(AT_ONCE) $(PARTS:%=test-%)
 endif
 
 test-%:
-	@$(BIN)/python -m pytest -m "not slow" --part $*/3
+	@$(BIN)/python -m pytest -m "not slow" --part $*/4
 
 check: lint types coverage
 
@@ -48,13 +48,13 @@ types: $(VENV)/installed-dev
 
 coverage: $(VENV)/installed-dev
 	@rm -f .coverage .coverage.*
-	@echo "running all tests, in three parts at once: some ten minutes"
+	@echo "running all tests, in four parts at once: some twelve minutes"
 	$(AT_ONCE) $(PARTS:%=coverage-%)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --show-missing --skip-covered
 
 coverage-%:
-	@COVERAGE_FILE=.coverage.$* $(BIN)/python -m pytest --part $*/3 --cov --cov-report= --cov-fail-under=0
+	@COVERAGE_FILE=.coverage.$* $(BIN)/python -m pytest --part $*/4 --cov --cov-report= --cov-fail-under=0
 
 soak: $(VENV)/installed
 	@$(BIN)/python -m stress.hostile $(ARGS)

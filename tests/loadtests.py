@@ -116,8 +116,10 @@ class LocustProcess:
         assert text in self.log, self.log
 
     def wait_for_users(self) -> None:
-        """All of them have been started."""
-        self.wait_for_log("All users spawned")
+        """All of them have been started; Locust says so in one way or, where its workers are slow to say so, another."""
+        said = ("All users spawned", "Spawning is complete")
+        wait_for("all users", lambda: any(text in self.log for text in said) or self.process.poll() is not None)
+        assert any(text in self.log for text in said), self.log
 
     def interrupt(self) -> None:
         """What Ctrl-C does: a signal to the whole group."""

@@ -1,4 +1,4 @@
-"""The wire tests of one server, unchanged, against groups of them: two nodes, three, and three behind HAProxy."""
+"""The wire tests of one server, unchanged, against groups of two and three, directly and behind HAProxy."""
 
 import subprocess
 import sys
@@ -9,24 +9,21 @@ from tests.engine import NO_REDIS, find_redis
 from tests.group import NO_HAPROXY, find_haproxy
 from tests.processes import ROOT, untraced
 
-WIRE = (
-    "test_chat.py",
-    "test_client.py",
-    "test_client_features.py",
-    "test_errors.py",
-    "test_history.py",
-    "test_mailbox.py",
-    "test_presence.py",
-    "test_receipts.py",
-)
-GROUPS = {"2 nodes": ("--group", "2"), "3 nodes behind HAProxy": ("--group", "3", "--haproxy")}
+CORE = ("test_chat.py", "test_client.py", "test_errors.py")
+EXTENSIONS = ("test_client_features.py", "test_history.py", "test_mailbox.py", "test_presence.py", "test_receipts.py")
+GROUPS = {
+    "2 nodes": ("--group", "2"),
+    "3 nodes": ("--group", "3"),
+    "2 nodes behind HAProxy": ("--group", "2", "--haproxy"),
+    "3 nodes behind HAProxy": ("--group", "3", "--haproxy"),
+}
+RUNS = [(tests, group) for tests in CORE for group in GROUPS] + [(tests, "2 nodes") for tests in EXTENSIONS]
 SECONDS = 400  # generous
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("tests", WIRE)
+@pytest.mark.parametrize(("tests", "group"), RUNS)
 def test_a_group_passes_the_tests_of_one_server(tests: str, group: str) -> None:
     if not find_redis():
         pytest.skip(NO_REDIS)

@@ -21,8 +21,8 @@ PONG = encode(PacketType.PONG, b"?")
 def test_others_who_come_and_go_are_told_in_order(server: ServerProcess) -> None:
     watcher = server.log_in("watcher", features=Feature.PRESENCE)
     for user_id, name in ((2, "alice"), (3, "bob"), (2, "alice")):
-        server.log_in(name).close()
-        watcher.expect(encode_presence(True, name, user_id, 1))
+        with server.log_in(name):
+            watcher.expect(encode_presence(True, name, user_id, 1))
         watcher.expect(encode_presence(False, name, user_id, 1))
     watcher.expect_pong()
 
