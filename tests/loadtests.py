@@ -116,7 +116,7 @@ class LocustProcess:
         assert text in self.log, self.log
 
     def wait_for_users(self) -> None:
-        """All of them have been started; Locust says so in one way or, where its workers are slow to say so, another."""
+        """All of them have been started. Where workers are slow to report Locust says it in another way."""
         said = ("All users spawned", "Spawning is complete")
         wait_for("all users", lambda: any(text in self.log for text in said) or self.process.poll() is not None)
         assert any(text in self.log for text in said), self.log
