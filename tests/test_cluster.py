@@ -222,8 +222,7 @@ def test_a_node_that_is_killed_has_its_users_offline_after_the_lease_and_their_n
 ) -> None:
     with run_group(tmp_path, shared_redis.url, *FAST, prefix=redis_prefix) as group:
         one, two = group.nodes
-        alice = two.log_in("alice")
-        one.log_in("bob")
+        alice, bob = two.log_in("alice"), one.log_in("bob")
         one.process.kill()
         early = two.connect()
         early.send(encode_login("bob"))
@@ -242,8 +241,7 @@ def test_a_message_under_way_to_a_node_that_dies_is_answered_with_an_error(
 ) -> None:
     with run_group(tmp_path, shared_redis.url, *FAST, prefix=redis_prefix) as group:
         one, two = group.nodes
-        alice = two.log_in("alice")
-        one.log_in("bob")
+        alice, bob = two.log_in("alice"), one.log_in("bob")
         alice.chat_with(2)
         one.process.send_signal(signal.SIGSTOP)
         alice.say("are you there?")
@@ -251,6 +249,7 @@ def test_a_message_under_way_to_a_node_that_dies_is_answered_with_an_error(
         one.process.kill()
         alice.expect_error(Reason.USER_NOT_ONLINE)
         alice.expect_pong()
+        bob.close()
 
 
 def test_a_node_that_stood_still_for_longer_than_its_lease_neither_delivers_nor_speaks_for_its_users(
