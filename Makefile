@@ -6,6 +6,7 @@
 # make fuzz            any bytes, as long as you like: guided by coverage, then over sockets (ARGS="--seconds 600")
 # make slow-reader     what slow readers cost everyone else (about eight minutes)
 # make restart-test    how clients come back when the server restarts (under a minute)
+# make group-test      the wire tests against groups: two and three nodes, directly and behind HAProxy (ten minutes)
 # make bench           CPU, latency and memory beside other servers (some forty minutes; those found on PATH)
 # make bench-quick     the two most telling figures of it (about a minute)
 # make bench-tester    how many messages a second one Locust process drives (about two minutes)
@@ -17,25 +18,25 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check lint types coverage soak crash-test fuzz slow-reader restart-test bench bench-quick bench-tester pictures clean
+.PHONY: run test check lint types coverage soak crash-test fuzz slow-reader restart-test group-test bench bench-quick bench-tester pictures clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
 
 # In parts at once, since most of their time is waiting; what they print comes at the end of each.
-PARTS = 1 2 3 4
-AT_ONCE = @$(MAKE) --no-print-directory -j4 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+PARTS = 1 2 3
+AT_ONCE = @$(MAKE) --no-print-directory -j3 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
 test: $(VENV)/installed-dev
 ifdef ARGS
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 else
-	@echo "running all tests but the slowest, in four parts at once: some four minutes"
+	@echo "running all tests but the slowest, in three parts at once: some four minutes"
 	$(AT_ONCE) $(PARTS:%=test-%)
 endif
 
 test-%:
-	@$(BIN)/python -m pytest -m "not slow" --part $*/4
+	@$(BIN)/python -m pytest -m "not slow" --part $*/3
 
 check: lint types coverage
 
@@ -48,13 +49,13 @@ types: $(VENV)/installed-dev
 
 coverage: $(VENV)/installed-dev
 	@rm -f .coverage .coverage.*
-	@echo "running all tests, in four parts at once: some twelve minutes"
+	@echo "running all tests, in three parts at once: some thirteen minutes"
 	$(AT_ONCE) $(PARTS:%=coverage-%)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --show-missing --skip-covered
 
 coverage-%:
-	@COVERAGE_FILE=.coverage.$* $(BIN)/python -m pytest --part $*/4 --cov --cov-report= --cov-fail-under=0
+	@COVERAGE_FILE=.coverage.$* $(BIN)/python -m pytest --part $*/3 --cov --cov-report= --cov-fail-under=0
 
 soak: $(VENV)/installed
 	@$(BIN)/python -m stress.hostile $(ARGS)
@@ -79,6 +80,12 @@ slow-reader: $(VENV)/installed
 
 restart-test: $(VENV)/installed-dev
 	@$(BIN)/python -m stress.restart $(ARGS)
+
+WIRE = client client_features chat errors history mailbox presence receipts
+GROUPS = "--group=2" "--group=3" "--group=2 --haproxy" "--group=3 --haproxy"
+
+group-test: $(VENV)/installed-dev
+	@for group in $(GROUPS); do $(BIN)/python -m pytest -q $$group $(WIRE:%=tests/test_%.py) || exit 1; done
 
 pictures: $(VENV)/installed-dev
 	$(BIN)/python -m tests.screenshots docs/pictures
