@@ -12,7 +12,8 @@ import time
 
 import psutil
 
-from benchmarks.servers import find, free_port
+from benchmarks.ports import free_port
+from benchmarks.servers import find
 from chatstorage.interface import StorageUnavailable
 from cluster.directory import Directory
 from cluster.engine import Engine

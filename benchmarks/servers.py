@@ -20,6 +20,7 @@ import psutil
 import trustme
 
 from benchmarks.dialects import DEADLINE, Chat, Client, Dialect, Irc, Mqtt, Nats, Redis, WrongAnswer
+from benchmarks.ports import free_ports
 
 ROOT = Path(__file__).parent.parent
 RELAY_SOURCES = Path(__file__).parent / "relays"
@@ -108,11 +109,12 @@ class Running:
 def running(server: Server, clients: int) -> Iterator[Running]:
     """Start it in a folder of its own, and end it. Raises WrongAnswer where it does not start."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, (Path(folder) / "log").open("w+b") as log:
-        start = Start(Path(folder), free_port(), free_port(), clients, free_port())
-        ports = [start.port, *(free_port() for _ in range(1, server.nodes))]
+        metrics_port, engine_port, *ports = free_ports(2 + server.nodes)
+        start = Start(Path(folder), ports[0], metrics_port, clients, engine_port)
         trust = _certify(start.folder) if server.secure else None
-        metrics_port = start.metrics_port if server.scraped else 0
-        run = Running(server, cycle(ports[seat - 1] for seat in server.seats), metrics_port, trust)
+        run = Running(
+            server, cycle(ports[seat - 1] for seat in server.seats), metrics_port if server.scraped else 0, trust
+        )
         try:
             if server.engine:
                 _launch(run, "redis", server.engine, replace(start, port=start.engine_port), log)
@@ -130,11 +132,6 @@ def running(server: Server, clients: int) -> Iterator[Running]:
                 client.sock.close()
             for process in reversed(run.parties.values()):  # nodes say goodbye to what they share
                 _end(process)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def _launch(run: Running, party: str, server: Server, start: Start, log: IO[bytes]) -> None:

@@ -15,7 +15,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.loadtests import GENEROUS, free_port, start_locust
+from benchmarks.ports import free_port
+from tests.loadtests import GENEROUS, start_locust
 from tests.processes import DEADLINE, ServerProcess, answers, wait_for
 
 PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}

@@ -16,7 +16,7 @@ import pytest
 from client import ChatClient
 from tests.engine import RedisEngine, run_redis
 from tests.group import run_group
-from tests.processes import ServerProcess, run_server
+from tests.processes import ServerProcess, run_server, untraced
 from tests.programs import Program, ScreenProgram
 from tests.scripted_server import SECONDS, ScriptedServer
 
@@ -53,6 +53,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         others = [item for item in items if crc32(item.nodeid.encode()) % parts != number - 1]
         items[:] = [item for item in items if item not in set(others)]
         config.hook.pytest_deselected(items=others)
+
+
+@pytest.fixture(autouse=True)
+def coverage_of_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not measured in slow tests: it would cost them half as much again, and others run the same lines."""
+    if request.node.get_closest_marker("slow"):
+        for name in os.environ.keys() - untraced().keys():
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture

