@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
-from zlib import crc32
 
 import hypothesis
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from client import ChatClient
 from tests.engine import RedisEngine, run_redis
 from tests.group import run_group
-from tests.processes import ServerProcess, run_server, untraced
+from tests.processes import ServerProcess, run_server
 from tests.programs import Program, ScreenProgram
 from tests.scripted_server import SECONDS, ScriptedServer
 
@@ -43,24 +42,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Each part has tests of every kind: most of their time is waiting, of some it is work."""
+    """Each part has as many slow tests, and as many others."""
     if config.getoption("--group"):
         alone = [item for item in items if item.get_closest_marker("one_server")]
         items[:] = [item for item in items if item not in set(alone)]
         config.hook.pytest_deselected(items=alone)
     if part := config.getoption("--part"):
         number, parts = map(int, part.split("/"))
-        others = [item for item in items if crc32(item.nodeid.encode()) % parts != number - 1]
-        items[:] = [item for item in items if item not in set(others)]
-        config.hook.pytest_deselected(items=others)
-
-
-@pytest.fixture(autouse=True)
-def coverage_of_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not measured in slow tests: it would cost them half as much again, and others run the same lines."""
-    if request.node.get_closest_marker("slow"):
-        for name in os.environ.keys() - untraced().keys():
-            monkeypatch.delenv(name)
+        slow_last = sorted(items, key=lambda item: item.get_closest_marker("slow") is not None)
+        chosen = set(slow_last[number - 1 :: parts])
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
 
 
 @pytest.fixture
