@@ -85,6 +85,7 @@ class ChatUser(LoadUser):
     partner = ""  # whom the server takes for ours
     has_left = True  # of its own accord, or was never here: who has lost the connection waits before it comes back
     came = 0.0  # when the last login was sent, of monotonic()
+    _listener: "gevent.Greenlet[..., object] | None" = None
 
     @classmethod
     def check(cls, options: Namespace) -> str:
@@ -140,11 +141,12 @@ class ChatUser(LoadUser):
             except TimeoutError:
                 raise TimeoutError("no answer to the login: are there more users than places in the server?") from None
         self.ids[self.name] = self.client.user_id
+        self.partner = ""
         self.receipts = Receipts(Level) if Feature.RECEIPTS in self.features else None
         if Feature.MAILBOX in self.features and ledger.is_new(self.name):
             self.empty_mailbox()
         self.go_online()
-        self.spawn(self.listen, self.client)
+        self._listener = self.spawn(self.listen, self.client)
 
     def empty_mailbox(self) -> None:
         """What a run before this one has left there is none of its messages."""
@@ -174,11 +176,12 @@ class ChatUser(LoadUser):
     def hang_up(self, in_order: bool = False) -> None:
         self.go_offline(in_order)
         self.client.close()
+        if self._listener:  # what has come is ours, and an Error is about our partner, until all is taken in
+            self._listener.join()
 
     def go_offline(self, in_order: bool = False) -> None:
         super().go_offline(in_order)
         self.step_back()
-        self.partner = ""
 
     def attempt(self, act: Callable[[], None]) -> None:
         """Act, logged in. After a failure that is no refusal the connection is made anew."""

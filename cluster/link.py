@@ -1,12 +1,14 @@
 """A node's two connections to Redis for what nodes say to each other: one publishes, one is subscribed."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Self
 
 import gevent
 from gevent import Greenlet
 from gevent.event import Event
 from redis import exceptions
+from redis.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from chatstorage.interface import StorageUnavailable
@@ -27,21 +29,27 @@ class Link:
 
     def __enter__(self) -> Self:
         try:
-            self._out = self._engine.connect()
-            self._out.send_command("CLIENT", "REPLY", "OFF")  # it is the other node that answers
-            self._in = self._engine.connect()
-            self._in.send_command("SUBSCRIBE", *self._channels)
-            for _ in self._channels:
-                self._in.read_response()
+            with ExitStack() as opened:
+                self._out = self._connect(opened)
+                self._out.send_command("CLIENT", "REPLY", "OFF")  # it is the other node that answers
+                self._in = self._connect(opened)
+                self._in.send_command("SUBSCRIBE", *self._channels)
+                for _ in self._channels:
+                    self._in.read_response()
+                self._opened = opened.pop_all()
         except (RedisError, OSError) as error:
             raise StorageUnavailable(f"Redis: {error}") from error
         self._publisher = gevent.spawn(self._publish)
         return self
 
+    def _connect(self, opened: ExitStack) -> AbstractConnection:
+        connection = self._engine.connect()
+        opened.callback(connection.disconnect)
+        return connection
+
     def __exit__(self, *_: object) -> None:
         self._publisher.kill()
-        self._out.disconnect()
-        self._in.disconnect()
+        self._opened.close()
 
     def fail(self, error: Exception) -> None:
         """There has to be another link."""

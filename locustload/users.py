@@ -151,9 +151,11 @@ class LoadUser(User):
             self.report("connection", None, error)
             self.go_offline()
 
-    def spawn(self, function: Callable[..., object], *arguments: object) -> None:
+    def spawn(self, function: Callable[..., object], *arguments: object) -> "gevent.Greenlet[..., object]":
         """Run this beside the tasks; an exception in it counts as one in a task."""
-        gevent.spawn(function, *arguments).link_exception(self._on_exception)
+        greenlet = gevent.spawn(function, *arguments)
+        greenlet.link_exception(self._on_exception)
+        return greenlet
 
     def _on_exception(self, greenlet: "gevent.Greenlet[..., object]") -> None:
         self._count_exception(greenlet.exception)

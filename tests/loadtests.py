@@ -56,7 +56,7 @@ class LoadRun:
     ledger: dict[str, int] = field(default_factory=dict)  # the totals
     pairs: int = 0
     difference: str = ""  # where the ledger does not balance
-    findings: dict[str, dict[Pair, list[int]]] = field(default_factory=dict)  # numbers of the messages, by fault
+    findings: dict[str, dict[Pair, list[int]]] = field(default_factory=dict)  # by fault: numbers of the messages
     verdict: dict[str, Judged] = field(default_factory=dict)  # by condition
     certificate: dict[str, str] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)  # Locust's error report: how often what happened
@@ -249,7 +249,7 @@ def _read_ledger(run: LoadRun, title: str, lines: list[str]) -> LoadRun:
     for finding in findings:
         if finding.startswith("and "):  # more of them, which are in the file alone
             break
-        match = re.fullmatch(r"(\w+): (\S+) -> (\S+): ([-\d, ]+)(?: and \d+ more)?", finding)
+        match = re.fullmatch(r"(\w+): (\S+) -> (\S+): ([-\d, ]*\d)(?: .*)?", finding)  # if unbalanced, how many
         assert match, finding
         found[match[1]][match[2], match[3]] = read_numbers(match[4])
     return replace(run, ledger=ledger, pairs=int(pairs[1]), difference=totals[5], findings=dict(found))

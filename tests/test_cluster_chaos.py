@@ -75,14 +75,16 @@ AWAY = {f"{error}('Storage Unavailable')" for error in ("ServerError", "LoginRef
 AWAY.add("LoginRefused('User Already Online!')")  # at a node that is back before the one where this user has been
 
 
-def disturbed(redis: RedisEngine, folder: Path, disturb: Callable[[list[Group]], object]) -> LoadRun:
+def disturbed(redis: RedisEngine, folder: Path, disturb: Callable[[list[Group]], object], in_doubt: int = 0) -> LoadRun:
     """What the load tester has found of two nodes. Nothing may be lost, doubled, changed or out of order; what was not
-    delivered was refused, or went to a connection that ended.
+    delivered was refused, or went to a connection that ended. So many Errors may be about Messages that have arrived:
+    one run of each sender's, which a node that ended had delivered and not yet answered.
     """
+    options = [*load("", USERS, rate=20), *TOLERANT, "--drain", 10, "--fail-if", f"unbalanced>{in_doubt}"]
     with on_one_port(folder, redis, 2) as nodes:
         for node in nodes:
             node.may_stall = True
-        with start_locust(folder, *load(nodes[0].address, USERS, rate=20), *TOLERANT, "--drain", 10) as locust:
+        with start_locust(folder, *options, "--host", f"tcp://{nodes[0].address}") as locust:
             locust.wait_for_users()
             wait_for("both nodes have users", lambda: all(node.log.count("logged in") > 5 for node in nodes))
             time.sleep(1)
@@ -95,7 +97,7 @@ def disturbed(redis: RedisEngine, folder: Path, disturb: Callable[[list[Group]],
             locust.interrupt()
             run = locust.end()
     assert run.status == 0, run.explain()
-    assert run.is_balanced, run.explain()
+    assert run.is_balanced or in_doubt, run.explain()
     assert run.faults == {}, run.explain()
     assert run.ledger["delivered"] > 0
     return run
@@ -148,7 +150,7 @@ def test_connections_to_redis_cut_again_and_again(redis_engine: RedisEngine, tmp
 
 
 def test_a_node_killed(redis_engine: RedisEngine, tmp_path: Path) -> None:
-    run = disturbed(redis_engine, tmp_path, lambda nodes: nodes[1].process.kill())
+    run = disturbed(redis_engine, tmp_path, lambda nodes: nodes[1].process.kill(), in_doubt=USERS)
     assert run.rows["connection"].failures > 0
     assert "LoginRefused('User Already Online!')" in errors_of(run), "until the lease has run out"
 
@@ -160,6 +162,6 @@ def test_a_node_frozen_for_longer_than_its_lease(redis_engine: RedisEngine, tmp_
         nodes[1].process.send_signal(signal.SIGCONT)
         nodes[1].wait_for_log("taken for dead")
 
-    run = disturbed(redis_engine, tmp_path, disturb)
+    run = disturbed(redis_engine, tmp_path, disturb, in_doubt=USERS)
     assert run.rows["connection"].failures > 0
     assert "ServerError('User Not Online')" in errors_of(run)

@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 
 from loadtest.ledger import decode_stamp
+from protocol import (
+    PacketType,
+    Reason,
+    encode,
+    encode_error,
+    parse_user_id,
+)
 from tests.conftest import StartServer
 from tests.faulty_proxy import (
     Fault,
@@ -23,8 +30,9 @@ from tests.faulty_proxy import (
     swallow_after,
     swap,
 )
-from tests.loadtests import LoadRun, Pair, load, read_ledger, read_numbers, start_locust
+from tests.loadtests import CHAT, LoadRun, Pair, load, read_ledger, read_numbers, start_locust
 from tests.processes import ServerProcess, wait_for
+from tests.scripted_server import ScriptedServer
 
 pytestmark = pytest.mark.slow
 
@@ -236,3 +244,29 @@ def test_users_come_back_when_the_server_does(start_server: StartServer, tmp_pat
     assert run.rows["connect"].count >= 2 * USERS
     assert ("connection.failures > 0" in run.failed) is not tolerant
     assert "Traceback" not in run.log
+
+
+def test_an_error_that_comes_with_the_last_pong_counts_for_its_pair(tmp_path: Path) -> None:
+    visitors = tmp_path / "visitor.py"
+    visitors.write_text("from chat import Reconnector\n\n\nclass Visitor(Reconnector):\n    fixed_count = 1\n")
+    with (
+        ScriptedServer() as server,
+        start_locust(tmp_path, *load(server.address, 2), "Chatter", "Visitor", files=(CHAT, visitors)) as locust,
+    ):
+        host, visitor = server.accept(), server.accept()
+        host.log_in("load-0")
+        host.expect(PacketType.CHAT_INIT)
+        visitor.log_in("load-1", "load-0")
+        assert parse_user_id(visitor.expect(PacketType.CHAT_INIT)) == 1
+        visitor.pong()
+        visitor.expect(PacketType.MESSAGE)
+        last = visitor.expect(PacketType.PING)
+        host.close()
+        server.accept()  # it has noticed, and wants to come back
+        visitor.send(encode_error(Reason.USER_NOT_ONLINE), encode(PacketType.PONG, last))
+        with pytest.raises(EOFError):
+            visitor.read()
+        locust.interrupt()
+        run = locust.end()
+    assert run.is_balanced, run.explain()
+    assert run.ledger["refused"] == 1

@@ -75,12 +75,16 @@ def test_a_watcher_who_does_not_read_delays_nobody_and_learns_the_latest(server:
     final = server.log_in("alice")
     latest: dict[str, int] = {}
     watcher.send(PING)
-    while (packet := watcher.read()) != (PacketType.PONG, b"?"):
+    has_pong = False
+    while not has_pong or latest["alice"] == 0:  # in a group the latest may come a little later
+        packet = watcher.read()
         assert packet is not None
-        assert packet[0] == PacketType.PRESENCE
-        name = packet[1][3:-1].decode()
-        latest[name] = packet[1][0]
-    assert latest["alice"] == 1
+        if packet == (PacketType.PONG, b"?"):
+            has_pong = True
+        else:
+            assert packet[0] == PacketType.PRESENCE
+            name = packet[1][3:-1].decode()
+            latest[name] = packet[1][0]
     final.expect_pong()
 
 
