@@ -23,20 +23,22 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
 
-# In parts at once, since most of their time is waiting; what they print comes at the end of each.
-PARTS = 1 2 3
-AT_ONCE = @$(MAKE) --no-print-directory -j3 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+# Three runs share the tests, since most of their time is waiting; what they print comes at the end of each.
+RUNS = 1 2 3
+AT_ONCE = @export SHARE=$$(mktemp -d) && trap 'rm -rf "$$SHARE"' EXIT && \
+	$(MAKE) --no-print-directory -j3 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+SHARED = $(BIN)/python -m pytest -q "--share=$$SHARE"
 
 test: $(VENV)/installed-dev
 ifdef ARGS
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 else
-	@echo "running all tests but the slowest, in three parts at once: some four minutes"
-	$(AT_ONCE) $(PARTS:%=test-%)
+	@echo "running all tests but the slowest, in three runs at once: some four minutes"
+	$(AT_ONCE) $(RUNS:%=test-%)
 endif
 
 test-%:
-	@$(BIN)/python -m pytest -m "not slow" --part $*/3
+	@$(SHARED) -m "not slow"
 
 check: lint types coverage
 
@@ -49,13 +51,13 @@ types: $(VENV)/installed-dev
 
 coverage: $(VENV)/installed-dev
 	@rm -f .coverage .coverage.*
-	@echo "running all tests, in three parts at once: some thirteen minutes"
-	$(AT_ONCE) $(PARTS:%=coverage-%)
+	@echo "running all tests, in three runs at once: some thirteen minutes"
+	$(AT_ONCE) $(RUNS:%=coverage-%)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --show-missing --skip-covered
 
 coverage-%:
-	@COVERAGE_FILE=.coverage.$* $(BIN)/python -m pytest --part $*/3 --cov --cov-report= --cov-fail-under=0
+	@COVERAGE_FILE=.coverage.$* $(SHARED) --cov --cov-report= --cov-fail-under=0
 
 soak: $(VENV)/installed
 	@$(BIN)/python -m stress.hostile $(ARGS)

@@ -31,7 +31,7 @@ StartLines = Callable[..., Program]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--part", metavar="K/N", help="run the K-th of N parts of the tests, which can run at once")
+    parser.addoption("--share", metavar="FOLDER", help="run what no other run has begun that shares this empty folder")
     parser.addoption("--group", metavar="N", type=int, help="N nodes over a Redis, where the tests say one server")
     parser.addoption("--haproxy", action="store_true", help="with --group: HAProxy stands before the nodes")
 
@@ -42,17 +42,44 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Each part has as many slow tests, and as many others."""
     if config.getoption("--group"):
         alone = [item for item in items if item.get_closest_marker("one_server")]
         items[:] = [item for item in items if item not in set(alone)]
         config.hook.pytest_deselected(items=alone)
-    if part := config.getoption("--part"):
-        number, parts = map(int, part.split("/"))
-        slow_last = sorted(items, key=lambda item: item.get_closest_marker("slow") is not None)
-        chosen = set(slow_last[number - 1 :: parts])
-        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = [item for item in items if item in chosen]
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """With --share several runs do all tests together: each takes the next one that nobody has."""
+    folder = session.config.getoption("--share")
+    if not folder or session.testsfailed or session.config.option.collectonly:
+        return None  # as ever
+    ours = (item for number, item in enumerate(slow_ones_spread(session.items)) if is_first(Path(folder, str(number))))
+    item = next(ours, None)
+    while item:
+        following = next(ours, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail or session.shouldstop:
+            raise session.Interrupted(session.shouldfail or session.shouldstop)
+        item = following
+    return True
+
+
+def slow_ones_spread(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Never many of them at once, and none at the very end, when it would run alone."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    places = {item: 0.9 * number / len(slow) for number, item in enumerate(slow)}
+    places |= {item: number / len(others) for number, item in enumerate(others)}
+    return sorted(items, key=places.__getitem__)
+
+
+def is_first(file: Path) -> bool:
+    """Make this file; False where somebody else has."""
+    try:
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 @pytest.fixture
