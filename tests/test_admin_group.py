@@ -89,6 +89,7 @@ def test_nobody_is_online_on_a_node_that_is_gone_for_long(engine: Engine) -> Non
     assert refusal(Path(), "kick", "alice") == "alice is not online"
 
 
+@pytest.mark.slow
 def test_a_new_password_counts_at_once_on_every_node(group: StartGroup) -> None:
     assert admin(Path(), "passwd", "alice", typed="geheim\n") == ""
     assert admin(Path(), "passwd", "żółć", typed="schlüssel") == ""

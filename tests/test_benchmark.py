@@ -14,6 +14,7 @@ from benchmarks.servers import ALL, REDIS
 from tests.processes import ROOT, run_unpatched
 
 
+@pytest.mark.slow
 def test_the_generator_finds_what_is_wrong_and_every_server_is_measured() -> None:
     run_unpatched("tests/unpatched_benchmark.py")
 
@@ -114,6 +115,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
 
 
+@pytest.mark.slow
 def test_a_run_says_how_it_goes_and_writes_its_figures(tmp_path: Path) -> None:
     chosen = [PIPELINED, "latency at 2000 messages a second"]
     measures = [part for name in chosen for part in ("--measure", name)]
@@ -128,6 +130,7 @@ def test_a_run_says_how_it_goes_and_writes_its_figures(tmp_path: Path) -> None:
     assert (tmp_path / "cpu.png").exists()
 
 
+@pytest.mark.slow
 def test_measures_whose_names_begin_so_are_run_for_groups_beside_ours(tmp_path: Path) -> None:
     if REDIS.missing:
         pytest.skip(REDIS.missing)

@@ -9,6 +9,7 @@ from itertools import chain, takewhile
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -261,6 +262,7 @@ class RedisChatsAreADict(ChatsAreADict):
         assert sum(boxes) == waiting
 
 
+@pytest.mark.slow
 def test_redis_chats_are_a_dict(shared_redis: RedisEngine) -> None:
     engine = Engine(shared_redis.url, "")
 

@@ -72,6 +72,7 @@ def test_a_user_who_has_left_one_node_comes_in_at_once_at_another(pair: tuple[Se
         node.wait_for_log("alice disconnected", times=number // 2 + 1)
 
 
+@pytest.mark.slow
 def test_of_logins_of_one_name_at_one_moment_on_three_nodes_exactly_one_wins(three: Group) -> None:
     refused = encode_error(Reason.USER_ALREADY_ONLINE)
     with ThreadPoolExecutor(3) as threads:
@@ -309,6 +310,7 @@ def test_a_node_that_stops_says_goodbye_and_its_users_are_offline_at_once(
 # Redis that is away
 
 
+@pytest.mark.slow
 def test_while_redis_is_away_one_nodes_users_chat_and_all_else_is_refused_and_then_it_heals(
     redis_engine: RedisEngine, tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_mail_comes_in_order_and_once_however_often_its_reader_comes_and_goes(pa
     assert read == list(range(written))
 
 
+@pytest.mark.slow
 def test_redis_that_stands_still_for_longer_than_the_lease_costs_nobody_the_connection(
     redis_engine: RedisEngine, tmp_path: Path
 ) -> None:
