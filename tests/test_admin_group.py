@@ -51,9 +51,8 @@ def start(shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path) -> Itera
 def group(request: pytest.FixtureRequest, start: StartGroup) -> StartGroup:
     """alice (1) has the password "secret", and żółć (2) has none; a way to the nodes."""
     nodes = start()
-    nodes.log_in("alice", "secret").close()
-    nodes.log_in("żółć").close()
-    wait_for("both are offline", lambda: [row[2] for row in rows(Path())] == ["offline", "offline"])
+    log_in_at(nodes, "alice", "secret")
+    log_in_at(nodes, "żółć")
     if request.param == "running":
         return lambda: nodes
     assert nodes.stop() == 0
@@ -61,8 +60,9 @@ def group(request: pytest.FixtureRequest, start: StartGroup) -> StartGroup:
 
 
 def log_in_at(node: ServerProcess, name: str, password: str = "") -> None:
+    before = node.log.count(f"{name} disconnected")
     node.log_in(name, password).close()
-    wait_for(f"{name} is offline", lambda: all(row[2] == "offline" for row in rows(Path())))
+    node.wait_for_log(f"{name} disconnected", before + 1)
 
 
 @pytest.mark.usefixtures("group")
@@ -140,7 +140,7 @@ def test_a_kicked_user_loses_the_connection_and_may_come_back(start: StartGroup)
     alice.expect_end()
     alice.close()
     bob.expect_pong()
-    wait_for("alice is offline", lambda: rows(Path())[0][2] == "offline")
+    one.wait_for_log("alice disconnected")
     other.log_in("alice").expect_pong()
 
 

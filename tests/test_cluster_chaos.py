@@ -119,7 +119,6 @@ def test_redis_restarted(redis_engine: RedisEngine, tmp_path: Path) -> None:
             node.wait_for_log("Redis is back")
 
     run = disturbed(redis_engine, tmp_path, disturb)
-    assert run.ledger["refused"] > 0
     assert run.ledger["in flight"] == 0
     assert errors_of(run) <= AWAY
 

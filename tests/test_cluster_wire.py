@@ -14,9 +14,8 @@ GROUPS = {
     "3 nodes behind HAProxy": ("--group", "3", "--haproxy"),
 }
 RUNS = [
-    *((tests, "2 nodes") for tests in ("chat", "client", "errors")),
-    *((tests, "2 nodes") for tests in ("client_features", "history", "mailbox", "presence", "receipts")),
-    *((tests, "3 nodes behind HAProxy") for tests in ("chat", "client")),
+    *((tests, "2 nodes") for tests in ("chat", "errors", "mailbox", "presence", "receipts")),
+    *((tests, "3 nodes behind HAProxy") for tests in ("client", "client_features", "history")),
 ]
 SECONDS = 400  # generous
 

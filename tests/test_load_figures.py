@@ -53,7 +53,8 @@ def test_what_went_through_mailboxes_is_counted_on_both_sides(start_server: Star
     assert run.ledger["in flight"] == 0
     counted, figures = settled(server), server.metrics()
     fetched = int(figures["chat_mailbox_delivered_total"])
-    assert counted["mailed"] == fetched >= run.rows["mailbox"].count > 100
+    assert counted["mailed"] == fetched > 100
+    assert run.rows["mailbox"].count > 100  # due before their receivers came: a few may have been sent thereafter
     direct = ledger(run)["delivered"] - fetched
     assert counted == ledger(run) | {"delivered": direct, "undeliverable": 0, "mailed": fetched}
     assert figures["chat_mailbox_messages"] == 0

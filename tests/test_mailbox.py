@@ -55,7 +55,7 @@ def test_what_is_written_to_somebody_who_is_away_comes_after_the_list_oldest_fir
     alice.say("and now live")
     bob.expect_message("alice:and now live")
     bob.close()
-    server.wait_for_log("bob disconnected")
+    server.wait_for_log("bob disconnected", times=2)
     server.log_in("bob").expect_pong()
 
 

@@ -331,8 +331,8 @@ def test_killed_at_random_moments_and_run_again_it_is_all_there_once(group: Grou
         other = tmp_path / "other" if place == back else place
         admin(other, *command, *(group if place == back else there_again).options)
         duration = time.monotonic() - begin
-        kills = [killed(place, *command, *group.options, after=random.uniform(0.2, 1.1) * duration) for _ in range(5)]
-        assert sum(kills) > 2
+        kills = [killed(place, *command, *group.options, after=random.uniform(0.2, 1.1) * duration) for _ in range(3)]
+        assert sum(kills) > 0
         admin(place, *command, *group.options)
         if place == folder:
             assert in_redis(*group) == expected
