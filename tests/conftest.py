@@ -15,7 +15,7 @@ import pytest
 from client import ChatClient
 from tests.engine import RedisEngine, run_redis
 from tests.group import run_group
-from tests.processes import ServerProcess, run_server
+from tests.processes import ServerProcess, run_server, untraced
 from tests.programs import Program, ScreenProgram
 from tests.scripted_server import SECONDS, ScriptedServer
 
@@ -80,6 +80,13 @@ def is_first(file: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No coverage of processes: where many run the same lines as those of other tests it would take as long again."""
+    for name in os.environ.keys() - untraced().keys():
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

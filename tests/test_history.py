@@ -19,6 +19,8 @@ from protocol import (
 from tests.conftest import StartServer
 from tests.processes import DEADLINE, ServerProcess, Wire
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 Past = tuple[int, bytes]  # the sender's id, and the Message packets
 
 
