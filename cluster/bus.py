@@ -185,11 +185,11 @@ class Bus:
             self.tell(node, answer)
 
     def _do(self, node: str, frame: HandOver | Flush) -> None:
-        answer = AWAY._replace(id=frame.id)
         try:
             answer = self._hand_on(node, frame) if isinstance(frame, HandOver) else self._flush(frame)
         except Exception:
             log.exception("a fault of the server's own, in what another node has asked for")
+            answer = AWAY._replace(id=frame.id)
         if self._answers[node].get(frame.sender) == (frame.id, None):
             self._answers[node][frame.sender] = frame.id, answer
         if isinstance(frame, HandOver) and frame.run[1] == 1:
