@@ -51,7 +51,7 @@ types: $(VENV)/installed-dev
 
 coverage: $(VENV)/installed-dev
 	@rm -f .coverage .coverage.*
-	@echo "running all tests, in three runs at once: some thirteen minutes"
+	@echo "running all tests, in three runs at once: some fourteen minutes"
 	$(AT_ONCE) $(RUNS:%=coverage-%)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --show-missing --skip-covered
