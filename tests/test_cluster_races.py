@@ -22,6 +22,7 @@ from tests.processes import ServerProcess, wait_for
 from tests.test_cluster import LEASE, list_again, read_up_to_pong
 
 Pair = tuple[ServerProcess, ServerProcess]
+BOB = User(1, "bob")
 
 
 @pytest.fixture
@@ -35,6 +36,17 @@ def engine(shared_redis: RedisEngine, redis_prefix: str) -> Iterator[Engine]:
     engine = Engine(shared_redis.url, redis_prefix)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def directories(engine: Engine) -> Iterator[tuple[Directory, Directory]]:
+    """Those of two nodes; bob (1) has signed up."""
+    one, two = Directory(engine, LEASE), Directory(engine, LEASE)
+    with RedisStorage(one, 10, 255) as storage:
+        two.join()
+        storage.sign_up(BOB.name, None)
+        yield one, two
+        two.quit()
 
 
 @pytest.mark.parametrize("features", [Feature.RECEIPTS, Feature.MAILBOX])
@@ -118,36 +130,30 @@ def test_redis_may_be_reached_in_vain_any_number_of_times(engine: Engine) -> Non
     assert engine.call("PING")
 
 
-def test_a_name_is_held_until_it_is_released_whatever_comes_late(engine: Engine) -> None:
-    one, two = Directory(engine, LEASE), Directory(engine, LEASE)
-    with RedisStorage(one, 10, 255) as storage:
-        two.join()
-        bob = storage.sign_up("bob", None)
-        one.claim(bob)
-        assert one.rejoin([bob]) == []
-        late = Directory(engine, LEASE)
-        late.node = one.node  # what the same node asked for before it rejoined
-        late.release(bob.id, settling=0)
-        assert one.is_online(bob.id)
-        two.release(bob.id, settling=0)
-        assert one.is_online(bob.id), "another node cannot release it"
-        one.release(bob.id, settling=0)
-        assert not one.is_online(bob.id)
-        two.quit()
+def test_a_name_is_held_until_it_is_released_whatever_comes_late(
+    engine: Engine, directories: tuple[Directory, Directory]
+) -> None:
+    one, two = directories
+    one.claim(BOB)
+    assert one.rejoin([BOB]) == []
+    late = Directory(engine, LEASE)
+    late.node = one.node  # what the same node asked for before it rejoined
+    late.release(BOB.id, settling=0)
+    assert one.is_online(BOB.id)
+    two.release(BOB.id, settling=0)
+    assert one.is_online(BOB.id), "another node cannot release it"
+    one.release(BOB.id, settling=0)
+    assert not one.is_online(BOB.id)
 
 
-def test_ids_go_on_from_the_clock_of_the_node_that_a_user_has_left(engine: Engine) -> None:
-    ahead, behind = Directory(engine, LEASE), Directory(engine, LEASE)
-    with RedisStorage(ahead, 10, 255) as storage:
-        behind.join()
-        bob = storage.sign_up("bob", None)
-        ahead.claim(bob)
-        ahead.clock.hear(time.time_ns() // 1000 + 60_000_000)
-        given = ahead.clock.new_id()
-        ahead.release(bob.id, settling=0)
-        behind.claim(User(bob.id, "bob"))
-        assert behind.clock.new_id() > given
-        behind.quit()
+def test_ids_go_on_from_the_clock_of_the_node_that_a_user_has_left(directories: tuple[Directory, Directory]) -> None:
+    ahead, behind = directories
+    ahead.claim(BOB)
+    ahead.clock.hear(time.time_ns() // 1000 + 60_000_000)
+    given = ahead.clock.new_id()
+    ahead.release(BOB.id, settling=0)
+    behind.claim(BOB)
+    assert behind.clock.new_id() > given
 
 
 def test_the_pauses_between_tries_grow_to_two_seconds_and_vary() -> None:
@@ -156,14 +162,10 @@ def test_the_pauses_between_tries_grow_to_two_seconds_and_vary() -> None:
     assert len({backoff(3) for _ in range(10)}) == 10
 
 
-def test_a_reserved_outbox_is_free_again_after_a_login_that_fails(engine: Engine) -> None:
-    directory, other = Directory(engine, LEASE), Directory(engine, LEASE)
-    with RedisStorage(directory, 10, 255) as storage:
-        other.join()
-        bob = storage.sign_up("bob", None)
-        other.claim(bob)
-        relay = ClusterRelay(directory, Lease(LEASE), 1, None)
-        member = Member(bob.id, encode_user("bob", bob.id, 1), Outbox(1024, lambda: None))
-        assert not relay.join(member)
-        assert not member.outbox.is_reserved
-        other.quit()
+def test_a_reserved_outbox_is_free_again_after_a_login_that_fails(directories: tuple[Directory, Directory]) -> None:
+    directory, other = directories
+    other.claim(BOB)
+    relay = ClusterRelay(directory, Lease(LEASE), 1, None)
+    member = Member(BOB.id, encode_user(BOB.name, BOB.id, 1), Outbox(1024, lambda: None))
+    assert not relay.join(member)
+    assert not member.outbox.is_reserved
