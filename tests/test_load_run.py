@@ -12,6 +12,7 @@ from tests.conftest import StartServer
 from tests.faulty_proxy import FaultyProxy, Link
 from tests.loadtests import (
     CHAT,
+    GENEROUS,
     ROWS,
     LoadRun,
     expect_clean,
@@ -216,8 +217,8 @@ def test_users_without_a_place_in_the_server_fail_to_log_in(start_server: StartS
     run = run_until(tmp_path, {"login": 6, "deliver": 1}, *load(server.address, 6), "--timeout", 1, "Chatter")
     assert run.status == 1, run.explain()
     error = "chat login: TimeoutError('no answer to the login: are there more users than places in the server?')"
-    assert run.errors.keys() == {error}
-    assert run.rows["login"].failures == run.errors[error] >= 2
+    assert run.errors.keys() - {"chat login: TimeoutError('no answer before the run ended')"} == {error}
+    assert run.rows["login"].failures == sum(run.errors.values()) >= 2
     assert run.failed == {"login.failures > 0"}
     assert run.rows["login"].count - run.rows["login"].failures == 4
     assert run.is_balanced
@@ -261,7 +262,7 @@ def test_sigterm_ends_a_run_with_a_shape_in_order(server: ServerProcess, tmp_pat
 
 
 def test_nothing_measured_is_nothing_passed(server: ServerProcess, tmp_path: Path) -> None:
-    run = run_locust(tmp_path, *load(server.address, 0, 1)[:4], "--run-time", "1s")
+    run = run_locust(tmp_path, *load(server.address, 0, 1)[:4], *GENEROUS, "--run-time", "1s")
     assert run.status == 1, run.explain()
     assert run.failed == {"requests < 1"}
 
