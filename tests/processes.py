@@ -117,6 +117,12 @@ class ServerProcess:
         wire.read_list(name)
         return wire
 
+    def visit(self, name: str, password: str = "") -> None:
+        """Somebody comes and goes, and is offline then."""
+        goodbyes = self.log.count(f"{name} disconnected")
+        self.log_in(name, password).close()
+        self.wait_for_log(f"{name} disconnected", goodbyes + 1)
+
 
 def launch_server(
     data_dir: Path, *options: object, under: Sequence[str] = (), program: Sequence[str] = ("server.py",)

@@ -21,7 +21,7 @@ from protocol import Envelope, Reason
 from storage import User
 from tests.engine import RedisEngine
 from tests.group import Group, run_group
-from tests.processes import ROOT, ServerProcess, wait_for
+from tests.processes import ROOT, wait_for
 from tests.test_admin import admin, refusal, refused, rows
 
 StartGroup = Callable[[], Group]
@@ -51,18 +51,12 @@ def start(shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path) -> Itera
 def group(request: pytest.FixtureRequest, start: StartGroup) -> StartGroup:
     """alice (1) has the password "secret", and żółć (2) has none; a way to the nodes."""
     nodes = start()
-    log_in_at(nodes, "alice", "secret")
-    log_in_at(nodes, "żółć")
+    nodes.visit("alice", "secret")
+    nodes.visit("żółć")
     if request.param == "running":
         return lambda: nodes
     assert nodes.stop() == 0
     return start
-
-
-def log_in_at(node: ServerProcess, name: str, password: str = "") -> None:
-    before = node.log.count(f"{name} disconnected")
-    node.log_in(name, password).close()
-    node.wait_for_log(f"{name} disconnected", before + 1)
 
 
 @pytest.mark.usefixtures("group")
@@ -96,29 +90,29 @@ def test_a_new_password_counts_at_once_on_every_node(group: StartGroup) -> None:
     for node in group().nodes:
         refused(node, "alice", "secret", Reason.WRONG_PASSWORD)
         refused(node, "żółć", "", Reason.PASSWORD_REQUIRED)
-        log_in_at(node, "alice", "geheim")
-        log_in_at(node, "żółć", "schlüssel")
+        node.visit("alice", "geheim")
+        node.visit("żółć", "schlüssel")
 
 
 def test_a_forgotten_password_is_none_until_the_next_login_sets_one(group: StartGroup) -> None:
     for _ in range(2):
         assert admin(Path(), "passwd", "alice", "--forget") == ""
     one, other = group().nodes
-    log_in_at(one, "alice", "other")
+    one.visit("alice", "other")
     refused(other, "alice", "secret", Reason.WRONG_PASSWORD)
 
 
 @pytest.mark.parametrize("typed", ["", "x" * 65])
 def test_a_password_that_cannot_be_is_refused(group: StartGroup, typed: str) -> None:
     assert "password" in refusal(Path(), "passwd", "alice", typed=typed)
-    log_in_at(group().nodes[0], "alice", "secret")
+    group().nodes[0].visit("alice", "secret")
 
 
 def test_a_removed_name_may_be_signed_up_anew_and_gets_a_new_id(group: StartGroup) -> None:
     assert admin(Path(), "remove", "żółć") == ""
     assert [row[1] for row in rows(Path())] == ["alice"]
     for node, password in zip(group().nodes, ("", "mine"), strict=True):
-        log_in_at(node, "żółć", password)
+        node.visit("żółć", password)
     assert rows(Path()) == [["1", "alice", "offline", "yes"], ["3", "żółć", "offline", "yes"]]
 
 

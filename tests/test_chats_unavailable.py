@@ -23,8 +23,7 @@ def locked(server: ServerProcess) -> Iterator[sqlite3.Connection]:
 
 def mail_for_bob(server: ServerProcess, count: int) -> Wire:
     """alice writes numbered messages to bob (1), who is away; all are on disk."""
-    server.log_in("bob").close()
-    server.wait_for_log("bob disconnected")
+    server.visit("bob")
     alice = server.log_in("alice", features=Feature.MAILBOX)
     alice.chat_with(1)
     for number in range(count):

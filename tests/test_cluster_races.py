@@ -52,8 +52,7 @@ def directories(engine: Engine) -> Iterator[tuple[Directory, Directory]]:
 @pytest.mark.parametrize("features", [Feature.RECEIPTS, Feature.MAILBOX])
 def test_no_message_from_another_node_comes_before_the_end_of_the_list(pair: Pair, features: Feature) -> None:
     one, two = pair
-    two.log_in("bob").close()
-    two.wait_for_log("bob disconnected")
+    two.visit("bob")
     alice = one.log_in("alice", features=features)
 
     def write() -> None:
@@ -79,8 +78,7 @@ def test_no_message_from_another_node_comes_before_the_end_of_the_list(pair: Pai
 
 def test_mail_comes_in_order_and_once_however_often_its_reader_comes_and_goes(pair: Pair) -> None:
     one, two = pair
-    one.log_in("bob").close()
-    one.wait_for_log("bob disconnected")
+    one.visit("bob")
     alice = one.log_in("alice", features=Feature.MAILBOX)
     alice.chat_with(1)
     read: list[int] = []
@@ -117,8 +115,7 @@ def test_redis_that_stands_still_for_longer_than_the_lease_costs_nobody_the_conn
 
 def test_what_a_node_that_is_gone_had_still_to_write_holds_nobody_up(pair: Pair, engine: Engine) -> None:
     one, _ = pair
-    one.log_in("bob").close()
-    one.wait_for_log("bob disconnected")
+    one.visit("bob")
     engine.call("SADD", engine.key("settling", 1), "0123456789ab")
     with one.log_in("bob") as bob:
         bob.expect_pong()

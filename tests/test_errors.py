@@ -171,8 +171,7 @@ def test_sign_ups_end_at_the_limit_and_known_users_still_come_in(start_server: S
 
 def test_the_first_password_secures_an_account_over_a_restart(start_server: StartServer) -> None:
     first = start_server()
-    first.log_in("alice").close()
-    first.wait_for_log("alice disconnected")
+    first.visit("alice")
     first.log_in("alice", "secret").close()
     first.stop()
     second = start_server()
@@ -195,8 +194,7 @@ def test_a_password_is_on_disk_only_as_an_argon2id_hash(server: ServerProcess) -
 
 
 def test_the_third_wrong_password_closes(server: ServerProcess) -> None:
-    server.log_in("alice", "secret").close()
-    server.wait_for_log("alice disconnected")
+    server.visit("alice", "secret")
     with server.connect() as client:
         for guess in ("1", "2", "3"):
             client.send(encode_login("alice", guess))

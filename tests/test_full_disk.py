@@ -203,8 +203,7 @@ def test_a_full_file_system_is_survived_log_included(small_disk: SmallDisk) -> N
 
 def test_what_waits_for_a_mailbox_is_refused_or_kept_until_there_is_room(start_server: StartServer) -> None:
     server = start_server("--sync", "always")
-    server.log_in("bob").close()
-    server.wait_for_log("bob disconnected")
+    server.visit("bob")
     alice = server.log_in("alice", features=Feature.MAILBOX | Feature.RECEIPTS)
     alice.chat_with(1)
     alice.say("1")

@@ -130,8 +130,7 @@ def test_a_fault_closes_a_delayed_client_once_it_is_read(start_server: StartServ
 def secured(server: ServerProcess, *names: str) -> None:
     """Sign these users up, with the password "sesame"."""
     for name in names:
-        server.log_in(name, "sesame").close()
-        server.wait_for_log(f"{name} disconnected")
+        server.visit(name, "sesame")
 
 
 def guess(server: ServerProcess, name: str, password: str = "wrong", source: str = "") -> tuple[int, bytes] | None:

@@ -27,12 +27,6 @@ pytestmark = pytest.mark.usefixtures("unmeasured")
 BOTH = Feature.MAILBOX | Feature.RECEIPTS
 
 
-def away(server: ServerProcess, name: str) -> None:
-    """This user has signed up, and is not here."""
-    server.log_in(name).close()
-    server.wait_for_log(f"{name} disconnected")
-
-
 def write_to(server: ServerProcess, receiver: int, features: Feature = Feature.MAILBOX) -> Wire:
     alice = server.log_in("alice", features=features)
     alice.chat_with(receiver)
@@ -40,7 +34,7 @@ def write_to(server: ServerProcess, receiver: int, features: Feature = Feature.M
 
 
 def test_what_is_written_to_somebody_who_is_away_comes_after_the_list_oldest_first(server: ServerProcess) -> None:
-    away(server, "bob")
+    server.visit("bob")
     alice = write_to(server, 1)
     carol = server.log_in("carol", features=Feature.MAILBOX)
     carol.chat_with(1)
@@ -63,7 +57,7 @@ def test_what_is_written_to_somebody_who_is_away_comes_after_the_list_oldest_fir
 
 def test_a_mailbox_survives_a_restart(start_server: StartServer) -> None:
     first = start_server()
-    away(first, "bob")
+    first.visit("bob")
     alice = write_to(first, 1)
     alice.say("one")
     alice.say("x" * 136)
@@ -80,7 +74,7 @@ def test_what_was_stored_survives_a_kill_and_what_was_delivered_and_noted_does_n
     start_server: StartServer,
 ) -> None:
     first = start_server("--sync", "always")
-    away(first, "bob")
+    first.visit("bob")
     alice = write_to(first, 1, BOTH)
     for number in range(3):
         alice.say(f"{number}")
@@ -102,7 +96,7 @@ def test_what_was_stored_survives_a_kill_and_what_was_delivered_and_noted_does_n
 
 
 def test_who_does_not_ask_for_mailboxes_is_refused_as_ever(server: ServerProcess) -> None:
-    away(server, "bob")
+    server.visit("bob")
     alice = server.log_in("alice", features=ALL_FEATURES & ~Feature.MAILBOX)
     alice.send(encode_chat_init(1))
     alice.expect_error(Reason.USER_NOT_ONLINE)
@@ -111,7 +105,7 @@ def test_who_does_not_ask_for_mailboxes_is_refused_as_ever(server: ServerProcess
 
 @pytest.mark.parametrize("user_id", [3, 200])
 def test_nobody_can_write_to_who_never_signed_up(server: ServerProcess, user_id: int) -> None:
-    away(server, "bob")
+    server.visit("bob")
     alice = server.log_in("alice", features=Feature.MAILBOX)
     alice.send(encode_chat_init(user_id))
     alice.expect_error(Reason.USER_NOT_ONLINE)
@@ -119,7 +113,7 @@ def test_nobody_can_write_to_who_never_signed_up(server: ServerProcess, user_id:
 
 def test_without_a_history_there_are_no_mailboxes_and_nothing_is_on_disk(start_server: StartServer) -> None:
     server = start_server("--history", "off")
-    away(server, "bob")
+    server.visit("bob")
     alice = server.log_in("alice", features=BOTH)
     alice.send(encode_chat_init(1))
     alice.expect_error(Reason.USER_NOT_ONLINE)
@@ -133,7 +127,7 @@ def test_without_a_history_there_are_no_mailboxes_and_nothing_is_on_disk(start_s
 
 def test_a_full_mailbox_takes_what_fits_and_refuses_the_rest(start_server: StartServer) -> None:
     server = start_server("--mailbox-messages", 3)
-    away(server, "bob")
+    server.visit("bob")
     alice = write_to(server, 1)
     alice.send(*(encode_message(b"%d" % number) for number in range(5)))
     alice.expect_error(Reason.MAILBOX_FULL)
@@ -198,7 +192,7 @@ def test_a_mailbox_larger_than_the_outbox_is_delivered_as_the_client_reads_and_n
     start_server: StartServer,
 ) -> None:
     server = start_server("--outbox-bytes", 1024, "--write-timeout", 60, "--mailbox-messages", 5000)
-    away(server, "bob")
+    server.visit("bob")
     alice = write_to(server, 1)
     text = "x" * 90
     for number in range(3000):
@@ -224,7 +218,7 @@ def test_a_mailbox_larger_than_the_outbox_is_delivered_as_the_client_reads_and_n
 
 def test_who_leaves_in_the_middle_of_a_mailbox_gets_the_rest_next_time(start_server: StartServer) -> None:
     server = start_server("--outbox-bytes", 1024, "--mailbox-messages", 5000)
-    away(server, "bob")
+    server.visit("bob")
     alice = write_to(server, 1)
     text = "x" * 90
     for number in range(3000):
@@ -254,7 +248,7 @@ def test_who_leaves_in_the_middle_of_a_mailbox_gets_the_rest_next_time(start_ser
 
 
 def test_a_message_from_a_mailbox_is_receipted_while_its_sender_is_still_connected(server: ServerProcess) -> None:
-    away(server, "bob")
+    server.visit("bob")
     alice = write_to(server, 1, BOTH)
     alice.send(encode_message(b"one"), encode_message(b"two"))
     alice.expect(encode_receipt(Level.STORED, 1, 2))
@@ -276,7 +270,7 @@ def test_a_message_from_a_mailbox_is_receipted_while_its_sender_is_still_connect
 @pytest.mark.one_server
 def test_the_figures_add_up(start_server: StartServer) -> None:
     server = start_server("--mailbox-messages", 3, "--metrics-port", 0)
-    away(server, "bob")
+    server.visit("bob")
     alice = write_to(server, 1)
     alice.send(*(encode_message(b"%d" % number) for number in range(5)))
     alice.expect_error(Reason.MAILBOX_FULL)
