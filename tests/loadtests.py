@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,6 +23,7 @@ GENEROUS = ("--max-generator-cpu", 1000, "--max-loop-lag", 10_000)  # on a share
 END_SECONDS = 60.0  # for a run to end, besides its --run-time
 TIMES = ("p50", "p90", "p99", "p99.9", "max")
 FAULTS = ("lost", "duplicated", "reordered", "corrupted", "misdelivered")
+UNBALANCED = " refused, and delivered all the same"  # after how many, in place of numbers
 ROWS = {"chat init", "connect", "deliver", "login", "refresh", "send"}  # without extensions
 
 Pair = tuple[str, str]  # sender and receiver
@@ -111,29 +112,27 @@ class LocustProcess:
     def log(self) -> str:
         return self._log.read_text()
 
-    def wait_for_log(self, text: str) -> None:
-        wait_for(f"{text!r} in the log", lambda: text in self.log or self.process.poll() is not None)
-        assert text in self.log, self.log
+    def wait_for_log(self, *texts: str) -> None:
+        """One of these."""
+        self._wait(" or ".join(map(repr, texts)), lambda: any(text in self.log for text in texts))
+
+    def wait_for_users(self) -> None:
+        """All of them have been started. Where workers are slow to report Locust says it in another way."""
+        self.wait_for_log("All users spawned", "Spawning is complete")
+
+    def wait_for_counts(self, enough: Mapping[str, int]) -> None:
+        """So much in these rows, at least."""
+        self._wait(str(enough), lambda: all(self._counted(row) >= count for row, count in enough.items()))
+
+    def _wait(self, what: str, condition: Callable[[], bool]) -> None:
+        """Until then, or until it has ended."""
+        wait_for(what, lambda: condition() or self.process.poll() is not None)
+        assert condition(), f"it ended without {what}\n{self.log}"
 
     def _counted(self, row: str) -> int:
         """What the last of the tables that Locust prints every two seconds says of this row."""
         counts = re.findall(rf"^\S+ +{row} +(\d+) ", self.log, re.MULTILINE)
         return int(counts[-1]) if counts else 0
-
-    def wait_for_counts(self, enough: Mapping[str, int]) -> None:
-        """So much in these rows, at least."""
-
-        def is_enough() -> bool:
-            return all(self._counted(row) >= count for row, count in enough.items())
-
-        wait_for(str(enough), lambda: is_enough() or self.process.poll() is not None)
-        assert is_enough(), self.log
-
-    def wait_for_users(self) -> None:
-        """All of them have been started. Where workers are slow to report Locust says it in another way."""
-        said = ("All users spawned", "Spawning is complete")
-        wait_for("all users", lambda: any(text in self.log for text in said) or self.process.poll() is not None)
-        assert any(text in self.log for text in said), self.log
 
     def interrupt(self) -> None:
         """What Ctrl-C does: a signal to the whole group."""
@@ -249,7 +248,7 @@ def _read_ledger(run: LoadRun, title: str, lines: list[str]) -> LoadRun:
     for finding in findings:
         if finding.startswith("and "):  # more of them, which are in the file alone
             break
-        match = re.fullmatch(r"(\w+): (\S+) -> (\S+): ([-\d, ]*\d)(?: .*)?", finding)  # if unbalanced, how many
+        match = re.fullmatch(rf"(\w+): (\S+) -> (\S+): ([-\d, ]*\d)(?: and \d+ more|{UNBALANCED})?", finding)
         assert match, finding
         found[match[1]][match[2], match[3]] = read_numbers(match[4])
     return replace(run, ledger=ledger, pairs=int(pairs[1]), difference=totals[5], findings=dict(found))
