@@ -26,7 +26,7 @@ run: $(VENV)/installed
 # Three runs share the tests, since most of their time is waiting; what they print comes at the end of each.
 RUNS = 1 2 3
 AT_ONCE = @export SHARE=$$(mktemp -d) && trap 'rm -rf "$$SHARE"' EXIT && \
-	$(MAKE) --no-print-directory -j3 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+	$(MAKE) --no-print-directory -j$(words $(RUNS)) $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 SHARED = $(BIN)/python -m pytest -q "--share=$$SHARE"
 
 test: $(VENV)/installed-dev

@@ -112,9 +112,8 @@ def running(server: Server, clients: int) -> Iterator[Running]:
         metrics_port, engine_port, *ports = free_ports(2 + server.nodes)
         start = Start(Path(folder), ports[0], metrics_port, clients, engine_port)
         trust = _certify(start.folder) if server.secure else None
-        run = Running(
-            server, cycle(ports[seat - 1] for seat in server.seats), metrics_port if server.scraped else 0, trust
-        )
+        scraped_port = metrics_port if server.scraped else 0
+        run = Running(server, cycle(ports[seat - 1] for seat in server.seats), scraped_port, trust)
         try:
             if server.engine:
                 _launch(run, "redis", server.engine, replace(start, port=start.engine_port), log)

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain, pairwise
 from pathlib import Path
 from uuid import uuid4
 
@@ -54,13 +55,12 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if not folder or session.testsfailed or session.config.option.collectonly:
         return None  # as ever
     ours = (item for number, item in enumerate(slow_ones_spread(session.items)) if is_first(Path(folder, str(number))))
-    item = next(ours, None)
-    while item:
-        following = next(ours, None)
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        if session.shouldfail or session.shouldstop:
-            raise session.Interrupted(session.shouldfail or session.shouldstop)
-        item = following
+    for item, following in pairwise(chain(ours, [None])):
+        session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
     return True
 
 
@@ -68,8 +68,11 @@ def slow_ones_spread(items: list[pytest.Item]) -> list[pytest.Item]:
     """Never many of them at once, and none at the very end, when it would run alone."""
     slow = [item for item in items if item.get_closest_marker("slow")]
     others = [item for item in items if not item.get_closest_marker("slow")]
-    places = {item: 0.9 * number / len(slow) for number, item in enumerate(slow)}
-    places |= {item: number / len(others) for number, item in enumerate(others)}
+    places = {
+        item: share * number / len(part)
+        for part, share in ((slow, 0.9), (others, 1.0))
+        for number, item in enumerate(part)
+    }
     return sorted(items, key=places.__getitem__)
 
 

@@ -9,13 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.ledger import decode_stamp
-from protocol import (
-    PacketType,
-    Reason,
-    encode,
-    encode_error,
-    parse_user_id,
-)
+from protocol import PacketType, Reason, encode, encode_error, parse_user_id
 from tests.conftest import StartServer
 from tests.faulty_proxy import (
     Fault,
