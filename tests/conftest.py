@@ -85,11 +85,12 @@ def is_first(file: Path) -> bool:
     return True
 
 
-@pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No coverage of processes: where many run the same lines as those of other tests it would take as long again."""
-    for name in os.environ.keys() - untraced().keys():
-        monkeypatch.delenv(name)
+@pytest.fixture(autouse=True)
+def coverage_of_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It doubles what a process costs to start: tests that say the same of many things do without."""
+    if not request.node.get_closest_marker("measured"):
+        for name in os.environ.keys() - untraced().keys():
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture

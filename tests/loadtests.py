@@ -121,18 +121,19 @@ class LocustProcess:
         self.wait_for_log("All users spawned", "Spawning is complete")
 
     def wait_for_counts(self, enough: Mapping[str, int]) -> None:
-        """So much in these rows, at least."""
-        self._wait(str(enough), lambda: all(self._counted(row) >= count for row, count in enough.items()))
+        """So much in these rows, or of these rows' failures, at least: {"send": 100, "deliver.failures": 2}."""
+        self._wait(str(enough), lambda: all(self.counted(figure) >= count for figure, count in enough.items()))
 
     def _wait(self, what: str, condition: Callable[[], bool]) -> None:
         """Until then, or until it has ended."""
         wait_for(what, lambda: condition() or self.process.poll() is not None)
         assert condition(), f"it ended without {what}\n{self.log}"
 
-    def _counted(self, row: str) -> int:
-        """What the last of the tables that Locust prints every two seconds says of this row."""
-        counts = re.findall(rf"^\S+ +{row} +(\d+) ", self.log, re.MULTILINE)
-        return int(counts[-1]) if counts else 0
+    def counted(self, figure: str) -> int:
+        """What the last of the tables that Locust prints every two seconds says of this row, or "row.failures"."""
+        row, _, failures = figure.partition(".")
+        counts = re.findall(rf"^\S+ +{row} +(\d+) +(\d+)\(", self.log, re.MULTILINE)
+        return int(counts[-1][bool(failures)]) if counts else 0
 
     def interrupt(self) -> None:
         """What Ctrl-C does: a signal to the whole group."""
@@ -172,7 +173,7 @@ def run_locust(folder: Path, *options: object, files: tuple[Path, ...] = (CHAT,)
 
 
 def run_until(folder: Path, enough: Mapping[str, int], *options: object, files: tuple[Path, ...] = (CHAT,)) -> LoadRun:
-    """Run Locust until it has counted so much in these rows, however long that takes, then interrupt it."""
+    """Run Locust until it has counted so much (see wait_for_counts), however long that takes, then interrupt it."""
     with start_locust(folder, *options, files=files) as locust:
         locust.wait_for_counts(enough)
         locust.interrupt()

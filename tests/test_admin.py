@@ -84,6 +84,7 @@ Database = tuple[Path, Callable[[], ServerProcess]]
 # The users
 
 
+@pytest.mark.measured
 def test_users_are_listed_with_id_name_status_and_password(database: Database) -> None:
     folder, _ = database
     assert admin(folder, "users") == ("id  name   status   password\n1   alice  offline  yes\n2   żółć   offline  no\n")
@@ -102,6 +103,7 @@ def test_a_long_list_is_complete(tmp_path: Path, start_server: StartServer) -> N
     assert rows(server.data_dir) == [[str(n), f"user{n}", "offline", "no"] for n in range(1, 4001)]
 
 
+@pytest.mark.measured
 def test_a_new_password_counts_at_once_and_the_old_one_no_more(database: Database) -> None:
     folder, start = database
     assert admin(folder, "passwd", "alice", typed="geheim\nwhat follows is not read\n") == ""
@@ -132,6 +134,7 @@ def test_a_password_that_cannot_be_is_refused(database: Database, typed: str) ->
     assert rows(folder)[0][3] == "yes"
 
 
+@pytest.mark.measured
 def test_at_a_terminal_the_password_is_asked_for_twice_and_not_shown(server: ServerProcess) -> None:
     server.log_in("alice").close()
     with ScreenProgram("admin.py", "passwd", "alice", "--data-dir", server.data_dir, environment={}) as program:
@@ -164,6 +167,7 @@ def test_ctrl_c_and_ctrl_d_give_up_without_a_traceback(server: ServerProcess, ke
 # Removing and kicking
 
 
+@pytest.mark.measured
 def test_a_removed_name_may_be_signed_up_anew_and_gets_a_new_id(database: Database) -> None:
     folder, start = database
     assert admin(folder, "remove", "żółć") == ""
@@ -178,6 +182,7 @@ def test_a_removed_name_may_be_signed_up_anew_and_gets_a_new_id(database: Databa
         assert (folder / "users.csv").read_text() == "2,\n1,alice\n3,żółć\n"
 
 
+@pytest.mark.measured
 def test_removing_a_user_who_is_online_ends_the_connection_without_an_error(server: ServerProcess) -> None:
     alice, bob = server.log_in("alice", "secret"), server.log_in("bob")
     bob.chat_with(1)
@@ -192,6 +197,7 @@ def test_removing_a_user_who_is_online_ends_the_connection_without_an_error(serv
     assert "Traceback" not in server.log
 
 
+@pytest.mark.measured
 def test_a_kicked_user_loses_the_connection_without_an_error_and_may_come_back(server: ServerProcess) -> None:
     alice, bob = server.log_in("alice"), server.log_in("bob")
     admin(server.data_dir, "kick", "alice")
@@ -247,6 +253,7 @@ def test_what_cannot_be_written_changes_nothing_and_ends_no_connection(
 # Backup
 
 
+@pytest.mark.measured
 def test_a_backup_opens_as_the_same_database_without_a_warning(database: Database, tmp_path: Path) -> None:
     folder, _ = database
     admin(folder, "passwd", "żółć", typed="mine")
@@ -314,6 +321,7 @@ def test_a_backup_of_what_a_crash_left_is_of_the_repaired_database(tmp_path: Pat
     }
 
 
+@pytest.mark.measured
 def test_a_backup_goes_into_an_empty_folder_even_in_the_data_folder_but_into_no_other(database: Database) -> None:
     folder, start = database
     (folder / "empty").mkdir()
@@ -386,6 +394,7 @@ def test_a_data_folder_deeper_than_a_sockets_path_may_be_long_works(start_server
         assert rows(deep) == [["1", "alice", "online", "no"]]
 
 
+@pytest.mark.measured
 def test_without_a_socket_the_server_runs_and_warns(start_server: StartServer, tmp_path: Path) -> None:
     (tmp_path / "data" / SOCKET).mkdir(parents=True)
     server = start_server()
@@ -393,6 +402,7 @@ def test_without_a_socket_the_server_runs_and_warns(start_server: StartServer, t
     server.log_in("alice").expect_pong()
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("running", [True, False])
 def test_several_at_once_all_succeed(server: ServerProcess, running: bool) -> None:
     names = [f"user{n}" for n in range(6)]
@@ -414,6 +424,7 @@ def test_of_several_that_remove_the_same_user_one_does(server: ServerProcess) ->
     assert sorted(removal.wait(60) for removal in removals) == [0, 1, 1, 1]
 
 
+@pytest.mark.measured
 @pytest.mark.slow
 def test_a_folder_in_use_by_one_who_does_not_listen_is_one_line_and_status_1(tmp_path: Path) -> None:
     (tmp_path / "users.csv").write_text("1,alice\n")
@@ -457,6 +468,7 @@ def test_the_files_of_another_user_are_left_to_that_user(database: Database) -> 
     os.chown(folder / "users.csv", 0, -1)
 
 
+@pytest.mark.measured
 def test_a_damaged_database_is_one_line_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "users.csv").write_text("1,alice\nx\n")
     assert f"{tmp_path / 'users.csv'}, line 2" in refusal(tmp_path, "users")
@@ -465,6 +477,7 @@ def test_a_damaged_database_is_one_line_with_its_place(tmp_path: Path) -> None:
 # On the command line
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize(
     "arguments",
     [[], ["list"], ["remove"], ["users", "alice"], ["backup"], ["passwd", "a", "b"], ["kick", "--forget", "a"]],
@@ -523,6 +536,7 @@ def connect(server: ServerProcess) -> socket.socket:
     return sock
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize(
     ("request_line", "answer"),
     [
@@ -563,6 +577,7 @@ def test_an_operator_who_asks_nothing_holds_up_neither_the_others_nor_the_end(se
     assert "no request came" not in server.log, "the end has waited for it"
 
 
+@pytest.mark.measured
 @pytest.mark.slow
 def test_an_operator_who_asks_nothing_is_let_go_in_time(server: ServerProcess) -> None:
     if not Path("/proc/self/fd").exists():

@@ -15,6 +15,8 @@ from tests.conftest import StartServer
 from tests.processes import DEADLINE, ServerProcess, Wire
 from tests.test_admin import admin, refusal
 
+pytestmark = pytest.mark.measured
+
 AWAY = Feature.MAILBOX | Feature.HISTORY
 TEXTS = ["hello", "", 'with "quotes", and commas', "two\nlines", "ümläut", "x" * 136]
 

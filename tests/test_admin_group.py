@@ -24,6 +24,8 @@ from tests.group import Group, run_group
 from tests.processes import ROOT, wait_for
 from tests.test_admin import admin, refusal, refused, rows
 
+pytestmark = pytest.mark.measured
+
 StartGroup = Callable[[], Group]
 
 

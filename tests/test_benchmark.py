@@ -13,6 +13,8 @@ from benchmarks.report import Results, ratios, report, spread
 from benchmarks.servers import ALL, REDIS
 from tests.processes import ROOT, run_unpatched
 
+pytestmark = pytest.mark.measured
+
 
 @pytest.mark.slow
 def test_the_generator_finds_what_is_wrong_and_every_server_is_measured() -> None:

@@ -6,7 +6,7 @@ from protocol import PacketType, Reason, encode, encode_chat_init, encode_login,
 from tests.conftest import StartServer
 from tests.processes import ServerProcess
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
+pytestmark = pytest.mark.measured
 
 
 def test_the_conversation_of_the_protocol_page_byte_by_byte(server: ServerProcess) -> None:

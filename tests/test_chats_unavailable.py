@@ -6,9 +6,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+import pytest
+
 from protocol import Feature, PacketType, Reason, encode, encode_error, encode_history_request, encode_login
 from tests.conftest import StartServer
 from tests.processes import ServerProcess, Wire, wait_for
+
+pytestmark = pytest.mark.measured
 
 TEXT = "x" * 90
 

@@ -25,6 +25,8 @@ from tests.engine import RedisEngine, run_redis
 from tests.group import Group, run_group
 from tests.processes import BIG, DEADLINE, ServerProcess, Wire, run_to_end, wait_for
 
+pytestmark = pytest.mark.measured
+
 LEASE = 2.0
 FAST = ("--lease", LEASE)
 

@@ -21,6 +21,8 @@ from tests.group import run_group
 from tests.processes import ServerProcess, wait_for
 from tests.test_cluster import LEASE, list_again, read_up_to_pong
 
+pytestmark = pytest.mark.measured
+
 Pair = tuple[ServerProcess, ServerProcess]
 BOB = User(1, "bob")
 

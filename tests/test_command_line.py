@@ -17,6 +17,8 @@ from chatserver.options import parse_options
 from tests.conftest import StartServer
 from tests.processes import ROOT, ServerProcess, run_to_end
 
+pytestmark = pytest.mark.measured
+
 
 def test_help_explains_every_option_with_its_default() -> None:
     done = run_to_end("--help")

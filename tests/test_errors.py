@@ -21,8 +21,6 @@ from protocol import (
 from tests.conftest import StartServer
 from tests.processes import ServerProcess, Wire, wait_for
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
-
 MESSAGE = encode_message(b"x")
 
 

@@ -18,6 +18,8 @@ from protocol import Feature, Level, PacketType, Reason, encode, encode_error, e
 from tests.conftest import StartServer
 from tests.processes import DEADLINE, ROOT, ServerProcess, Wire, run_server, wait_for
 
+pytestmark = pytest.mark.measured
+
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING|ERROR) [^\n]+")
 LOST = re.compile(r"WARNING (\d+) lines of this log were lost: (.+)")
 

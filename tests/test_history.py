@@ -19,7 +19,7 @@ from protocol import (
 from tests.conftest import StartServer
 from tests.processes import DEADLINE, ServerProcess, Wire
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
+pytestmark = pytest.mark.measured
 
 Past = tuple[int, bytes]  # the sender's id, and the Message packets
 

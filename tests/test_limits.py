@@ -10,6 +10,8 @@ from protocol import PacketType, Reason, encode, encode_error, encode_login, enc
 from tests.conftest import StartServer
 from tests.processes import BIG, RELAYED_BIG, ServerProcess, Wire
 
+pytestmark = pytest.mark.measured
+
 OTHER_ADDRESS = "127.0.0.2"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 127.0.0.2 without being told")
 READ_BYTES = 140  # the least that is read at once: what is more than the tokens in it goes on account

@@ -13,8 +13,6 @@ from tests.conftest import StartLines
 from tests.processes import ServerProcess
 from tests.scripted_server import SECONDS, ScriptedServer, message, past
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
-
 NOON = calendar.timegm((2026, 11, 26, 12, 0, 0))
 
 

@@ -11,7 +11,7 @@ from tests.faulty_proxy import Fault, FaultyProxy, Link, delay, swallow_after
 from tests.loadtests import CAPACITY, CHAT, GENEROUS, LoadRun, run_locust, start_locust
 from tests.processes import ServerProcess
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.measured]
 USERS = 2
 WINDOW = 0.5  # seconds over which the proxy counts
 

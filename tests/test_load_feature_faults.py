@@ -4,6 +4,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
 from itertools import cycle
 from pathlib import Path
@@ -14,7 +15,7 @@ from client import ChatClient
 from protocol import HEADER_BYTES, STRING_PREFIX_BYTES, Feature, Level, PacketType, encode_receipt, parse_receipt
 from tests.conftest import StartServer
 from tests.faulty_proxy import Fault, FaultyProxy, Link, delay
-from tests.loadtests import LoadRun, expect_clean, load, run_locust, run_until, start_locust
+from tests.loadtests import LoadRun, expect_clean, load, run_until, start_locust
 from tests.processes import ServerProcess, wait_for
 
 pytestmark = pytest.mark.slow
@@ -27,10 +28,12 @@ TOLERANT = [
 ]
 
 
-def run_damaged(server: ServerProcess, fault: Fault, folder: Path, seconds: int, *options: object) -> LoadRun:
-    """Behind a proxy; what Locust has found."""
+def run_damaged(
+    server: ServerProcess, fault: Fault, folder: Path, enough: Mapping[str, int], *options: object
+) -> LoadRun:
+    """Behind a proxy, until enough is counted; what Locust has found."""
     with FaultyProxy(server.host, server.port, fault) as proxy:
-        run = run_locust(folder, *load(proxy.address, USERS, seconds), "--drain", 1, *options)
+        run = run_until(folder, enough, *load(proxy.address, USERS), "--drain", 1, *options)
     assert "Traceback" not in run.log, run.explain()
     return run
 
@@ -52,7 +55,7 @@ def test_receipts_that_are_lost_fail_nothing(server: ServerProcess, tmp_path: Pa
         if packet[0] != PacketType.RECEIPT:
             link.put(packet)
 
-    run = run_damaged(server, lose, tmp_path, 2, "--features", "receipts,mailbox")
+    run = run_damaged(server, lose, tmp_path, {"deliver": 500}, "--features", "receipts,mailbox")
     expect_clean(run)
     assert not {"stored", "delivered"} & run.rows.keys()
 
@@ -73,7 +76,8 @@ def test_receipts_that_are_ahead_of_the_truth_fail_their_row(server: ServerProce
         if level is Level.STORED:  # but some have been delivered by then
             link.put(encode_receipt(Level.DELIVERED, first, last))
 
-    run = run_damaged(server, exaggerate, tmp_path, 5, "--features", "receipts,mailbox", "Traveller")
+    enough = {"stored.failures": 2, "delivered.failures": 1}
+    run = run_damaged(server, exaggerate, tmp_path, enough, "--features", "receipts,mailbox", "Traveller")
     assert run.status == 1, run.explain()
     assert run.failed == {"stored.failures > 0", "delivered.failures > 0"}
     assert run.rows["stored"].failures == 2
@@ -110,7 +114,8 @@ def test_what_is_lost_doubled_or_overtaken_out_of_a_mailbox_is_named(server: Ser
         for each in packets:
             link.put(each)
 
-    run = run_damaged(server, damage, tmp_path, 6, "--features", "mailbox", "Traveller")
+    enough = {"mailbox": 20, "deliver.failures": 6}  # for each kind twice; what is lost shows at the end
+    run = run_damaged(server, damage, tmp_path, enough, "--features", "mailbox", "Traveller")
     assert run.status == 1, run.explain()
     assert run.faults == {kind: damages[kind] for kind in ("lost", "duplicated", "reordered")}
     assert run.ledger["in flight"] == 0
@@ -120,7 +125,8 @@ def test_what_is_lost_doubled_or_overtaken_out_of_a_mailbox_is_named(server: Ser
 
 def test_a_full_mailbox_refuses_and_loses_nothing(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--mailbox-messages", 5)
-    run = run_locust(tmp_path, *load(server.address, USERS, 5), "--features", "mailbox,receipts", "Traveller")
+    options = (*load(server.address, USERS), "--features", "mailbox,receipts", "Traveller")
+    run = run_until(tmp_path, {"deliver.failures": 1, "mailbox": 20}, *options)
     assert run.status == 1, run.explain()
     assert run.failed == {"deliver.failures > 0"}
     assert run.errors == {"chat deliver: ServerError('Mailbox Full')": run.ledger["refused"]}
@@ -147,7 +153,7 @@ def test_nothing_is_lost_where_news_travel_slowly(server: ServerProcess, tmp_pat
     """Neither what is written before the server notices that somebody has left, nor what is under way at the end."""
     with FaultyProxy(server.host, server.port, delay(0.3)) as proxy:
         proxy.linger = 0.2
-        run = run_locust(tmp_path, *load(proxy.address, USERS, 6), "--features", "mailbox", "Traveller")
+        run = run_until(tmp_path, {"mailbox": 100}, *load(proxy.address, USERS), "--features", "mailbox", "Traveller")
     expect_clean(run)
     assert run.rows["mailbox"].count > 10
 
@@ -158,7 +164,7 @@ def test_a_killed_server_owes_what_was_stored_and_may_repeat_what_was_delivered(
 ) -> None:
     server = start_server("--metrics-port", 0)
     database = server.data_dir / "chats.db"
-    options = [*load(server.address, USERS, 7, rate=150), *TOLERANT, "--features", "mailbox,receipts"]
+    options = [*load(server.address, USERS, rate=150), *TOLERANT, "--features", "mailbox,receipts"]
     with start_locust(tmp_path, *options, "Traveller", "Refresher") as locust:  # who is always there to notice
         locust.wait_for_users()
         wait_for("something waits in mailboxes", lambda: server.metrics()["chat_mailbox_messages"] > 100)
@@ -176,9 +182,11 @@ def test_a_killed_server_owes_what_was_stored_and_may_repeat_what_was_delivered(
         if disk == "goes back":
             (tmp_path / "copy.db").rename(database)
         start_server("--port", server.port)
+        locust.wait_for_counts({"connection.failures": 1})
+        everybody_back = locust.counted("login") + 3 * USERS
+        locust.wait_for_counts({"login": everybody_back, "mailbox": 200, "repeated": disk == "goes back"})
+        locust.interrupt()
         run = locust.end()
-    assert run.rows["connection"].failures > 0
-    assert run.rows["mailbox"].count > 100
     assert run.faults.keys() == (set() if disk == "keeps" else {"lost"}), run.explain()
     assert run.failed == {f"{fault} > 0" for fault in run.faults}
     assert run.is_balanced == (disk == "keeps")
@@ -213,7 +221,7 @@ def test_a_past_that_is_not_what_was_said_fails_the_row(server: ServerProcess, t
             link.put(packet)
 
     options = ("--features", "history", "--pairing", "ring")  # whose pasts have one writer
-    run = run_damaged(server, damage, tmp_path, 6, *options, "Historian")
+    run = run_damaged(server, damage, tmp_path, {"history.failures": 3}, *options, "Historian")
     assert run.status == 1, run.explain()
     assert run.failed == {"history.failures > 0"}
     assert run.rows["history"].failures == 3

@@ -6,7 +6,7 @@ import pytest
 
 from protocol import Reason, encode_error
 from tests.conftest import StartServer
-from tests.loadtests import LoadRun, load, run_locust, start_locust
+from tests.loadtests import LoadRun, load, run_until, start_locust
 from tests.processes import RELAYED_BIG, ServerProcess, stuck_pair, wait_for
 
 USERS = 20
@@ -36,11 +36,9 @@ def ledger(run: LoadRun) -> dict[str, int]:
 @pytest.mark.slow
 def test_the_server_has_counted_what_the_ledger_has(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--metrics-port", 0)
-    run = run_locust(tmp_path, *load(server.address, USERS, 8))
+    run = run_until(tmp_path, {"send": 1000, "connect": 2 * USERS}, *load(server.address, USERS))  # some have come back
     assert run.status == 0, run.explain()
     assert run.ledger["in flight"] == 0
-    assert run.ledger["sent"] > 1000
-    assert run.rows["connect"].count > USERS  # some have come back
     assert settled(server) == ledger(run) | {"undeliverable": 0, "mailed": 0}
     assert server.metrics()["chat_logins_total"] == run.rows["login"].count
 
@@ -48,13 +46,12 @@ def test_the_server_has_counted_what_the_ledger_has(start_server: StartServer, t
 @pytest.mark.slow
 def test_what_went_through_mailboxes_is_counted_on_both_sides(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--metrics-port", 0)
-    run = run_locust(tmp_path, *load(server.address, USERS, 8), "--features", "all")
+    run = run_until(tmp_path, {"mailbox": 100}, *load(server.address, USERS), "--features", "all")
     assert run.status == 0, run.explain()
     assert run.ledger["in flight"] == 0
     counted, figures = settled(server), server.metrics()
     fetched = int(figures["chat_mailbox_delivered_total"])
-    assert counted["mailed"] == fetched > 100
-    assert run.rows["mailbox"].count > 100  # due before their receivers came: a few may have been sent thereafter
+    assert counted["mailed"] == fetched > 50  # due before their receivers came: a few may have been sent thereafter
     direct = ledger(run)["delivered"] - fetched
     assert counted == ledger(run) | {"delivered": direct, "undeliverable": 0, "mailed": fetched}
     assert figures["chat_mailbox_messages"] == 0
@@ -65,8 +62,11 @@ def test_what_went_through_mailboxes_is_counted_on_both_sides(start_server: Star
 @pytest.mark.slow
 def test_a_limited_rate_delays_and_the_figures_still_agree(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--metrics-port", 0, "--rate", 30, "--burst", 5)
-    run = run_locust(tmp_path, *load(server.address, USERS, 6, rate=35), "--drain", 60, "Chatter")
-    assert server.metrics()["chat_delays_total"] > 0
+    with start_locust(tmp_path, *load(server.address, USERS, rate=35), "--drain", 60, "Chatter") as locust:
+        locust.wait_for_users()
+        wait_for("somebody delayed", lambda: server.metrics()["chat_delays_total"] > 0)
+        locust.interrupt()
+        run = locust.end()
     assert settled(server) == ledger(run) | {"undeliverable": 0, "mailed": 0}
     assert run.ledger["in flight"] == 0
 
@@ -77,7 +77,7 @@ def test_with_a_reader_dropped_meanwhile_the_figures_are_those_of_both(
 ) -> None:
     server = start_server("--metrics-port", 0, "--pool-size", USERS + 2, "--write-timeout", 6)
     reader, sender, flood = stuck_pair(server)
-    with start_locust(tmp_path, *load(server.address, USERS, 6)) as locust:
+    with start_locust(tmp_path, *load(server.address, USERS)) as locust:
         locust.wait_for_users()
         server.wait_for_log("reader disconnected: Too Slow")
         refused = read = 0
@@ -88,6 +88,7 @@ def test_with_a_reader_dropped_meanwhile_the_figures_are_those_of_both(
             refused += 1
         reader.close()
         sender.close()
+        locust.interrupt()
         run = locust.end()
     assert run.status == 0, run.explain()
     both = {"sent": sent, "delivered": read, "refused": refused}

@@ -27,6 +27,8 @@ from tests.loadtests import (
 )
 from tests.processes import ROOT, ServerProcess
 
+pytestmark = pytest.mark.measured
+
 USERS = 20
 ENOUGH = 100  # messages, for everybody to have said something
 

@@ -8,6 +8,8 @@ from tests.faulty_proxy import FaultyProxy, lose_every
 from tests.loadtests import load, run_locust, run_until
 from tests.processes import ServerProcess
 
+pytestmark = pytest.mark.measured
+
 INVALID = "INVALID: the load generator itself was the bottleneck, so its latencies say nothing (exit status 3)"
 SLOW_GENERATOR = ("--max-generator-cpu", 1)
 

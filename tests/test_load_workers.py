@@ -20,7 +20,7 @@ from tests.loadtests import (
 )
 from tests.processes import ServerProcess, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.measured]
 USERS = 20
 
 

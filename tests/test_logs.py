@@ -18,6 +18,8 @@ from chatserver.logs import LineHandler
 from protocol import encode_login
 from tests.processes import DEADLINE, ROOT, Wire, answers, wait_for
 
+pytestmark = pytest.mark.measured
+
 LOST = re.compile(r"(\d+) lines of this log were lost: nobody reads it")
 
 

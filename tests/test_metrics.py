@@ -13,6 +13,8 @@ from protocol import Reason, encode_chat_init, encode_error, encode_login, encod
 from tests.conftest import StartServer
 from tests.processes import BIG, DEADLINE, RELAYED_BIG, ServerProcess, Wire, run_to_end, stuck_pair, wait_for
 
+pytestmark = pytest.mark.measured
+
 OUTCOMES = ("delivered", "undeliverable", "refused")
 
 

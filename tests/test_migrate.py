@@ -35,6 +35,8 @@ from tests.processes import ROOT, run_server
 from tests.programs import ScreenProgram
 from tests.test_admin import admin, contents, refusal
 
+pytestmark = pytest.mark.measured
+
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"
 WRAP = Envelope("somebody").wrap
 PLENTY = 1000

@@ -15,7 +15,7 @@ from benchmarks.ports import free_port
 from tests.loadtests import CAPACITY, load, run_locust, run_until
 from tests.processes import DEADLINE, ROOT, answers, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.measured]
 
 ECHO = ROOT / "examples" / "echo.py"
 

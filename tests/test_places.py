@@ -18,6 +18,8 @@ from protocol import (
 from tests.conftest import StartServer
 from tests.processes import BIG, DEADLINE, RELAYED_BIG, Flood, ServerProcess, Wire, stuck_pair, wait_for
 
+pytestmark = pytest.mark.measured
+
 SMALL_BUFFERS = ("--outbox-bytes", 4096, "--write-timeout", 1)
 
 

@@ -1,5 +1,7 @@
 """Who comes and goes, told to those who ask for it, and brief logins (section 7), with the real server."""
 
+import pytest
+
 from protocol import (
     NO_FEATURES,
     Feature,
@@ -13,6 +15,8 @@ from protocol import (
 )
 from tests.conftest import StartServer
 from tests.processes import ServerProcess, Wire
+
+pytestmark = pytest.mark.measured
 
 PING = encode(PacketType.PING, b"?")
 PONG = encode(PacketType.PONG, b"?")

@@ -1,6 +1,7 @@
 """How far Messages have come, told to who asks for it (section 7.2): as ranges, and never ahead of the truth."""
 
 import gevent
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,8 @@ from protocol import (
 )
 from tests.conftest import StartServer
 from tests.processes import Flood, ServerProcess, Wire
+
+pytestmark = pytest.mark.measured
 
 Numbers = dict[Level, list[int]]
 

@@ -11,6 +11,8 @@ from protocol import Reason, encode_error, encode_login
 from tests.conftest import StartServer
 from tests.processes import DEADLINE, RELAYED_BIG, ServerProcess, stuck_pair, wait_for
 
+pytestmark = pytest.mark.measured
+
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_everyone_is_told_and_the_status_is_0(server: ServerProcess, signum: int) -> None:

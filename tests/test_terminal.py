@@ -15,6 +15,8 @@ from tests.conftest import StartLines, StartServer, StartTerminal
 from tests.processes import ServerProcess
 from tests.scripted_server import ScriptedServer, message
 
+pytestmark = pytest.mark.measured
+
 UP, TAB, CTRL_C, CTRL_D = "\x1b[A", "\t", "\x03", "\x04"
 EVIL = "\x1b]0;owned\x07\u202e"
 EVIL_SHOWN = r"\\x1b\]0;owned\\x07\\u202e"

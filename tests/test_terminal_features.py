@@ -4,6 +4,8 @@ import calendar
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from client import ChatClient, MessageReceived
 from protocol import (
     HISTORY_END,
@@ -18,6 +20,8 @@ from tests.processes import ServerProcess
 from tests.programs import ScreenProgram
 from tests.scripted_server import SECONDS, ScriptedServer, message, past
 from tests.terminals import choose_bob, start, start_scripted
+
+pytestmark = pytest.mark.measured
 
 TAB = "\t"
 EVIL = "\x1b]0;owned\x07\u202e"

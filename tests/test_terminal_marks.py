@@ -1,10 +1,14 @@
 """The program a person chats with, at a terminal: what became of what one wrote."""
 
+import pytest
+
 from protocol import Level, PacketType, encode_receipt
 from tests.conftest import StartTerminal
 from tests.processes import ServerProcess
 from tests.scripted_server import ScriptedServer
 from tests.terminals import choose_bob, let_in_alone, start, start_scripted, take_chat
+
+pytestmark = pytest.mark.measured
 
 
 def test_marks_follow_what_was_written_last(scripted: ScriptedServer, terminal: StartTerminal) -> None:

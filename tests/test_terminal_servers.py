@@ -8,6 +8,8 @@ from tests.conftest import StartServer, StartTerminal
 from tests.scripted_server import ScriptedServer
 from tests.terminals import FEATURES, choose_bob, let_in, let_in_alone, start_scripted, take_chat
 
+pytestmark = pytest.mark.measured
+
 CTRL_D = "\x04"
 
 

@@ -20,6 +20,8 @@ from tests.conftest import StartServer
 from tests.processes import BIG, DEADLINE, RELAYED_BIG, Flood, ServerProcess, Wire, answers, stuck_pair, wait_for
 from tests.tls_wire import RECORD_BYTES, KeyUpdater, TlsSocket, TlsWire, libssl
 
+pytestmark = pytest.mark.measured
+
 HOST = "127.0.0.1"
 SLOW = ("--outbox-bytes", 100_000, "--write-timeout", 60)
 PING, PONG = encode(PacketType.PING, b"!"), (PacketType.PONG, b"!")

@@ -14,6 +14,8 @@ from client import ChatClient, tls_context
 from tests.conftest import StartServer
 from tests.processes import run_to_end
 
+pytestmark = pytest.mark.measured
+
 HOST = "127.0.0.1"
 
 

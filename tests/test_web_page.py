@@ -7,7 +7,7 @@ import pytest
 from tests.browser import HOW_TO_GET, MISSING, locust_page
 from tests.processes import ServerProcess
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.measured]
 
 CUSTOM_PARAMETERS = ["message_rate", "message_size", "pairing"]  # what the locustfile adds to the page's form
 
