@@ -18,6 +18,7 @@ from protocol import (
     encode_error,
     encode_string,
     encode_user,
+    parse_login,
 )
 
 SECONDS = 10.0  # for every wait
@@ -78,8 +79,16 @@ class Peer:
         self.send(encode(PacketType.PONG, self.expect(PacketType.PING)))
 
     def log_in(self, name: str, *others: str) -> None:
-        """Answer a Config: others have ids from 1 on, `name` has the next."""
-        self.expect(PacketType.CONFIG)
+        """Answer the Config of `name`: others have ids from 1 on, `name` has the next."""
+        assert self.read_name() == name
+        self.let_in(name, *others)
+
+    def read_name(self) -> str:
+        """Whose Config it is that comes next."""
+        return parse_login(self.expect(PacketType.CONFIG)).username
+
+    def let_in(self, name: str, *others: str) -> None:
+        """The answer to the Config."""
         self.send(*(encode_user(user, number, 1) for number, user in enumerate((*others, name), start=1)))
 
     def refuse(self, packet_type: PacketType, reason: Reason) -> None:

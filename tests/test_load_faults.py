@@ -250,10 +250,11 @@ def test_an_error_that_comes_with_the_last_pong_counts_for_its_pair(tmp_path: Pa
         ScriptedServer() as server,
         start_locust(tmp_path, *load(server.address, 2), "Chatter", "Visitor", files=(CHAT, visitors)) as locust,
     ):
-        host, visitor = server.accept(), server.accept()
-        host.log_in("load-0")
+        peers = {peer.read_name(): peer for peer in (server.accept(), server.accept())}  # who comes first is open
+        host, visitor = peers["load-0"], peers["load-1"]
+        host.let_in("load-0")
         host.expect(PacketType.CHAT_INIT)
-        visitor.log_in("load-1", "load-0")
+        visitor.let_in("load-1", "load-0")
         assert parse_user_id(visitor.expect(PacketType.CHAT_INIT)) == 1
         visitor.pong()
         visitor.expect(PacketType.MESSAGE)
