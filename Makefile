@@ -23,8 +23,8 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 run: $(VENV)/installed
 	@exec $(BIN)/python server.py $(ARGS)
 
-# Three runs share the tests, since most of their time is waiting; what they print comes at the end of each.
-RUNS = 1 2 3
+# Four runs share the tests, since most of their time is waiting; what they print comes at the end of each.
+RUNS = 1 2 3 4
 AT_ONCE = @export SHARE=$$(mktemp -d) && trap 'rm -rf "$$SHARE"' EXIT && \
 	$(MAKE) --no-print-directory -j$(words $(RUNS)) $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 SHARED = $(BIN)/python -m pytest -q "--share=$$SHARE"
@@ -33,7 +33,7 @@ test: $(VENV)/installed-dev
 ifdef ARGS
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 else
-	@echo "running all tests but the slowest, in three runs at once: some four minutes"
+	@echo "running all tests but the slowest, in four runs at once: some four minutes"
 	$(AT_ONCE) $(RUNS:%=test-%)
 endif
 
@@ -51,7 +51,7 @@ types: $(VENV)/installed-dev
 
 coverage: $(VENV)/installed-dev
 	@rm -f .coverage .coverage.*
-	@echo "running all tests, in three runs at once: some fourteen minutes"
+	@echo "running all tests, in four runs at once: some fourteen minutes"
 	$(AT_ONCE) $(RUNS:%=coverage-%)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --show-missing --skip-covered

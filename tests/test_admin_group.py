@@ -24,8 +24,6 @@ from tests.group import Group, run_group
 from tests.processes import ROOT, wait_for
 from tests.test_admin import admin, refusal, refused, rows
 
-pytestmark = pytest.mark.measured
-
 StartGroup = Callable[[], Group]
 
 
@@ -67,6 +65,7 @@ def test_users_are_listed_with_id_name_status_and_password() -> None:
     assert listed == "id  name   status   password\n1   alice  offline  yes\n2   żółć   offline  no\n"
 
 
+@pytest.mark.measured
 def test_the_list_tells_who_is_online_on_any_node(start: StartGroup) -> None:
     one, other = start().nodes
     with one.log_in("alice"), other.log_in("bob"):
@@ -85,6 +84,7 @@ def test_nobody_is_online_on_a_node_that_is_gone_for_long(engine: Engine) -> Non
     assert refusal(Path(), "kick", "alice") == "alice is not online"
 
 
+@pytest.mark.measured
 @pytest.mark.slow
 def test_a_new_password_counts_at_once_on_every_node(group: StartGroup) -> None:
     assert admin(Path(), "passwd", "alice", typed="geheim\n") == ""
@@ -118,6 +118,7 @@ def test_a_removed_name_may_be_signed_up_anew_and_gets_a_new_id(group: StartGrou
     assert rows(Path()) == [["1", "alice", "offline", "yes"], ["3", "żółć", "offline", "yes"]]
 
 
+@pytest.mark.measured
 def test_removing_a_user_who_is_online_ends_the_connection(start: StartGroup) -> None:
     one, other = start().nodes
     alice, bob = one.log_in("alice"), other.log_in("bob")
@@ -129,6 +130,7 @@ def test_removing_a_user_who_is_online_ends_the_connection(start: StartGroup) ->
         assert anew.users == {"bob": 2, "alice": 3}
 
 
+@pytest.mark.measured
 def test_a_kicked_user_loses_the_connection_and_may_come_back(start: StartGroup) -> None:
     one, other = start().nodes
     alice, bob = one.log_in("alice"), other.log_in("bob")
@@ -145,6 +147,7 @@ def test_nobody_can_be_kicked_who_is_not_online() -> None:
     assert refusal(Path(), "kick", "alice") == "alice is not online"
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize(
     "arguments", [["passwd", "nobody"], ["kick", "nobody"], ["remove", "ALICE"], ["remove", os.fsdecode(b"\xff")]]
 )
@@ -153,6 +156,7 @@ def test_an_unknown_name_is_one_line_and_status_1(engine: Engine, arguments: lis
     assert "there is no user " in refusal(Path(), *arguments, typed="secret\n")
 
 
+@pytest.mark.measured
 def test_every_message_is_exported(engine: Engine) -> None:
     storage = RedisStorage(Directory(engine, lease=60), 10, 255)
     for name in ("alice", "bob"):
@@ -169,12 +173,14 @@ def test_every_message_is_exported(engine: Engine) -> None:
     ]
 
 
+@pytest.mark.measured
 def test_a_backup_is_left_to_redis(engine: Engine, tmp_path: Path) -> None:
     RedisStorage(Directory(engine, lease=60), 10, 255).sign_up("alice", None)
     assert "its own affair" in refusal(Path(), "backup", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("command", ["users", "remove alice", "kick alice", "passwd alice", "export"])
 def test_where_there_is_no_database_none_is_made(engine: Engine, command: str) -> None:
     reason = refusal(Path(), *command.split(), typed="secret\n")
@@ -187,11 +193,13 @@ def test_a_group_whose_nodes_run_and_where_nobody_has_signed_up_has_no_users(sta
     assert rows(Path()) == []
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("url", ["localhost", "redis://127.0.0.1:1/0"])
 def test_a_bad_url_or_no_redis_is_one_line(url: str) -> None:
     assert "edis" in refusal(Path(), "users", "--redis", url)
 
 
+@pytest.mark.measured
 def test_options_count_for_more_than_the_environment_before_the_command_or_after_it(
     shared_redis: RedisEngine, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

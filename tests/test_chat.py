@@ -1,12 +1,8 @@
 """The chat of section 3 of the protocol, with the real server and plain sockets."""
 
-import pytest
-
 from protocol import PacketType, Reason, encode, encode_chat_init, encode_login, encode_message
 from tests.conftest import StartServer
 from tests.processes import ServerProcess
-
-pytestmark = pytest.mark.measured
 
 
 def test_the_conversation_of_the_protocol_page_byte_by_byte(server: ServerProcess) -> None:

@@ -19,8 +19,6 @@ from protocol import (
 from tests.conftest import StartServer
 from tests.processes import DEADLINE, ServerProcess, Wire
 
-pytestmark = pytest.mark.measured
-
 Past = tuple[int, bytes]  # the sender's id, and the Message packets
 
 

@@ -22,8 +22,6 @@ from protocol import (
 from tests.conftest import StartServer
 from tests.processes import BIG, RELAYED_BIG, Flood, ServerProcess, Wire, stuck_pair, wait_for
 
-pytestmark = pytest.mark.measured
-
 BOTH = Feature.MAILBOX | Feature.RECEIPTS
 
 
