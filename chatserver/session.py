@@ -181,6 +181,8 @@ class Session:
             return
         if login.features is not None:
             self._enable(self.member, login.features)
+        if self._outbox.leads_nowhere:  # what the client sent before is still handled, but a list has no reader
+            return
         with self._outbox.reserved():
             if self._relay.catch_up():
                 self._send_list(self.member)
@@ -219,6 +221,8 @@ class Session:
 
     def _replay(self, fields: tuple[int, int]) -> None:
         count, user_id = fields
+        if self._outbox.leads_nowhere:
+            return
         if self.member and (reason := self._delivery.replay(self.member, user_id, count)):
             self._error(reason)
 

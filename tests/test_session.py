@@ -212,3 +212,17 @@ def test_nothing_is_dispatched_once_somebody_else_has_closed_the_outbox(room: Ro
     alice.outbox.close(error(Reason.LOGIN_TIMEOUT))
     assert alice.send(ALICE, PING) == error(Reason.LOGIN_TIMEOUT)
     assert alice.session.member is None
+
+
+def test_who_has_gone_costs_neither_lists_nor_replays_but_its_messages_arrive(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob = room.client(CURIOUS), room.client(BOB)
+    alice.send(encode_chat_init(2))
+    made: list[str] = []
+    monkeypatch.setattr(room.relay, "everyone", lambda: made.append("list"))
+    monkeypatch.setattr(room.delivery, "replay", lambda *_: made.append("replay"))
+    alice.outbox.lead_nowhere()
+    alice.send(PAST * 3, ALICE * 3, encode_message(b"goodbye"))
+    assert made == []
+    assert bob.read().endswith(Envelope("alice").wrap(b"goodbye"))
