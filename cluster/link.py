@@ -1,18 +1,29 @@
-"""A node's two connections to Redis for what nodes say to each other: one publishes, one is subscribed."""
+"""A node's two connections to Redis for what nodes say to each other: one publishes, one is subscribed.
 
+redis-py opens them. From then on they are written and read here as a client's is (chatserver/connection.py): without
+waiting where nothing has to be waited for, with one lasting watcher, and all messages of a chunk at a time.
+"""
+
+import socket
+import ssl
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from typing import Self
+from contextlib import ExitStack, suppress
+from typing import Any, Self
 
 import gevent
-from gevent import Greenlet
+import hiredis
+from gevent import Greenlet, Timeout, get_hub
 from gevent.event import Event
 from redis import exceptions
-from redis.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from chatserver.connection import WRITE
+from chatserver.readable import Readable
 from chatstorage.interface import StorageUnavailable
-from cluster.engine import Engine
+from cluster.engine import ANSWER_SECONDS, Engine
+
+READ_BYTES = 65536
+PUBLISH = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 
 
 class Link:
@@ -23,32 +34,36 @@ class Link:
         self.problem = ""
         self._engine = engine
         self._channels = channels
-        self._messages: list[tuple[str, bytes]] = []
-        self._due = Event()
-        self._publisher: Greenlet[[], None]
+        self._unsent = b""
+        self._writer: Greenlet[[], None] | None = None
 
     def __enter__(self) -> Self:
         try:
-            with ExitStack() as opened:
-                self._out = self._connect(opened)
-                self._out.send_command("CLIENT", "REPLY", "OFF")  # it is the other node that answers
-                self._in = self._connect(opened)
-                self._in.send_command("SUBSCRIBE", *self._channels)
+            with ExitStack() as opened, Timeout(2 * ANSWER_SECONDS, exceptions.TimeoutError("no answer")):
+                self._out = self._connect(opened, "CLIENT", "REPLY", "OFF")  # it is the other node that answers
+                source = self._connect(opened, "SUBSCRIBE", *self._channels)
+                self._readable = Readable(source.fileno())
+                opened.callback(self._readable.close)
+                self._replies = self._read(source)
                 for _ in self._channels:
-                    self._in.read_response()
+                    next(self._replies)
                 self._opened = opened.pop_all()
         except (RedisError, OSError) as error:
             raise StorageUnavailable(f"Redis: {error}") from error
-        self._publisher = gevent.spawn(self._publish)
         return self
 
-    def _connect(self, opened: ExitStack) -> AbstractConnection:
+    def _connect(self, opened: ExitStack, *command: str) -> socket.socket:
+        """A socket that does not block, on which this was the last that redis-py has said."""
         connection = self._engine.connect()
         opened.callback(connection.disconnect)
-        return connection
+        connection.send_command(*command)
+        sock: socket.socket = connection._sock  # type: ignore[assignment]  # redis-py has no public name for it
+        sock.setblocking(False)
+        return sock
 
     def __exit__(self, *_: object) -> None:
-        self._publisher.kill()
+        if self._writer:
+            self._writer.kill()
         self._opened.close()
 
     def fail(self, error: Exception) -> None:
@@ -56,31 +71,67 @@ class Link:
         self.problem = self.problem or f"Redis: {error}"
         self.failed.set()
 
+    # Publishing
+
     def publish(self, messages: list[tuple[str, bytes]]) -> None:
-        """Send these, (channel, message), together with all others of this turn of the loop. Never waits."""
-        self._messages += messages
-        self._due.set()
+        """Send these, (channel, message), in one write. Never waits."""
+        channels = [(channel.encode(), message) for channel, message in messages]
+        self._unsent += b"".join([PUBLISH % (len(name), name, len(text), text) for name, text in channels])
+        if self._writer or self.failed.is_set():
+            return
+        try:
+            if not self._send():
+                self._writer = gevent.spawn(self._write)
+        except OSError as error:
+            self.fail(error)
+
+    def _send(self) -> bool:
+        """Send what the kernel takes without waiting; True when nothing is left."""
+        data, sent = self._unsent, 0
+        with suppress(BlockingIOError):
+            while sent < len(data) and (count := self._out.send(memoryview(data)[sent:] if sent else data)):
+                sent += count  # with TLS it is 0 where a plain socket would raise
+        self._unsent = data[sent:]
+        return not self._unsent
+
+    def _write(self) -> None:
+        """While Redis is slower than this node."""
+        hub = get_hub()
+        writable = hub.loop.io(self._out.fileno(), WRITE)
+        try:
+            while not self._send():
+                with Timeout(ANSWER_SECONDS, exceptions.TimeoutError("it takes nothing more")):
+                    hub.wait(writable)
+        except (RedisError, OSError) as error:
+            self.fail(error)
+        finally:
+            writable.close()
+            self._writer = None
+
+    # Being subscribed
 
     def messages(self) -> Iterator[tuple[str, bytes]]:
         """(channel, message) as they come, until the connection ends."""
-        while True:
-            try:
-                kind, channel, message = self._in.read_response(disconnect_on_error=False)
-            except exceptions.TimeoutError:  # nothing was said for a while
-                continue
-            except (RedisError, OSError) as error:
-                self.fail(error)
-                return
-            if kind == b"message":
-                yield channel.decode(), message
-
-    def _publish(self) -> None:
         try:
-            while True:
-                self._due.wait()
-                self._due.clear()
-                messages, self._messages = self._messages, []
-                commands = [("PUBLISH", *message) for message in messages]
-                self._out.send_packed_command(self._out.pack_commands(commands), check_health=False)
+            for kind, channel, message in self._replies:
+                if kind == b"message":
+                    yield channel.decode(), message
         except (RedisError, OSError) as error:
             self.fail(error)
+
+    def _read(self, source: socket.socket) -> Iterator[Any]:
+        """What Redis says, as it comes. Raises RedisError and OSError."""
+        reader = hiredis.Reader(protocolError=exceptions.InvalidResponse, replyError=exceptions.ResponseError)
+        while True:
+            self._readable.wait()
+            try:
+                chunk = source.recv(READ_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                continue
+            if not chunk:
+                raise exceptions.ConnectionError("it has ended the connection")
+            reader.feed(chunk)
+            while (reply := reader.gets()) is not False:
+                if isinstance(reply, RedisError):
+                    raise reply
+                yield reply
