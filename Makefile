@@ -51,7 +51,7 @@ types: $(VENV)/installed-dev
 
 coverage: $(VENV)/installed-dev
 	@rm -f .coverage .coverage.*
-	@echo "running all tests, in four runs at once: some fourteen minutes"
+	@echo "running all tests, in four runs at once: some twelve minutes"
 	$(AT_ONCE) $(RUNS:%=coverage-%)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --show-missing --skip-covered

@@ -276,7 +276,9 @@ class Model:
         return peer.takes
 
     def _history(self, peer: Peer, body: bytes) -> None:
-        """7.3. While the disk fails, what has not gone there yet is left out."""
+        """7.3. While the disk fails, what has not gone there yet is left out. For who has gone nothing is looked up."""
+        if not peer.takes:
+            return
         count, other = body[0], int.from_bytes(body[1:], "big")
         if other not in self.ids.values():
             self._error(peer, Reason.USER_NOT_ONLINE)
