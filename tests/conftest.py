@@ -10,6 +10,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from uuid import uuid4
 
+import gevent
 import hypothesis
 import pytest
 
@@ -91,6 +92,13 @@ def coverage_of_processes(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     if not request.node.get_closest_marker("measured"):
         for name in os.environ.keys() - untraced().keys():
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def files_are_closed() -> Iterator[None]:
+    """gevent closes them in the next turn of its loop: after a test that takes none a thousand may be left."""
+    yield
+    gevent.sleep(0.001)
 
 
 @pytest.fixture

@@ -98,9 +98,11 @@ class Program:
 
     def _read(self, deadline: float) -> bool:
         """Read more; False at the end of output or at the deadline."""
-        readable: list[int] = []
+        readable: list[tuple[int, int]] = []
         while not readable and time.monotonic() < deadline:
-            readable, _, _ = select.select([self._output], [], [], 0.1)  # in turns: gevent closes files between them
+            poll = select.poll()  # select() knows no descriptors from 1024 on
+            poll.register(self._output, select.POLLIN)
+            readable = poll.poll(100)  # milliseconds: in turns, as gevent closes files between them
         try:
             data = os.read(self._output, 65536) if readable else b""
         except OSError:  # a pseudo-terminal whose program has gone
