@@ -187,6 +187,8 @@ def test_a_killed_server_owes_what_was_stored_and_may_repeat_what_was_delivered(
         locust.wait_for_counts({"login": everybody_back, "mailbox": 200, "repeated": disk == "goes back"})
         locust.interrupt()
         run = locust.end()
+    assert run.rows["connection"].failures > 0
+    assert run.rows["mailbox"].count > 100
     assert run.faults.keys() == (set() if disk == "keeps" else {"lost"}), run.explain()
     assert run.failed == {f"{fault} > 0" for fault in run.faults}
     assert run.is_balanced == (disk == "keeps")

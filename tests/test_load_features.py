@@ -40,7 +40,9 @@ def test_with_all_features_each_has_its_row_and_the_mailboxes_are_complete(
     for name in ("stored", "delivered"):
         assert run.ledger["sent"] / 2 < run.rows[name].count <= run.ledger["sent"]
         assert run.rows[name].times["p50"] > 0
+    assert run.rows["history"].count > 5
     assert run.rows["history"].times["p50"] > 0
+    assert run.rows["mailbox"].count > 10
     assert run.rows["mailbox"].times["max"] < 0.5  # counted from the login: the others have waited longer
     assert server.metrics()["chat_mailbox_messages"] == 0
 

@@ -6,8 +6,6 @@ import pytest
 
 from locustload.options import DEFAULTS, check
 
-pytestmark = pytest.mark.measured
-
 
 def options(**changed: object) -> Namespace:
     return Namespace(**(DEFAULTS | changed))
