@@ -30,6 +30,7 @@ from protocol import (
 
 ROOT = Path(__file__).parent.parent
 BIG = encode_message(b"x" * 100)
+PUSH_BYTES = 65536  # however small the packet: a flood must be over before the server's patience is, on a busy machine
 RELAYED_BIG = Envelope("sender").wrap(b"x" * 100)
 UNPATCHED = "CHAT_TEST_UNPATCHED"  # set in the process of run_unpatched
 DEADLINE = 30.0  # seconds: generous, since machines are slow and shared
@@ -209,7 +210,11 @@ class Wire:
     def read(self) -> tuple[int, bytes] | None:
         """The next packet as (type, body); None at the end of the stream."""
         header = self._take(2)
-        return (header[0], self._take(header[1])) if header else None
+        if not header:
+            return None
+        body = self._take(header[1])
+        assert len(body) == header[1], f"the stream ended after a header: {header!r}"
+        return header[0], body
 
     def expect(self, packet: bytes) -> None:
         received = self.read()
@@ -275,13 +280,14 @@ class Flood:
     def __init__(self, client: Wire, packet: bytes) -> None:
         self._client = client
         self._packet = packet
+        self._many = packet * (PUSH_BYTES // len(packet))
         self._sent = 0
 
     def push(self, timeout: float = 0.0) -> bool:
         """Send some more; False when the server takes nothing for `timeout` seconds."""
         self._client.socket.settimeout(timeout)
         try:
-            self._sent += self._client.socket.send((self._packet * 500)[self._sent % len(self._packet) :])
+            self._sent += self._client.socket.send(self._many[self._sent % len(self._packet) :])
         except (TimeoutError, BlockingIOError):
             return False
         finally:
