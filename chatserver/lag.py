@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from time import monotonic
+from time import monotonic, process_time
 from traceback import format_stack
 from typing import Self
 
@@ -25,7 +25,8 @@ class LoopLag:
 
     A timer of the loop beats; how late it comes is how late everything is. A thread, which goes on while the loop does
     not, takes the stack of whoever blocks it, for the log. What holds the interpreter's lock meanwhile leaves no stack:
-    faulthandler's watchdog needs no lock, but reads frames that may be gone, and can crash the server.
+    faulthandler's watchdog needs no lock, but reads frames that may be gone, and can crash the server. Where the thread
+    was late as well, and no processor was used, nobody blocked the loop: the system did not run the server.
     """
 
     def __init__(self) -> None:
@@ -34,9 +35,13 @@ class LoopLag:
         self._beats = 0
         self._due = 0.0  # when the next beat should come
         self._caught = (0.0, "")  # the stack of a loop that was late, and which beat it was late for
+        self._look_due = 0.0  # when the thread should look next
+        self._missed = 0.0  # seconds that it was late by, since the last beat
+        self._used = 0.0  # of a processor, up to the last beat
 
     def __enter__(self) -> Self:
-        self._due = monotonic() + BEAT_SECONDS
+        self._due = self._look_due = monotonic() + BEAT_SECONDS
+        self._used = process_time()
         self._timer = get_hub().loop.timer(BEAT_SECONDS, BEAT_SECONDS)
         self._timer.start(self._beat)
         self._watching = True
@@ -53,21 +58,33 @@ class LoopLag:
         return max(self._worst, self._worst_before)
 
     def _beat(self) -> None:
-        late = monotonic() - self._due
+        now, used = monotonic(), process_time()
+        late = now - self._due
         self._worst = max(self._worst, late)
         if late > BLOCKED_SECONDS:
             self.blocked += 1
-            due, stack = self._caught
-            log.warning("the loop was blocked for %.2f s\n%s", late, stack if due == self._due else "(no stack)")
+            missed = self._missed + max(0.0, now - self._look_due)  # and the thread may be about to look
+            self._tell(late, min(missed, late - (used - self._used)))
+        self._missed, self._used = 0.0, used
         self._beats += 1
         if self._beats % WINDOW_BEATS == 0:
             self._worst, self._worst_before = 0.0, self._worst
         self._due = monotonic() + BEAT_SECONDS
 
+    def _tell(self, late: float, not_run: float) -> None:
+        due, stack = self._caught
+        if not_run > late / 2:
+            log.warning("the loop was blocked for %.2f s, since the system did not run the server", late)
+        else:
+            log.warning("the loop was blocked for %.2f s\n%s", late, stack if due == self._due else "(no stack)")
+
     def _watch(self, loop_thread: int) -> None:
         """Runs in a thread of its own, where gevent's own names must not be used."""
         while self._watching:
+            self._look_due = monotonic() + BEAT_SECONDS
             _sleep(BEAT_SECONDS)
-            due = self._due
-            if due != self._caught[0] and monotonic() - due > BLOCKED_SECONDS / 2:
+            now, due = monotonic(), self._due
+            missed = now - self._look_due
+            self._missed += missed
+            if missed < BLOCKED_SECONDS / 2 < now - due and due != self._caught[0]:  # who comes late sees somebody else
                 self._caught = due, "".join(format_stack(sys._current_frames()[loop_thread]))

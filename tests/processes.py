@@ -29,12 +29,14 @@ from protocol import (
 )
 
 ROOT = Path(__file__).parent.parent
+SERVER = ("server.py",)  # what Python runs
 BIG = encode_message(b"x" * 100)
 PUSH_BYTES = 65536  # however small the packet: a flood must be over before the server's patience is, on a busy machine
 RELAYED_BIG = Envelope("sender").wrap(b"x" * 100)
 UNPATCHED = "CHAT_TEST_UNPATCHED"  # set in the process of run_unpatched
 DEADLINE = 30.0  # seconds: generous, since machines are slow and shared
-STALL_SECONDS = 1.0  # for so long the loop is blocked by nothing but a signal: what may block for long has threads
+LATE = re.compile(r"^.* the loop was blocked for .*\n(?:  .*\n|\(no stack\)\n)*\n?", re.MULTILINE)
+STALL_SECONDS = 1.0  # for so long nothing blocks the loop: what may take long has threads
 
 
 def wait_for(what: str, condition: Callable[[], object], deadline: float = DEADLINE) -> None:
@@ -49,6 +51,20 @@ def answers(port: int) -> bool:
     """Whether somebody listens on this port of 127.0.0.1."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def altered(constant: str, value: float) -> Sequence[str]:
+    """A program for run_server: the server with another value for this constant, by its full name."""
+    return "-m", "tests.altered_server", f"{constant}={value}"
+
+
+PATIENT = altered("chatserver.connection.LINGER_SECONDS", DEADLINE)  # with who is slow to read its last Error
+UNWATCHED = altered("chatserver.lag.BEAT_SECONDS", 3600)  # never says that its loop was late
+
+
+def but_for_lateness(log: str) -> str:
+    """This log without what it says of a loop that was late, as any may be where the machine has much to do."""
+    return LATE.sub("", log)
 
 
 class ServerProcess:
@@ -81,8 +97,13 @@ class ServerProcess:
         wait_for(f"{text!r} in the log", lambda: self.log.count(text) >= times)
 
     @property
+    def warnings(self) -> list[str]:
+        """The lines of the log that somebody should look at; `stalls` are told apart."""
+        return [line for line in but_for_lateness(self.log).splitlines() if " INFO " not in line]
+
+    @property
     def stalls(self) -> list[str]:
-        """What the log says of a loop that was blocked, the seconds first, but for short times."""
+        """What the log says of a loop that something blocked, the seconds first, but for short times."""
         blocked = re.findall(r"the loop was blocked for ([\d.]+ s\n(?:  .*\n)*)", self.log)
         return [found for found in blocked if float(found.split()[0]) >= STALL_SECONDS]
 
@@ -126,7 +147,7 @@ class ServerProcess:
 
 
 def launch_server(
-    data_dir: Path, *options: object, under: Sequence[str] = (), program: Sequence[str] = ("server.py",)
+    data_dir: Path, *options: object, under: Sequence[str] = (), program: Sequence[str] = SERVER
 ) -> ServerProcess:
     """Start a server on a free port, as the process that the command `under` becomes; it may not be ready yet.
 
@@ -143,7 +164,7 @@ def launch_server(
 
 @contextmanager
 def run_server(
-    data_dir: Path, *options: object, under: Sequence[str] = (), program: Sequence[str] = ("server.py",)
+    data_dir: Path, *options: object, under: Sequence[str] = (), program: Sequence[str] = SERVER
 ) -> Iterator[ServerProcess]:
     """Start a server on a free port; at the end it must stop with status 0, without a traceback in its log, and nothing
     may have blocked its loop.
@@ -202,6 +223,7 @@ class Wire:
             self.socket.bind((source, 0))
         self.socket.connect((host, port))
         self._buffer = b""
+        self._at = 0  # how much of it has been read
         self.users: dict[str, int] = {}
 
     def send(self, *packets: bytes) -> None:
@@ -264,14 +286,15 @@ class Wire:
         self.close()
 
     def _take(self, count: int) -> bytes:
-        while len(self._buffer) < count:
+        while len(self._buffer) < self._at + count:
             chunk = self.socket.recv(65536)
+            rest = self._buffer[self._at :]
             if not chunk:
-                assert not self._buffer, f"the stream ended inside a packet: {self._buffer!r}"
+                assert not rest, f"the stream ended inside a packet: {rest!r}"
                 return b""
-            self._buffer += chunk
-        taken, self._buffer = self._buffer[:count], self._buffer[count:]
-        return taken
+            self._buffer, self._at = rest + chunk, 0
+        self._at += count
+        return self._buffer[self._at - count : self._at]
 
 
 class Flood:
