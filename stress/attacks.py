@@ -209,9 +209,10 @@ def attack_for(attack: Attack, port: int, seconds: float) -> dict[str, int]:
 def chat_honestly(port: int, seconds: float) -> dict[str, float]:
     """Two clients write to each other; messages sent and received in order, and how late they were, in ms."""
     names = ("honest-a", "honest-b")
-    wires = [Wire(HOST, port) for _ in names]
-    for wire, name in zip(wires, names, strict=True):
-        log_in(wire, name, Counter())
+    wires = []
+    for name in names:
+        wires.append(Wire(HOST, port))
+        log_in(wires[-1], name, Counter())
     for wire, partner in zip(wires, reversed(names), strict=True):
         wire.chat_with(wires[1].users[partner])
     late: list[float] = []

@@ -114,9 +114,7 @@ class CrashTest:
         self.figures["starts killed"] += "listening on" not in server.log
 
     def _look_around(self, server: ServerProcess, everyone: bool) -> None:
-        for line in server.log.splitlines():
-            if not (" INFO " in line or REPAIRS.search(line)):
-                self.faults.append(f"the log says: {line}")
+        self.faults += [f"the log says: {line}" for line in server.warnings if not REPAIRS.search(line)]
         for client in self._clients:
             accounts = (
                 client.accounts if everyone else client.random.sample(client.accounts, len(client.accounts))[:SAMPLE]

@@ -22,7 +22,7 @@ from stress.program import run
 from tests.processes import ROOT, ServerProcess, run_server, untraced, wait_for
 
 HOSTILE, HONEST = 20, 2
-OPTIONS = ("--pool-size", HOSTILE + HONEST, "--login-timeout", 2, "--write-timeout", 2)
+OPTIONS = ("--pool-size", HOSTILE + HONEST, "--login-timeout", 4, "--write-timeout", 2)
 GRACE = 60.0  # seconds for the processes to end
 SAMPLE_SECONDS = 0.05
 KIB, MIB = 1024, 1024 * 1024

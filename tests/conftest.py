@@ -4,7 +4,7 @@ monkey.patch_all()
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ import pytest
 from client import ChatClient
 from tests.engine import RedisEngine, run_redis
 from tests.group import run_group
-from tests.processes import ServerProcess, run_server, untraced
+from tests.processes import SERVER, ServerProcess, run_server, untraced
 from tests.programs import Program, ScreenProgram
 from tests.scripted_server import SECONDS, ScriptedServer
 
@@ -111,8 +111,10 @@ def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Sta
         return
     with ExitStack() as servers:
 
-        def start(*options: object, data_dir: Path = tmp_path / "data") -> ServerProcess:
-            return servers.enter_context(run_server(data_dir, *options))
+        def start(
+            *options: object, data_dir: Path = tmp_path / "data", program: Sequence[str] = SERVER
+        ) -> ServerProcess:
+            return servers.enter_context(run_server(data_dir, *options, program=program))
 
         yield start
 
@@ -123,11 +125,18 @@ def start_groups(engine: RedisEngine, folder: Path, nodes: int, behind_haproxy: 
     prefixes: dict[Path, str] = {}
     with ExitStack() as groups:
 
-        def start(*options: object, data_dir: Path = folder / "data") -> ServerProcess:
+        def start(*options: object, data_dir: Path = folder / "data", program: Sequence[str] = SERVER) -> ServerProcess:
             prefix = prefixes.setdefault(data_dir, f"test-{uuid4().hex}")
-            return groups.enter_context(
-                run_group(data_dir, engine.url, *options, nodes=nodes, behind_haproxy=behind_haproxy, prefix=prefix)
+            group = run_group(
+                data_dir,
+                engine.url,
+                *options,
+                nodes=nodes,
+                behind_haproxy=behind_haproxy,
+                prefix=prefix,
+                program=program,
             )
+            return groups.enter_context(group)
 
         yield start
 

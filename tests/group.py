@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import DEADLINE, ROOT, ServerProcess, Wire, ending_well, launch_server
+from tests.processes import DEADLINE, ROOT, SERVER, ServerProcess, Wire, ending_well, launch_server
 
 HAPROXY_CONFIG = ROOT / "deploy" / "haproxy.cfg"
 NO_HAPROXY = "no haproxy: on Debian and Ubuntu: sudo apt install haproxy"
@@ -80,15 +80,18 @@ def run_group(
     nodes: int = 2,
     behind_haproxy: bool = False,
     prefix: str = "chat",
+    program: Sequence[str] = SERVER,
 ) -> Iterator[Group]:
     """Start nodes that are one over this Redis; each must end as one started by run_server, unless the test ends it."""
     redis = ("--redis", engine_url, "--redis-prefix", prefix)
-    with run_nodes(folder, *redis, *options, nodes=nodes, behind_haproxy=behind_haproxy) as group:
+    with run_nodes(folder, *redis, *options, nodes=nodes, behind_haproxy=behind_haproxy, program=program) as group:
         yield group
 
 
 @contextmanager
-def run_nodes(folder: Path, *options: object, nodes: int = 2, behind_haproxy: bool = False) -> Iterator[Group]:
+def run_nodes(
+    folder: Path, *options: object, nodes: int = 2, behind_haproxy: bool = False, program: Sequence[str] = SERVER
+) -> Iterator[Group]:
     """The same for whatever the options say: without --redis they know nothing of each other.
 
     A --port is HAProxy's, or else the first node's.
@@ -100,7 +103,7 @@ def run_nodes(folder: Path, *options: object, nodes: int = 2, behind_haproxy: bo
         launched = []
         for number in range(1, nodes + 1):
             port = ("--port", 0) if behind_haproxy or number > 1 else ()
-            node = launch_server(folder / f"node-{number}", *checked, *options, *port)
+            node = launch_server(folder / f"node-{number}", *checked, *options, *port, program=program)
             stack.callback(node.process.kill)
             launched.append(node)
         for node in launched:

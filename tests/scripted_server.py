@@ -21,7 +21,7 @@ from protocol import (
     parse_login,
 )
 
-SECONDS = 10.0  # for every wait
+SECONDS = 30.0  # for every wait: for the start of a program, too
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import pytest
 
 from protocol import Feature, encode_chat_init
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, ServerProcess, Wire
+from tests.processes import DEADLINE, ServerProcess, Wire, wait_for
 from tests.test_admin import admin, refusal
 
 pytestmark = pytest.mark.measured
@@ -43,6 +43,11 @@ def exported(folder: Path) -> list[list[str]]:
     return [line[1:] for line in lines]
 
 
+def wait_for_export(server: ServerProcess, text: str) -> None:
+    """Until the last message is this one: it is on disk soon."""
+    wait_for(f"{text!r} on disk", lambda: [line[-1] for line in exported(server.data_dir)][-1:] == [text])
+
+
 EXPORTED = [*(["alice", "bob", text] for text in TEXTS), ["bob", "alice", "so it is"]]
 
 
@@ -50,8 +55,7 @@ def test_every_message_is_exported_while_the_server_runs_and_while_it_does_not(s
     server = start_server("--sync", "always")
     alice, _ = talk(server)
     alice.say("barrier")
-    while exported(server.data_dir)[-1][-1] != "barrier":  # it is on disk soon
-        pass
+    wait_for_export(server, "barrier")
     assert exported(server.data_dir)[:-1] == EXPORTED
     server.stop()
     assert exported(server.data_dir)[:-1] == EXPORTED
@@ -72,8 +76,7 @@ def test_a_backup_holds_the_chats_and_what_waits_in_mailboxes(
     bob.close()
     server.wait_for_log("bob disconnected")
     alice.say("for later")
-    while exported(server.data_dir)[-1][-1] != "for later":
-        pass
+    wait_for_export(server, "for later")
     if not running:
         server.stop()
     admin(server.data_dir, "backup", tmp_path / "copy")

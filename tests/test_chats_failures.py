@@ -322,7 +322,8 @@ def test_a_lock_that_another_program_holds_is_waited_for_and_then_the_write_fail
         assert everything(path) == [single(1, ALICE, BOB), single(2, ALICE, BOB)]
 
 
-def test_a_lock_is_waited_for(path: Path, chat_file: ChatFile) -> None:
+def test_a_lock_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chats, "BUSY_AGAIN_SECONDS", DEADLINE)
     program = (
         "import sqlite3, sys, time\n"
         "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -330,14 +331,15 @@ def test_a_lock_is_waited_for(path: Path, chat_file: ChatFile) -> None:
         "print('locked', flush=True)\n"
         "time.sleep(0.5)\n"
     )
-    other = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE)
-    try:
-        assert other.stdout
-        assert other.stdout.readline() == b"locked\n"
-        chat_file.write([single(1, ALICE, BOB)], {})
-    finally:
-        other.kill()
-        other.communicate()
+    with ChatFile(path, 100) as opened:
+        other = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE)
+        try:
+            assert other.stdout
+            assert other.stdout.readline() == b"locked\n"
+            opened.write([single(1, ALICE, BOB)], {})
+        finally:
+            other.kill()
+            other.communicate()
     assert everything(path) == [single(1, ALICE, BOB)]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from protocol import PacketType, encode, encode_message
-from tests.processes import DEADLINE, ServerProcess, Wire, run_server
+from tests.processes import DEADLINE, UNWATCHED, ServerProcess, Wire, run_server
 
 UNCOVERED = ["env", *chain.from_iterable(("-u", name) for name in os.environ if name.startswith("COV"))]
 STRACE = ["strace", "-D", "-f", "-qq", "-s", "64", "-o"]
@@ -96,7 +96,7 @@ def test_a_message_takes_so_many_system_calls(
     if tried.returncode or tried.stderr:
         pytest.skip(f"strace may not trace here: {tried.stderr.strip()}")
     with (
-        run_server(tmp_path / "data", *OPTIONS, under=[*UNCOVERED, *STRACE, str(trace)]) as server,
+        run_server(tmp_path / "data", *OPTIONS, under=[*UNCOVERED, *STRACE, str(trace)], program=UNWATCHED) as server,
         chatting(server) as wires,
     ):
         mark(wires["alice"], b"begin")

@@ -262,7 +262,7 @@ def test_a_drip_of_single_bytes_does_not_stretch_the_login_timeout(start_server:
 
 
 def test_an_idle_client_is_let_go_and_a_ping_keeps_one(start_server: StartServer) -> None:
-    server = start_server("--idle-timeout", 2)
+    server = start_server("--idle-timeout", 6)
     idle, lively = server.log_in("idle"), server.log_in("lively")
 
     def is_over() -> bool:

@@ -283,7 +283,7 @@ def test_libfuzzer_finds_the_bytes_that_break_a_server_and_keeps_the_input(tmp_p
 @pytest.mark.slow
 def test_the_program_ends_with_its_figures_and_status_0() -> None:
     command = [sys.executable, "-m", "stress.fuzz", "--seconds", "2", "--conversations", "60"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3 * DEADLINE, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=6 * DEADLINE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\d+ runs in \d+ s, \d+ branches reached, \d+ inputs kept$", done.stdout, re.MULTILINE)
     assert "60 conversations in" in done.stdout

@@ -8,7 +8,7 @@ import pytest
 
 from protocol import PacketType, Reason, encode, encode_error, encode_login, encode_message, encode_user
 from tests.conftest import StartServer
-from tests.processes import BIG, RELAYED_BIG, ServerProcess, Wire
+from tests.processes import BIG, DEADLINE, RELAYED_BIG, ServerProcess, Wire
 
 pytestmark = pytest.mark.measured
 
@@ -105,7 +105,7 @@ def test_a_delay_is_no_idleness(start_server: StartServer) -> None:
 
 
 def test_a_delay_does_not_stretch_the_time_for_a_login(start_server: StartServer) -> None:
-    server = start_server("--rate", 0.001, "--burst", 1, "--login-timeout", 0.5)
+    server = start_server("--rate", 0.001, "--burst", 1, "--login-timeout", 5)
     client = server.connect()
     client.expect_pong()
     client.expect_error(Reason.LOGIN_TIMEOUT)
@@ -196,7 +196,7 @@ def test_guesses_on_many_connections_at_once_do_not_get_past_the_limit(start_ser
 @pytest.mark.slow
 def test_right_passwords_at_once_are_all_let_in(start_server: StartServer) -> None:
     names = [f"user{number}" for number in range(12)]
-    server = start_server("--login-attempts", 1)
+    server = start_server("--login-attempts", 1, "--login-timeout", 2 * DEADLINE)
     secured(server, *names)
     clients = [server.connect() for _ in names]
     for name, client in zip(names, clients, strict=True):

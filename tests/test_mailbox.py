@@ -20,7 +20,7 @@ from protocol import (
     encode_receipt,
 )
 from tests.conftest import StartServer
-from tests.processes import BIG, RELAYED_BIG, Flood, ServerProcess, Wire, stuck_pair, wait_for
+from tests.processes import BIG, PATIENT, RELAYED_BIG, Flood, ServerProcess, Wire, stuck_pair, wait_for
 
 BOTH = Feature.MAILBOX | Feature.RECEIPTS
 
@@ -154,7 +154,8 @@ def test_the_partner_who_leaves_while_chatting_gets_the_rest_at_the_next_login(s
 
 
 def test_of_a_reader_who_is_dropped_nothing_is_lost_and_nothing_is_double(start_server: StartServer) -> None:
-    server = start_server("--outbox-bytes", 4096, "--write-timeout", 1, "--mailbox-messages", 100_000)
+    options = ("--outbox-bytes", 4096, "--write-timeout", 5, "--mailbox-messages", 100_000)
+    server = start_server(*options, program=PATIENT)
     bob = Wire(server.host, server.port, receive_buffer=2304)
     bob.send(encode_login("bob"))
     bob.read_list("bob")
@@ -293,7 +294,7 @@ def test_the_figures_add_up(start_server: StartServer) -> None:
 def test_without_mailboxes_what_a_dropped_reader_did_not_get_is_refused_or_lost_as_ever(
     start_server: StartServer,
 ) -> None:
-    server = start_server("--outbox-bytes", 4096, "--write-timeout", 1)
+    server = start_server("--outbox-bytes", 4096, "--write-timeout", 1, program=PATIENT)
     reader, sender, flood = stuck_pair(server)
     server.wait_for_log("reader disconnected: Too Slow")
     while reader.read() == (RELAYED_BIG[0], RELAYED_BIG[2:]):

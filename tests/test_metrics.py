@@ -9,9 +9,18 @@ from contextlib import suppress
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from protocol import Reason, encode_chat_init, encode_error, encode_login, encode_message, encode_user
+from protocol import (
+    PacketType,
+    Reason,
+    encode,
+    encode_chat_init,
+    encode_error,
+    encode_login,
+    encode_message,
+    encode_user,
+)
 from tests.conftest import StartServer
-from tests.processes import BIG, DEADLINE, RELAYED_BIG, ServerProcess, Wire, run_to_end, stuck_pair, wait_for
+from tests.processes import BIG, DEADLINE, PATIENT, RELAYED_BIG, ServerProcess, Wire, run_to_end, stuck_pair, wait_for
 
 pytestmark = pytest.mark.measured
 
@@ -139,10 +148,12 @@ def test_connections_that_wait_for_a_place_are_counted(start_server: StartServer
 
 
 def test_delays_by_the_rate_are_counted(start_server: StartServer) -> None:
-    server = start_server("--metrics-port", 0, "--rate", 50, "--burst", 1)
+    server = start_server("--metrics-port", 0, "--rate", 5, "--burst", 1)
     alice = server.log_in("alice")
-    alice.expect_pong()
-    alice.expect_pong()
+    ping = encode(PacketType.PING, b"x" * 138)
+    alice.send(ping * 4)  # before the next token: a read takes one of them
+    for _ in range(4):
+        alice.expect(encode(PacketType.PONG, ping[2:]))
     assert server.metrics()["chat_delays_total"] >= 2
 
 
@@ -204,17 +215,17 @@ def refusals(sender: Wire) -> int:
 def test_of_what_a_reader_dropped_as_too_slow_had_coming_exactly_the_rest_is_undeliverable(
     start_server: StartServer,
 ) -> None:
-    server = start_server("--metrics-port", 0, "--write-timeout", 1)
+    server = start_server("--metrics-port", 0, "--write-timeout", 5, program=PATIENT)
     reader, sender, flood = stuck_pair(server)
     figures = server.metrics()
     assert 0 < figures["chat_outbox_bytes_max"] <= figures["chat_outbox_bytes"]
     assert messages(server)["under way"] > 0
     server.wait_for_log("reader disconnected: Too Slow")
-    sent, refused = flood.end(), refusals(sender)
     read = 0
     while (packet := reader.read()) == (RELAYED_BIG[0], RELAYED_BIG[2:]):
         read += 1
     assert packet == (4, encode_error(Reason.TOO_SLOW)[2:])
+    sent, refused = flood.end(), refusals(sender)
     found = settled(server)
     assert found == {"accepted": sent, "delivered": read, "undeliverable": sent - read - refused, "refused": refused}
     assert found["undeliverable"] > 0
@@ -249,7 +260,7 @@ def test_a_connection_that_breaks_anywhere_in_a_packet_is_counted(measured: Serv
 
 
 def test_messages_are_counted_to_the_end_of_a_drain(start_server: StartServer) -> None:
-    server = start_server("--metrics-port", 0, "--drain", 200, "--write-timeout", 200)
+    server = start_server("--metrics-port", 0, "--drain", 200, "--write-timeout", 200, program=PATIENT)
     reader, sender, _ = stuck_pair(server)
     server.process.terminate()
     wait_for("not ready", lambda: ask(server, "/readyz")[0] == 503)

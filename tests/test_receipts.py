@@ -190,7 +190,6 @@ def test_what_is_not_with_the_receivers_kernel_yet_is_not_delivered(start_server
     alice.chat_with(1)
     count = 6000
     sending = gevent.spawn(alice.send, encode_message(b"x" * 100) * count)
-    gevent.sleep(0.5)
     known = len(read_some(alice)[Level.DELIVERED])
     assert 0 < known < count
     for _ in range(count):
@@ -200,12 +199,12 @@ def test_what_is_not_with_the_receivers_kernel_yet_is_not_delivered(start_server
 
 
 def read_some(client: Wire) -> Numbers:
-    """What has come by now."""
-    client.socket.settimeout(0.2)
+    """What has come when no more comes."""
     packets = b""
     try:
         while packet := client.read():
             packets += bytes((packet[0], len(packet[1]))) + packet[1]
+            client.socket.settimeout(0.2)
     except TimeoutError:
         client.socket.settimeout(30)
     return told(packets)

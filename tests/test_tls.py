@@ -5,6 +5,7 @@ import socket
 import ssl
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,19 @@ from chatserver.tls import TlsStream, server_context
 from client import ChatClient, ConnectionClosed, ConnectionFailed, tls_context
 from protocol import Envelope, PacketType, Reason, encode, encode_error, encode_login, encode_message
 from tests.conftest import StartServer
-from tests.processes import BIG, DEADLINE, RELAYED_BIG, Flood, ServerProcess, Wire, answers, stuck_pair, wait_for
+from tests.processes import (
+    BIG,
+    DEADLINE,
+    PATIENT,
+    RELAYED_BIG,
+    SERVER,
+    Flood,
+    ServerProcess,
+    Wire,
+    answers,
+    stuck_pair,
+    wait_for,
+)
 from tests.tls_wire import RECORD_BYTES, KeyUpdater, TlsSocket, TlsWire, libssl
 
 pytestmark = pytest.mark.measured
@@ -49,8 +62,8 @@ def trust(request: pytest.FixtureRequest, folder: Path) -> ssl.SSLContext:
 def start_tls(start_server: StartServer, folder: Path, trust: ssl.SSLContext) -> StartServer:
     """Starts servers whose clients speak TLS."""
 
-    def start(*options: object) -> ServerProcess:
-        server = start_server("--tls-cert", folder / "server.pem", *options)
+    def start(*options: object, program: Sequence[str] = SERVER) -> ServerProcess:
+        server = start_server("--tls-cert", folder / "server.pem", *options, program=program)
         server.wire = partial(TlsWire, trust=trust)
         return server
 
@@ -189,7 +202,7 @@ def test_a_sender_whose_partner_does_not_read_is_slowed_down_and_nothing_is_lost
 def test_a_reader_that_never_reads_gets_the_record_under_way_and_is_too_slow(
     start_tls: StartServer, outbox_bytes: int
 ) -> None:
-    server = start_tls("--outbox-bytes", outbox_bytes, "--write-timeout", 1)
+    server = start_tls("--outbox-bytes", outbox_bytes, "--write-timeout", 1, program=PATIENT)
     stuck, sender = server.log_in("stuck"), server.log_in("sender")
     sender.chat_with(1)
     flood = Flood(sender, BIG)
@@ -248,7 +261,7 @@ def test_a_client_that_vanishes_in_mid_handshake_leaves_its_place(
 
 
 def test_the_login_timeout_covers_a_handshake_that_does_not_end(start_tls: StartServer, trust: ssl.SSLContext) -> None:
-    server = start_tls("--login-timeout", 2)
+    server = start_tls("--login-timeout", 6)
     idlers = [half_a_handshake(server, trust) for _ in range(20)]  # all places
     server.log_in("alice").expect_pong()
     assert server.log.count("disconnected: Login Timeout") > 0
@@ -256,7 +269,7 @@ def test_the_login_timeout_covers_a_handshake_that_does_not_end(start_tls: Start
 
 
 def test_the_login_timeout_arrives_at_a_client_that_only_shook_hands(start_tls: StartServer) -> None:
-    client = start_tls("--login-timeout", 1).connect()
+    client = start_tls("--login-timeout", 5).connect()
     client.expect_error(Reason.LOGIN_TIMEOUT)
     client.expect_end()
 
@@ -265,7 +278,7 @@ def test_a_client_that_waits_for_a_place_waits_in_its_handshake(start_tls: Start
     server = start_tls("--pool-size", 1)
     alice = server.log_in("alice")
     with pytest.raises(ConnectionFailed, match="did not finish the TLS handshake in time"):
-        ChatClient(HOST, server.port, 0.5, trust)
+        ChatClient(HOST, server.port, 2, trust)
     alice.close()
     with ChatClient(HOST, server.port, DEADLINE, trust) as bob:
         bob.login("bob")
