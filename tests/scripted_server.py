@@ -22,6 +22,7 @@ from protocol import (
 )
 
 SECONDS = 30.0  # for every wait: for the start of a program, too
+QUIET_SECONDS = 0.3  # without room: only 0.2 s later the kernel asks the receiver anew, and may find room once more
 P = ParamSpec("P")
 T = TypeVar("T")
 

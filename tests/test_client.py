@@ -42,7 +42,7 @@ from protocol import (
     text_room,
 )
 from tests.processes import UNPATCHED, ServerProcess, run_unpatched
-from tests.scripted_server import SECONDS, Peer, ScriptedServer, Start, message
+from tests.scripted_server import QUIET_SECONDS, SECONDS, Peer, ScriptedServer, Start, message
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def fill(client: ChatClient) -> int:
     sent = 0
     while True:
         try:
-            client.send("x" * 10_000, timeout=0.05)
+            client.send("x" * 10_000, timeout=QUIET_SECONDS)
         except TimeoutError:
             return sent
         sent += 1
@@ -319,7 +319,7 @@ def test_send_goes_on_reading_while_it_waits_for_room(chatting: tuple[ChatClient
 def test_blocked_send_takes_over_from_a_reader_who_leaves(chatting: tuple[ChatClient, Peer], start: Start) -> None:
     client, peer = chatting
     fill(client)
-    receive = start(client.receive, timeout=0.2)
+    receive = start(client.receive, timeout=1)
     in_receive(client)
     start(client.send, "and on")
     with pytest.raises(TimeoutError):
@@ -347,7 +347,7 @@ def test_calls_while_another_thread_receives(chatting: tuple[ChatClient, Peer], 
 
 def test_caller_goes_on_alone_when_the_reader_times_out(alice: tuple[ChatClient, Peer], start: Start) -> None:
     client, peer = alice
-    receive = start(client.receive, timeout=0.1)
+    receive = start(client.receive, timeout=1)
     in_receive(client)
     chat = start(client.chat, 1)
     peer.expect(PacketType.CHAT_INIT)

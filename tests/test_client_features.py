@@ -339,7 +339,7 @@ def test_iteration_gives_out_the_events_and_ends_with_the_connection(alice: Pair
 def test_iteration_waits_for_ever_and_ends_at_close(start: Start) -> None:
     with (
         ScriptedServer() as server,
-        ChatClient(server.host, server.port, timeout=0.01) as client,
+        ChatClient(server.host, server.port, timeout=0.3) as client,
         server.accept() as peer,
     ):
         first = start(next, iter(client))

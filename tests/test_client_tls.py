@@ -33,7 +33,7 @@ from client import (
 from protocol import PacketType, Reason, encode, encode_error, encode_user, parse_text
 from tests.processes import DEADLINE, UNPATCHED, ServerProcess, run_server, run_unpatched
 from tests.programs import Program, ScreenProgram
-from tests.scripted_server import Peer, ScriptedServer, message
+from tests.scripted_server import QUIET_SECONDS, Peer, ScriptedServer, message
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +119,7 @@ def fill(client: ChatClient) -> str:
     while True:
         text = "".join(f"{len(texts)}-{number} " for number in range(20_000))
         try:
-            client.send(text, timeout=0.2)
+            client.send(text, timeout=QUIET_SECONDS)
         except TimeoutError:
             return "".join(texts)
         texts.append(text)
