@@ -79,6 +79,13 @@ class Peer:
         """Read a Ping and answer it."""
         self.send(encode(PacketType.PONG, self.expect(PacketType.PING)))
 
+    def greet(self) -> None:
+        """Answer the terminal program's first Ping, which it repeats if it has to wait; its Config comes next."""
+        self.pong()
+        while (packet := self.read())[0] == PacketType.PING:
+            self.send(encode(PacketType.PONG, packet[1]))
+        self._packets.appendleft(packet)
+
     def log_in(self, name: str, *others: str) -> None:
         """Answer the Config of `name`: others have ids from 1 on, `name` has the next."""
         assert self.read_name() == name

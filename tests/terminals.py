@@ -10,14 +10,14 @@ FEATURES = ALL_FEATURES & ~Feature.BRIEF
 
 def let_in(peer: Peer, name: str, *others: str) -> None:
     """Answer a terminal that logs in: nothing waits in the mailbox."""
-    peer.pong()
+    peer.greet()
     peer.log_in(name, *others)
     peer.pong()
 
 
 def let_in_alone(peer: Peer, name: str, user_id: int) -> None:
     """The same for somebody who has an id already."""
-    peer.pong()
+    peer.greet()
     assert parse_login(peer.expect(PacketType.CONFIG)) == (name, "", FEATURES)
     peer.send(encode_user(name, user_id, 1))
     peer.pong()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chatterminal.display import JOINERS, visible
 from client import ChatClient, MessageReceived
-from protocol import PacketType, encode, encode_string
+from protocol import PacketType, Reason, encode, encode_error, encode_string, parse_login
 from tests.conftest import StartLines, StartServer, StartTerminal
 from tests.processes import ServerProcess
 from tests.scripted_server import ScriptedServer, message
@@ -123,19 +123,26 @@ def test_password_secures_a_new_name(server: ServerProcess, terminal: StartTermi
     assert lines("alice", server.address, typed="", CHAT_PASSWORD="sesame").wait() == 0
 
 
-def test_password_that_took_long_to_type_is_used(start_server: StartServer, terminal: StartTerminal) -> None:
-    server = start_server("--require-password", "--login-timeout", 1)
-    alice = terminal("alice", server.address)
-    alice.wait_for("^password of alice:$")
-    server.wait_for_log("Login Timeout")
+def test_password_that_took_long_to_type_is_used(scripted: ScriptedServer, terminal: StartTerminal) -> None:
+    alice = terminal("alice", scripted.address)
+    with scripted.accept() as peer:
+        peer.greet()
+        peer.refuse(PacketType.CONFIG, Reason.PASSWORD_REQUIRED)
+        alice.wait_for("^password of alice:$")
+        peer.send(encode_error(Reason.LOGIN_TIMEOUT))
     alice.type("sesame\r")
-    alice.wait_for("^alice>$")
+    with scripted.accept() as peer:
+        peer.greet()
+        assert parse_login(peer.expect(PacketType.CONFIG)).password == "sesame"
+        peer.let_in("alice")
+        peer.pong()
+        alice.wait_for("^alice>$")
 
 
 def test_what_others_send_is_shown_not_executed(scripted: ScriptedServer, terminal: StartTerminal) -> None:
     alice = terminal("alice", scripted.address)
     with scripted.accept() as peer:
-        peer.pong()
+        peer.greet()
         peer.log_in("alice", f"bo{EVIL}")
         peer.pong()
         peer.send(message(f"bo{EVIL}", f"{EVIL}\nalice: forged"))

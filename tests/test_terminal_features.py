@@ -143,7 +143,7 @@ def test_a_mailbox_ends_where_the_server_handles_what_comes_after_the_login(
 ) -> None:
     alice = terminal("alice", scripted.address)
     with scripted.accept() as peer:
-        peer.pong()
+        peer.greet()
         peer.log_in("alice")
         ping = peer.expect(PacketType.PING)
         peer.send(message("bob", "late"), encode(PacketType.PONG, ping))

@@ -106,10 +106,10 @@ def test_relogin_waits_for_the_old_connection_to_be_noticed(scripted: ScriptedSe
         let_in(peer, "alice")
         alice.wait_for("^alice>$")
     with scripted.accept() as peer:
-        peer.pong()
+        peer.greet()
         peer.refuse(PacketType.CONFIG, Reason.USER_ALREADY_ONLINE)
     with scripted.accept() as peer:
-        peer.pong()
+        peer.greet()
         assert parse_login(peer.expect(PacketType.CONFIG)) == ("alice", "sesame", FEATURES)
         peer.send(encode_user("alice", 1, 1))
         peer.pong()
@@ -124,7 +124,7 @@ def test_relogin_refused_for_good_ends_it(scripted: ScriptedServer, terminal: St
         alice.type("half a line")
         alice.wait_for("half a line")
     with scripted.accept() as peer:
-        peer.pong()
+        peer.greet()
         peer.refuse(PacketType.CONFIG, Reason.WRONG_PASSWORD)
         assert alice.wait() == 1
     alice.wait_for("^! cannot log in again: Wrong Password$")
@@ -152,7 +152,7 @@ def test_who_is_refused_for_others_guesses_while_reconnecting_tries_again(
     alice.wait_for("reconnecting\nalice>$")
     for _ in range(2):
         with scripted.accept() as peer:
-            peer.pong()
+            peer.greet()
             peer.refuse(PacketType.CONFIG, Reason.TOO_MANY_ATTEMPTS)
     with scripted.accept() as peer:
         let_in(peer, "alice")
