@@ -40,6 +40,7 @@ class Node:
         self._heard = 0.0  # when it heard itself last, by now()
         self._alone_since: float | None = None
         self._is_over = False  # the others have ended it, and it has to join anew
+        self._told_as = ""  # its name in the log
         self._started: AsyncResult[None] = AsyncResult()
         self._life: Greenlet[[], None] | None = None
 
@@ -50,7 +51,6 @@ class Node:
         self._relay.on_lost = kick
         self._life = gevent.spawn(self._live)
         self._started.get()
-        log.info("node %s of group %r", self._directory.node, self._engine.prefix)
 
     def stop(self) -> None:
         """Renew nothing any more."""
@@ -92,6 +92,9 @@ class Node:
         if self._alone_since is not None:
             log.info("Redis is back")
         self._alone_since = None
+        if self._told_as != self._directory.node:
+            self._told_as = self._directory.node
+            log.info("node %s of group %r", self._told_as, self._engine.prefix)
         if not self._started.ready():
             self._started.set(None)
 
