@@ -330,9 +330,9 @@ class Flood:
 
 
 def stuck_pair(server: ServerProcess, timeout: float = 0.5) -> tuple[Wire, Wire, Flood]:
-    """The users reader (1), who does not read, and sender (2), who floods it with BIG: stuck by now."""
+    """The users reader, who does not read, and sender, who floods it with BIG: stuck by now."""
     reader, sender = server.log_in("reader"), server.log_in("sender")
-    sender.chat_with(1)
+    sender.chat_with(reader.users["reader"])
     flood = Flood(sender, BIG)
     flood.until_stuck(timeout)
     return reader, sender, flood

@@ -26,7 +26,7 @@ from tests.faulty_proxy import (
     swap,
 )
 from tests.loadtests import CHAT, LoadRun, Pair, load, read_ledger, read_numbers, start_locust
-from tests.processes import ServerProcess, wait_for
+from tests.processes import DEADLINE, ServerProcess, wait_for
 from tests.scripted_server import ScriptedServer
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def run_damaged(
     """
     with (
         FaultyProxy(server.host, server.port, fault) as proxy,
-        start_locust(folder, *load(proxy.address, USERS), "--drain", 1, *options, "Chatter") as locust,
+        start_locust(folder, *load(proxy.address, USERS), "--drain", 10, *options, "Chatter") as locust,
     ):
         locust.wait_for_users()
         wait_for("enough is said", lambda: proxy.messages >= ENOUGH)
@@ -104,7 +104,7 @@ def test_a_message_that_arrives_twice_is_named(server: ServerProcess, tmp_path: 
 
 
 def test_a_message_that_another_one_overtakes_is_named(server: ServerProcess, tmp_path: Path) -> None:
-    run, damaged = run_damaged(server, swap(60), tmp_path)
+    run, damaged = run_damaged(server, swap(60, DEADLINE), tmp_path)
     expect_failure(run, reordered=1)
     assert run.findings["reordered"] == {pair: numbers[:1] for pair, numbers in damaged.items()}
     assert run.is_balanced
@@ -128,7 +128,7 @@ def test_a_message_that_goes_to_somebody_else_is_named(server: ServerProcess, tm
 
 
 def test_messages_that_nothing_follows_are_lost_as_well(server: ServerProcess, tmp_path: Path) -> None:
-    run, damaged = run_damaged(server, swallow_after(100), tmp_path)
+    run, damaged = run_damaged(server, swallow_after(100), tmp_path, "--drain", 4)
     lost = sum(map(len, damaged.values()))
     assert lost > 20
     expect_failure(run, lost=lost)
@@ -161,7 +161,7 @@ def test_a_pause_shows_in_the_highest_latencies(server: ServerProcess, tmp_path:
 
 
 def test_what_has_not_come_when_the_time_to_drain_is_over_is_lost(server: ServerProcess, tmp_path: Path) -> None:
-    run, _ = run_damaged(server, stall(50, 60), tmp_path)
+    run, _ = run_damaged(server, stall(50, 60), tmp_path, "--drain", 1)
     expect_failure(run, lost=run.ledger["sent"] - 50)
     assert run.ledger["delivered"] == 50
     assert run.ledger["lost"] > 20
@@ -179,20 +179,20 @@ def test_what_comes_before_the_time_to_drain_is_over_is_delivered(server: Server
 
 def test_a_server_that_stands_still_cannot_slow_down_what_measures_it(server: ServerProcess, tmp_path: Path) -> None:
     users, rate = 10, 20
-    with start_locust(tmp_path, *load(server.address, users, 4, rate=rate), "Chatter") as locust:
+    with start_locust(tmp_path, *load(server.address, users, 10, rate=rate), "Chatter") as locust:
         locust.wait_for_users()
         time.sleep(1)
         server.may_stall = True
         server.process.send_signal(signal.SIGSTOP)
-        time.sleep(1)
+        time.sleep(3)
         server.process.send_signal(signal.SIGCONT)
         run = locust.end()
     assert run.status == 0, run.explain()
     assert run.is_balanced
     due = users * rate * run.seconds
-    assert 0.9 * due <= run.ledger["sent"] <= 1.1 * due
-    assert run.rows["deliver"].times["p99"] >= 0.5
-    assert run.rows["deliver"].times["max"] >= 0.9
+    assert 0.8 * due <= run.ledger["sent"] <= 1.2 * due  # it would be 0.7 of them
+    assert run.rows["deliver"].times["p99"] >= 1.5
+    assert run.rows["deliver"].times["max"] >= 2.7
     assert run.rows["deliver"].times["p50"] < 0.5
 
 

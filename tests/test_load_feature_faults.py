@@ -33,7 +33,7 @@ def run_damaged(
 ) -> LoadRun:
     """Behind a proxy, until enough is counted; what Locust has found."""
     with FaultyProxy(server.host, server.port, fault) as proxy:
-        run = run_until(folder, enough, *load(proxy.address, USERS), "--drain", 1, *options)
+        run = run_until(folder, enough, *load(proxy.address, USERS), "--drain", 10, *options)
     assert "Traceback" not in run.log, run.explain()
     return run
 

@@ -43,7 +43,7 @@ def test_with_all_features_each_has_its_row_and_the_mailboxes_are_complete(
     assert run.rows["history"].count > 5
     assert run.rows["history"].times["p50"] > 0
     assert run.rows["mailbox"].count > 10
-    assert run.rows["mailbox"].times["max"] < 0.5  # counted from the login: the others have waited longer
+    assert run.rows["mailbox"].times["p50"] < 0.5  # counted from the login: most have waited longer
     assert server.metrics()["chat_mailbox_messages"] == 0
 
 
