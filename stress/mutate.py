@@ -24,6 +24,7 @@ from pathlib import Path
 
 import gevent
 
+from chatserver.connection import LINGER_SECONDS
 from protocol import (
     EXTRA_FROM_SERVER,
     FROM_SERVER,
@@ -46,7 +47,9 @@ from tests.processes import ServerProcess, run_server
 
 AT_ONCE = 14  # of the server's 20 places
 SECONDS = 30.0  # within which a conversation comes to its end
-DEAF_SECONDS = 4.0  # more than the --write-timeout, less than that and what an Error is kept
+WRITE_TIMEOUT = 3
+CUT_SECONDS = WRITE_TIMEOUT + LINGER_SECONDS  # who reads so late may miss the end of what was sent
+DEAF_SECONDS = 4.0  # between these two, if nothing holds us up
 SMALL_BUFFER = 4096
 RESET = struct.pack("ii", 1, 0)
 PROGRESS_SECONDS = 5.0
@@ -54,7 +57,7 @@ MEMORY_LOOKS = 5
 GROWTH = 1.3
 GROWTH_BYTES = 32 * 1024 * 1024
 FAULTS_SHOWN = 20
-SERVER_OPTIONS = ("--max-users", 64, "--write-timeout", 3, "--login-timeout", 5)
+SERVER_OPTIONS = ("--max-users", 64, "--write-timeout", WRITE_TIMEOUT, "--login-timeout", 5)
 
 IN_REPLAY = (PacketType.HISTORY, PacketType.MESSAGE, PacketType.ERROR)
 
@@ -157,11 +160,12 @@ def _send(sock: socket.socket, told: Conversation) -> None:
 
 
 def _read_to_end(sock: socket.socket, told: Conversation, answers: Counter[str]) -> str:
+    began = time.monotonic()
     sender = gevent.spawn(_send_and_half_close, sock, told)
     try:
         if told.ending is Ending.DEAF:
             gevent.sleep(DEAF_SECONDS)
-        return _check_answers(sock, told, answers)
+        return _check_answers(sock, told, answers, began)
     finally:
         sender.kill()
 
@@ -192,7 +196,7 @@ ENDINGS: dict[Ending, Callable[[socket.socket, Conversation, Counter[str]], str]
 }
 
 
-def _check_answers(sock: socket.socket, told: Conversation, answers: Counter[str]) -> str:
+def _check_answers(sock: socket.socket, told: Conversation, answers: Counter[str], began: float) -> str:
     """Read to the end, and count. Raises RemoteProtocolError, also for a packet that the client did not ask for."""
     decoder, replays = Decoder(FROM_SERVER), False
     decoder.accept_extra(EXTRA_FROM_SERVER, told.features)
@@ -205,6 +209,9 @@ def _check_answers(sock: socket.socket, told: Conversation, answers: Counter[str
                 replays = bool(body) if packet_type == PacketType.HISTORY else replays
     except ConnectionError:
         answers["(reset)"] += 1  # who still sends 2 seconds after its Error is not waited for
+        return ""
+    if decoder.rest and told.ending is Ending.DEAF and time.monotonic() - began >= CUT_SECONDS:
+        answers["(cut)"] += 1
         return ""
     return f"the stream ended inside a packet: {decoder.rest!r}" if decoder.rest else ""
 

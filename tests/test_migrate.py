@@ -31,7 +31,7 @@ from cluster.storage import RedisStorage
 from protocol import Envelope
 from storage import CsvStorage, StorageError, User
 from tests.engine import RedisEngine
-from tests.processes import ROOT, run_server
+from tests.processes import DEADLINE, ROOT, run_server
 from tests.programs import ScreenProgram
 from tests.test_admin import admin, contents, refusal
 
@@ -309,18 +309,19 @@ def test_whenever_the_way_back_is_broken_off_it_completes_when_run_again(
     assert moment > 30
 
 
-def killed(folder: Path, *arguments: str, after: float) -> bool:
-    """Whether it was killed before it had ended."""
-    command = [sys.executable, "admin.py", *arguments, "--data-dir", str(folder)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(after)
-    process.kill()
-    return process.wait() == -signal.SIGKILL
+def killed(folder: Path, *arguments: str, after: int) -> bool:
+    """Whether it was killed before it had ended, some moments after it has told so often how far it is."""
+    with ScreenProgram("admin.py", *arguments, "--data-dir", folder, environment={}) as program:
+        while program.raw.count(b"\r\x1b[K") < after and program._read(time.monotonic() + DEADLINE):
+            continue
+        time.sleep(random.uniform(0, 0.05))
+        program.process.kill()
+        return program.process.wait() == -signal.SIGKILL
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments_and_run_again_it_is_all_there_once(group: Group, tmp_path: Path) -> None:
-    folder, back, there_again = tmp_path / "data", tmp_path / "back", group._replace(prefix=f"{group.prefix}-2")
+    folder, back = tmp_path / "data", tmp_path / "back"
     folder.mkdir()
     (folder / "users.csv").write_text("".join(f"{n},user{n}\n" for n in range(1, 5_001)))
     (folder / "passwords.csv").write_text("".join(f'{n},"{HASH}"\n' for n in range(1, 5_001, 2)))
@@ -328,12 +329,8 @@ def test_killed_at_random_moments_and_run_again_it_is_all_there_once(group: Grou
         chats.write([message(n, n % 900 + 1, n % 7 + 1, waiting=n % 2) for n in range(1, 10_001)], {})
     expected = in_folder(folder)
     assert len(expected.rows) == 10_000
-    for place, command in (folder, ["migrate"]), (back, ["migrate", "--back"]):
-        begin = time.monotonic()
-        other = tmp_path / "other" if place == back else place
-        admin(other, *command, *(group if place == back else there_again).options)
-        duration = time.monotonic() - begin
-        kills = [killed(place, *command, *group.options, after=random.uniform(0.2, 1.1) * duration) for _ in range(3)]
+    for place, command, steps in (folder, ["migrate"], 15), (back, ["migrate", "--back"], 10):
+        kills = [killed(place, *command, *group.options, after=step) for step in random.sample(range(1, steps + 1), 3)]
         assert sum(kills) > 0
         admin(place, *command, *group.options)
         if place == folder:
