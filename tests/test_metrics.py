@@ -222,7 +222,7 @@ def test_of_what_a_reader_dropped_as_too_slow_had_coming_exactly_the_rest_is_und
     assert messages(server)["under way"] > 0
     server.wait_for_log("reader disconnected: Too Slow")
     read = 0
-    while (packet := reader.read()) == (RELAYED_BIG[0], RELAYED_BIG[2:]):  # first: the server waits for it for 2 s
+    while (packet := reader.read()) == (RELAYED_BIG[0], RELAYED_BIG[2:]):
         read += 1
     assert packet == (4, encode_error(Reason.TOO_SLOW)[2:])
     sent, refused = flood.end(), refusals(sender)
