@@ -53,7 +53,10 @@ def test_only_channels_that_were_named_are_heard(engine: Engine) -> None:
         assert heard(link, 2) == [("mine", b"2"), (CHANNEL, b"4")]
 
 
-def test_what_a_busy_redis_does_not_take_waits_and_comes_in_order(redis: RedisEngine, engine: Engine) -> None:
+def test_what_a_busy_redis_does_not_take_waits_and_comes_in_order(
+    redis: RedisEngine, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.link.ANSWER_SECONDS", DEADLINE)
     texts = [b"%07d" % number * 10_000 for number in range(MUCH // 70_000)]
     with Link(engine, [CHANNEL]) as link:
         redis.pause()
