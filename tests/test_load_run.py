@@ -217,7 +217,7 @@ def expect_one_failure(run: LoadRun, error: str) -> None:
 @pytest.mark.slow
 def test_users_without_a_place_in_the_server_fail_to_log_in(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--pool-size", 4)
-    run = run_until(tmp_path, {"login": 6, "deliver": 1}, *load(server.address, 6), "--timeout", 1, "Chatter")
+    run = run_until(tmp_path, {"login": 6, "deliver": 1}, *load(server.address, 6), "--timeout", 5, "Chatter")
     assert run.status == 1, run.explain()
     error = "chat login: TimeoutError('no answer to the login: are there more users than places in the server?')"
     assert run.errors.keys() - {"chat login: TimeoutError('no answer before the run ended')"} == {error}
@@ -230,7 +230,11 @@ def test_users_without_a_place_in_the_server_fail_to_log_in(start_server: StartS
 @pytest.mark.slow
 def test_who_still_waits_for_a_place_when_the_run_ends_has_failed(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--pool-size", 4)
-    run = run_locust(tmp_path, *load(server.address, 6, 3), "Chatter")
+    with start_locust(tmp_path, *load(server.address, 6), "--timeout", 60, "Chatter") as locust:
+        locust.wait_for_counts({"login": 4, "deliver": 1})
+        time.sleep(2)
+        locust.interrupt()
+        run = locust.end()
     assert run.status == 1, run.explain()
     assert run.errors == {"chat login: TimeoutError('no answer before the run ended')": 2}
     assert run.rows["login"].times["max"] > 1.5

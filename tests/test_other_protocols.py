@@ -12,7 +12,7 @@ import gevent
 import pytest
 
 from benchmarks.ports import free_port
-from tests.loadtests import CAPACITY, load, run_locust, run_until
+from tests.loadtests import CAPACITY, load, run_locust, run_until, start_locust
 from tests.processes import DEADLINE, ROOT, answers, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.measured]
@@ -88,7 +88,12 @@ def test_a_mistake_in_a_user_is_an_exception_and_not_the_servers_fault(
     assert mistake in users
     file = tmp_path / "mistaken.py"
     file.write_text(users.replace(mistake, "pass" if "online" in mistake else "print(1 / 0)"))
-    run = run_locust(tmp_path, *at(echo_server), "--run-time", "1s", "--drain", "0.1", files=(file,))
+    with start_locust(tmp_path, *at(echo_server), "--drain", 0.1, files=(file,)) as locust:
+        locust.wait_for_counts({"connect": 4})
+        if "drain" not in mistake:  # which nobody makes before the end
+            locust.wait_for_log(told)
+        locust.interrupt()
+        run = locust.end()
     assert run.status == 1, run.explain()
     assert "exceptions > 0" in run.failed
     assert told in run.log
