@@ -2,13 +2,15 @@
 
 import math
 import signal
+import sqlite3
 import time
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from benchmarks.ports import free_port
 from loadtest.ledger import decode_stamp
 from protocol import PacketType, Reason, encode, encode_error, parse_user_id
 from tests.conftest import StartServer
@@ -38,6 +40,7 @@ TOLERANT = [
     for row in ("connection", "connect", "login", "chat init", "send", "deliver")
     for part in ("--fail-if", f"{row}.failures>1000")
 ]
+PONGS_MAY_WAIT = ("--fail-if", "chat init.failures>4")  # behind the messages of who was alone at first
 
 
 def run_damaged(
@@ -161,7 +164,10 @@ def test_a_pause_shows_in_the_highest_latencies(server: ServerProcess, tmp_path:
 
 
 def test_what_has_not_come_when_the_time_to_drain_is_over_is_lost(server: ServerProcess, tmp_path: Path) -> None:
-    run, _ = run_damaged(server, stall(50, 60), tmp_path, "--drain", 1)
+    def late(link: Link, packet: bytes, number: int) -> None:
+        link.put(packet, 60.0 if number > 50 else 0.0)
+
+    run, _ = run_damaged(server, late, tmp_path, "--drain", 2, *PONGS_MAY_WAIT)
     expect_failure(run, lost=run.ledger["sent"] - 50)
     assert run.ledger["delivered"] == 50
     assert run.ledger["lost"] > 20
@@ -200,11 +206,9 @@ def test_a_signal_while_users_wait_for_the_last_messages_loses_none(server: Serv
     def late(link: Link, packet: bytes, number: int) -> None:
         link.put(packet, 1.5 if number else 0.0)
 
-    pongs_may_wait = ("--fail-if", "chat init.failures>4")  # behind the messages of who was alone at first
-
     with (
         FaultyProxy(server.host, server.port, late) as proxy,
-        start_locust(tmp_path, *load(proxy.address, 4, 3), *pongs_may_wait, "Chatter") as locust,
+        start_locust(tmp_path, *load(proxy.address, 4, 4), "--drain", 20, *PONGS_MAY_WAIT, "Chatter") as locust,
     ):
         locust.wait_for_log("limit reached")
         locust.process.terminate()
@@ -214,18 +218,30 @@ def test_a_signal_while_users_wait_for_the_last_messages_loses_none(server: Serv
     assert run.ledger["delivered"] == run.ledger["sent"] > 100
 
 
+def count_senders(server: ServerProcess) -> int:
+    """How many have said something, by the server's database."""
+    with closing(sqlite3.connect(server.data_dir / "chats.db")) as chats:
+        count: int = chats.execute("SELECT count(DISTINCT sender) FROM batches").fetchone()[0]
+    return count
+
+
+def unread_bytes(port: int) -> int:
+    """What has come for the server at this port, and is still with the kernel."""
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return sum(int(fields[4].partition(":")[2], 16) for fields in sockets if fields[1].endswith(f":{port:04X}"))
+
+
 @pytest.mark.parametrize("tolerant", [False, True])
 def test_users_come_back_when_the_server_does(start_server: StartServer, tmp_path: Path, tolerant: bool) -> None:
-    server = start_server()
+    server = start_server("--port", free_port())
     rate = 20
     began = time.monotonic()
     options = [*load(server.address, USERS, rate=rate), *TOLERANT * tolerant]
     with start_locust(tmp_path, *options, "Chatter") as locust:
-        locust.wait_for_users()
-        time.sleep(1)
+        wait_for("everybody to have said something", lambda: count_senders(server) == USERS)
         server.may_stall = True
         server.process.send_signal(signal.SIGSTOP)
-        time.sleep(0.2)  # what is sent meanwhile is under way
+        wait_for("messages to be under way", lambda: unread_bytes(server.port) > 500)
         server.stop(signal.SIGKILL)
         at_most = math.ceil(USERS * rate * (time.monotonic() - began))  # have been sent
         start_server("--port", server.port)

@@ -4,13 +4,14 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 
+from benchmarks.ports import free_port
 from client import ChatClient
 from protocol import HEADER_BYTES, STRING_PREFIX_BYTES, Feature, Level, PacketType, encode_receipt, parse_receipt
 from tests.conftest import StartServer
@@ -158,11 +159,17 @@ def test_nothing_is_lost_where_news_travel_slowly(server: ServerProcess, tmp_pat
     assert run.rows["mailbox"].count > 10
 
 
+def grown(server: ServerProcess, figure: str, by: int) -> Callable[[], bool]:
+    """Whether this figure has grown by so much since now."""
+    before = server.metrics()[figure]
+    return lambda: server.metrics()[figure] >= before + by
+
+
 @pytest.mark.parametrize("disk", ["keeps", "forgets", "goes back"])
 def test_a_killed_server_owes_what_was_stored_and_may_repeat_what_was_delivered(
     start_server: StartServer, tmp_path: Path, disk: str
 ) -> None:
-    server = start_server("--metrics-port", 0)
+    server = start_server("--port", free_port(), "--metrics-port", 0)
     database = server.data_dir / "chats.db"
     options = [*load(server.address, USERS, rate=150), *TOLERANT, "--features", "mailbox,receipts"]
     with start_locust(tmp_path, *options, "Traveller", "Refresher") as locust:  # who is always there to notice
@@ -171,7 +178,8 @@ def test_a_killed_server_owes_what_was_stored_and_may_repeat_what_was_delivered(
         with closing(sqlite3.connect(database)) as reader, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
             reader.backup(copy)
             if disk == "goes back":
-                time.sleep(1.5)  # much of this is delivered
+                wait_for("much of this is delivered", grown(server, "chat_mailbox_delivered_total", 100))
+                wait_for("much is new", grown(server, "chat_messages_stored_total", 100))
             else:
                 reader.execute("BEGIN IMMEDIATE")  # from now on nothing gets to the disk
                 time.sleep(0.3)

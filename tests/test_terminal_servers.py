@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.ports import free_port
 from client import ChatClient, MessageReceived
 from protocol import PacketType, Reason, encode_user, parse_login, parse_text
 from tests.conftest import StartServer, StartTerminal
@@ -31,7 +32,7 @@ def test_ctrl_c_gives_up_waiting(scripted: ScriptedServer, terminal: StartTermin
 
 
 def test_reconnects_and_restores_the_partner(start_server: StartServer, terminal: StartTerminal) -> None:
-    server = start_server()
+    server = start_server("--port", free_port())
     alice = terminal("alice", server.address, CHAT_PASSWORD="sesame")
     alice.wait_for("^alice>$")
     alice.type("/chat alice\r")
@@ -47,7 +48,7 @@ def test_reconnects_and_restores_the_partner(start_server: StartServer, terminal
 
 
 def test_a_partner_who_is_away_is_restored_too(start_server: StartServer, terminal: StartTerminal) -> None:
-    server = start_server()
+    server = start_server("--port", free_port())
     with ChatClient(server.host, server.port) as bob:
         bob.login("bob")
     server.wait_for_log("bob disconnected")
