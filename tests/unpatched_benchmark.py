@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from benchmarks.dialects import Client, Mqtt, WrongAnswer
 from benchmarks.measures import MEASURES, idle_memory, ping_pong_cpu
 from benchmarks.report import PARTY
 from benchmarks.servers import GROUPS, OURS, PEERS, REDIS, RELAYS, VARIANTS, Server, running
-from benchmarks.traffic import Flow, flows, open_arrival, ping_pong, pipelined
+from benchmarks.traffic import Flow, Load, flows, open_arrival, ping_pong, pipelined
 from tests.processes import DEADLINE
 
 PAIRS = 3
@@ -95,7 +96,7 @@ def both_ways(pairs: list[tuple[Client, Client]]) -> tuple[list[Flow], list[Flow
     return flows(WIRE, pairs, 16, cycle=4), flows(WIRE, back, 16, cycle=4)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traffic, "STALL_SECONDS", 2.0)
 
@@ -131,6 +132,7 @@ def test_a_relay_that_is_wrong_ends_a_ping_pong_run(change: Change) -> None:
         ping_pong(*both_ways(wrong.pairs), SECONDS)
 
 
+@pytest.mark.usefixtures("short_patience")
 def test_a_message_that_never_comes_ends_the_run() -> None:
     with relay(one_lost) as wrong, pytest.raises(WrongAnswer, match=r"nothing has arrived for 2 s"):
         ping_pong(*both_ways(wrong.pairs), SECONDS)
@@ -221,14 +223,20 @@ def test_the_two_of_a_pair_log_in_at_the_nodes_of_their_group(group: Server, pla
 
 
 @NEEDS_REDIS
-def test_messages_that_are_lost_with_redis_end_the_run() -> None:
+@pytest.mark.usefixtures("short_patience")
+def test_messages_that_are_lost_with_redis_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WrongAnswer, match=rf"{ACROSS.name}: (nothing has arrived for 2 s|receiver \d got)"):
-        lose_redis()
+        lose_redis(monkeypatch)
 
 
-def lose_redis() -> None:
+def lose_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     with running(ACROSS, 2 * PAIRS) as run:
-        threading.Timer(0.2, run.parties["redis"].kill).start()
+
+        def disturbed(*arguments: Any) -> Load:
+            threading.Timer(0.2, run.parties["redis"].kill).start()
+            return ping_pong(*arguments)
+
+        monkeypatch.setattr("benchmarks.measures.ping_pong", disturbed)
         ping_pong_cpu(run, DEADLINE, pairs=PAIRS, text_bytes=16)
 
 
