@@ -153,7 +153,9 @@ def test_connections_to_redis_cut_again_and_again(redis_engine: RedisEngine, tmp
 
 
 def test_a_node_killed(redis_engine: RedisEngine, tmp_path: Path) -> None:
-    run = disturbed(redis_engine, tmp_path, lambda nodes: nodes[1].process.kill(), "--lease", 2 * LEASE, in_doubt=USERS)
+    run = disturbed(
+        redis_engine, tmp_path, lambda nodes: nodes[1].process.kill(), "--lease", 1.5 * LEASE, in_doubt=USERS
+    )
     assert run.rows["connection"].failures > 0
     assert "LoginRefused('User Already Online!')" in errors_of(run), "until the lease has run out"
 
