@@ -442,7 +442,6 @@ def test_a_folder_in_use_by_one_who_does_not_listen_is_one_line_and_status_1(tmp
 def test_a_server_that_does_not_answer_is_one_line_and_status_1(server: ServerProcess) -> None:
     server.log_in("alice").close()
     wait_for("the socket", (server.data_dir / SOCKET).exists)
-    server.may_stall = True
     server.process.send_signal(signal.SIGSTOP)
     try:
         assert "does not answer" in refusal(server.data_dir, "users")

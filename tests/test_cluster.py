@@ -262,7 +262,6 @@ def test_a_node_that_stood_still_for_longer_than_its_lease_neither_delivers_nor_
 ) -> None:
     with run_group(tmp_path, shared_redis.url, *FAST, prefix=redis_prefix) as group:
         one, two = group.nodes
-        one.may_stall = True
         bob, carol, alice = one.log_in("bob"), one.log_in("carol"), two.log_in("alice")
         alice.chat_with(1)
         bob.chat_with(3)
@@ -296,7 +295,6 @@ def test_a_node_that_stood_still_for_less_than_its_lease_goes_on(
     lease = 8.0
     with run_group(tmp_path, shared_redis.url, "--lease", lease, prefix=redis_prefix) as group:
         one, two = group.nodes
-        one.may_stall = True
         with one.log_in("bob") as bob, two.log_in("alice") as alice:
             alice.chat_with(1)
             one.process.send_signal(signal.SIGSTOP)

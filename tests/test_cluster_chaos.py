@@ -83,21 +83,21 @@ def disturbed(
     one run of each sender's, which a node that ended had delivered and not yet answered.
     """
     options = [*load("", USERS, rate=20), *TOLERANT, "--drain", 10, "--fail-if", f"unbalanced>{in_doubt}"]
-    with on_one_port(folder, redis, 2, *more) as nodes:
-        for node in nodes:
-            node.may_stall = True
-        with start_locust(folder, *options, "--host", f"tcp://{nodes[0].address}") as locust:
-            locust.wait_for_users()
-            wait_for("both nodes have users", lambda: all(node.log.count("logged in") > 5 for node in nodes))
-            time.sleep(1)
-            disturb(nodes)
-            logins = [node.log.count("logged in") for node in nodes if node.running]
-            wait_for(
-                "life goes on",
-                lambda: sum(node.log.count("logged in") for node in nodes if node.running) > sum(logins) + 5,
-            )
-            locust.interrupt()
-            run = locust.end()
+    with (
+        on_one_port(folder, redis, 2, *more) as nodes,
+        start_locust(folder, *options, "--host", f"tcp://{nodes[0].address}") as locust,
+    ):
+        locust.wait_for_users()
+        wait_for("both nodes have users", lambda: all(node.log.count("logged in") > 5 for node in nodes))
+        time.sleep(1)
+        disturb(nodes)
+        logins = [node.log.count("logged in") for node in nodes if node.running]
+        wait_for(
+            "life goes on",
+            lambda: sum(node.log.count("logged in") for node in nodes if node.running) > sum(logins) + 5,
+        )
+        locust.interrupt()
+        run = locust.end()
     assert run.status == 0, run.explain()
     assert run.is_balanced or in_doubt, run.explain()
     assert run.faults == {}, run.explain()

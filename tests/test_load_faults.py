@@ -188,7 +188,6 @@ def test_a_server_that_stands_still_cannot_slow_down_what_measures_it(server: Se
     with start_locust(tmp_path, *load(server.address, users, 10, rate=rate), "Chatter") as locust:
         locust.wait_for_users()
         time.sleep(1)
-        server.may_stall = True
         server.process.send_signal(signal.SIGSTOP)
         time.sleep(3)
         server.process.send_signal(signal.SIGCONT)
@@ -239,7 +238,6 @@ def test_users_come_back_when_the_server_does(start_server: StartServer, tmp_pat
     options = [*load(server.address, USERS, rate=rate), *TOLERANT * tolerant]
     with start_locust(tmp_path, *options, "Chatter") as locust:
         wait_for("everybody to have said something", lambda: count_senders(server) == USERS)
-        server.may_stall = True
         server.process.send_signal(signal.SIGSTOP)
         wait_for("messages to be under way", lambda: unread_bytes(server.port) > 500)
         server.stop(signal.SIGKILL)
