@@ -74,8 +74,9 @@ class ChatClient:
 
     `for event in client` gives out the events, oldest first, until the connection has ended; `ending` tells why.
 
-    Every call raises ConnectionClosed once the connection has ended, TimeoutError at its time limit, and
-    LocalProtocolError for what the protocol cannot carry. A server that breaks the protocol is a connection ended.
+    Every call raises ConnectionClosed once the connection has ended, TimeoutError at its time limit, after which its
+    answer is nobody's, and LocalProtocolError for what the protocol cannot carry. A server that breaks the protocol is
+    a connection ended.
 
     `username`, `user_id` and `partner_id` are "" and 0 until known; `features` are those that a login was granted with.
     """

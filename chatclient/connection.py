@@ -77,13 +77,9 @@ class Connection:
     def ask(self, call: Call, deadline: float | None) -> None:
         """Wait until this call is done."""
         with _held(self._calling, deadline):
-            try:
-                self._write(partial(self._dialogue.ask, call), deadline)
-                with self._changed:
-                    self._wait(lambda: call.done, deadline)
-            finally:
-                with self._changed:
-                    self._dialogue.give_up()
+            self._write(partial(self._dialogue.ask, call), deadline)
+            with self._changed:
+                self._wait(lambda: call.done, deadline)
 
     def tell(self, texts: Sequence[bytes], deadline: float | None) -> range:
         """Send Messages; their numbers.
@@ -127,7 +123,8 @@ class Connection:
             finally:
                 taken = min(sent + self._record, len(packets))
                 self._rest = packets[sent:taken] + rest_of_packet(packets, taken)
-                self._dialogue.take_back(packets[sent + len(self._rest) :])
+                with self._changed:
+                    self._dialogue.take_back(packets[sent + len(self._rest) :])
             last = self._dialogue.sent
         with self._changed:
             self._answer_pings()

@@ -7,7 +7,8 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
+from functools import reduce
+from operator import itemgetter, or_
 from typing import ClassVar, NamedTuple, TypeAlias
 
 from protocol import (
@@ -116,10 +117,14 @@ class Call:
     users: dict[str, int] = field(default_factory=dict)
     past: list[PastMessage] = field(default_factory=list)
     changes: list[PresenceChanged] = field(default_factory=list)  # since it was asked
+    # Replies keep the order of what they answer (section 2), so an answer is what comes between two of them.
+    opens: bytes | None = None  # the Pong before it: Errors up to it belong to earlier Messages
+    ends: bytes | None = None  # the Pong after it, unless a name ends it
+    mark: int = 0  # how much is settled with it
 
 
 class Dialogue:
-    """All that is said on one connection. At most one call is pending.
+    """All that is said on one connection. Whoever asks may give up: what answers that call is nobody's then.
 
     What ask() and tell() return is written in the order of these calls; take_pongs() goes between any two packets.
     `events` are for the owner to take, oldest first; they outlive the connection.
@@ -139,11 +144,7 @@ class Dialogue:
         self._tokens = itertools.count(1)
         self._written = 0  # how many times something was written
         self._settled = 0  # how many of them are known to be handled
-        # Replies keep the order of what they answer (section 2), so a call's answer is what comes between two of them.
-        self._call: Call | None = None  # the pending one
-        self._opens: bytes | None = None  # the Pong before the answer: Errors up to it belong to earlier Messages
-        self._ends: bytes | None = None  # the Pong after the answer, unless a name ends it
-        self._mark = 0  # how much is settled with the answer
+        self._calls: deque[Call] = deque()  # that are not answered yet, in the order in which they will be
 
     # Outwards
 
@@ -158,31 +159,28 @@ class Dialogue:
         return b"".join(packets)
 
     def take_back(self, packets: bytes) -> None:
-        """These, the last of what tell() or ask() returned last, do not go out after all."""
+        """These, the last of what tell() or ask() returned last, do not go out after all; nor is a call answered."""
         self.sent -= sum(packet[0] == PacketType.MESSAGE for packet in split_packets(packets))
+        if packets and self._calls and self._calls[-1].mark == self._written:
+            self._drop(self._calls.pop())
 
     def ask(self, call: Call) -> bytes:
-        """What to write for this call, which is pending from now on.
+        """What to write for this call.
 
         A Ping goes first if what was written earlier may still be answered by an Error. Where the call asks nothing
         but whether all has been handled, every Error up to its Pong is an event.
         """
         settled = self._settled == self._written
         self._written += 1
-        self._call, self._mark = call, self._written
-        self._accept(self._features | call.features)  # a Presence may come before the end of the list
-        self._ends = None if call.own_name or call.replays else self._token()
+        call.mark = self._written
+        self._calls.append(call)
+        self._accept()  # a Presence may come before the end of the list
+        call.ends = None if call.own_name or call.replays else self._token()
         if not call.packets:
-            self._opens = self._ends
-            return _ping(self._ends)
-        self._opens = None if settled else self._token()
-        return _ping(self._opens) + call.packets + _ping(self._ends)
-
-    def give_up(self) -> None:
-        """Wait for no answer any more. An Error that still comes is an event, a replay is nothing."""
-        if self._call:
-            self._features |= self._call.features  # they may be granted yet
-        self._call = None
+            call.opens = call.ends
+            return _ping(call.ends)
+        call.opens = None if settled else self._token()
+        return _ping(call.opens) + call.packets + _ping(call.ends)
 
     def take_pongs(self) -> bytes:
         """The Pongs that are due, to be written; then none are."""
@@ -254,8 +252,8 @@ class Dialogue:
         self.known[name] = user_id
         self._apply(change)
         self._online = None
-        if self._call:
-            self._call.changes.append(change)
+        for call in self._calls:
+            call.changes.append(change)
         self.events.append(change)
 
     def _on_receipt(self, body: bytes) -> None:
@@ -274,10 +272,15 @@ class Dialogue:
         self.pongs += encode(PacketType.PONG, body)
 
     def _on_pong(self, body: bytes) -> None:
-        if body == self._opens:
-            self._opens = None
-        if self._call and body == self._ends:
-            self._finish(self._call)
+        asked = next((call for call in self._calls if body in (call.opens, call.ends)), None)
+        if asked is None:
+            return
+        while self._calls[0] is not asked:  # their answers would have come before
+            self._drop(self._calls.popleft())
+        if body == asked.opens:
+            asked.opens = None
+        if body == asked.ends:
+            self._finish(asked)
 
     _HANDLERS: ClassVar[dict[int, Callable[["Dialogue", bytes], None]]] = {
         PacketType.CONFIG: _on_config,
@@ -292,7 +295,7 @@ class Dialogue:
 
     def _answered(self) -> Call | None:
         """The call that is answered by what comes now."""
-        return self._call if self._opens is None else None
+        return self._calls[0] if self._calls and self._calls[0].opens is None else None
 
     def _apply(self, change: PresenceChanged) -> None:
         if change.is_online:
@@ -300,16 +303,24 @@ class Dialogue:
         else:
             self._users.pop(change.name, None)
 
-    def _accept(self, features: Feature) -> None:
-        self._decoder.accept_extra(EXTRA_FROM_SERVER, features)
+    def _accept(self) -> None:
+        """What the server may send: it has the last word on features when it answers."""
+        asked = (call.features for call in self._calls)
+        self._decoder.accept_extra(EXTRA_FROM_SERVER, reduce(or_, asked, self._features))
 
     def _finish(self, call: Call) -> None:
+        """The first one is answered."""
         call.done = True
+        self._calls.popleft()
         if call.refusal is None and call.features:
             self._features = call.features
-        self._accept(self._features)
-        self._settled = self._mark
-        self._call = None
+        self._accept()
+        self._settled = call.mark
+
+    def _drop(self, call: Call) -> None:
+        """No answer to it will be seen; its features may have been granted."""
+        self._features |= call.features
+        self._accept()
 
     def _token(self) -> bytes:
         return next(self._tokens).to_bytes(4, "big")

@@ -180,7 +180,27 @@ def test_login_that_times_out_does_not_answer_the_next_one(pair: tuple[ChatClien
     peer.pong()
     peer.log_in("alice")
     assert login.result(SECONDS) == 1
-    assert client.receive() == ErrorReceived(Reason.WRONG_PASSWORD)
+    with pytest.raises(TimeoutError):
+        client.receive(timeout=0)
+
+
+def test_what_refuses_a_chat_that_has_timed_out_is_no_word_about_a_message(
+    chatting: tuple[ChatClient, Peer], start: Start
+) -> None:
+    client, peer = chatting
+    client.send("to bob, who has left")
+    with pytest.raises(TimeoutError):
+        client.chat(7, timeout=0.05)
+    ping = start(client.ping)
+    peer.refuse(PacketType.MESSAGE, Reason.USER_NOT_ONLINE)
+    peer.pong()
+    peer.refuse(PacketType.CHAT_INIT, Reason.STORAGE_UNAVAILABLE)
+    peer.pong()
+    peer.pong()
+    ping.result(SECONDS)
+    assert client.receive() == ErrorReceived(Reason.USER_NOT_ONLINE)
+    with pytest.raises(TimeoutError):
+        client.receive(timeout=0)
 
 
 # Choosing a partner

@@ -23,6 +23,7 @@ from protocol import (
     encode_string,
     encode_user,
     parse_text,
+    split_packets,
 )
 from tests.scripted_server import message
 
@@ -114,7 +115,6 @@ def test_a_list_that_nobody_asked_for_is_ignored(dialogue: Dialogue, feed: Feed)
 def test_entries_of_a_list_given_up_do_not_begin_the_next_one(dialogue: Dialogue, feed: Feed) -> None:
     dialogue.ask(Call(LOGIN, "alice"))
     feed(encode_user("bob", 1, 1))
-    dialogue.give_up()
     call = Call(LOGIN, "alice")
     written = dialogue.ask(call)
     assert types(written) == [PacketType.PING, PacketType.CONFIG]
@@ -191,14 +191,40 @@ def test_a_ping_has_no_refusal(dialogue: Dialogue, feed: Feed) -> None:
 def test_the_answer_to_a_call_given_up_is_nobodys(dialogue: Dialogue, feed: Feed) -> None:
     abandoned, call = Call(CHAT), Call(CHAT)
     first = dialogue.ask(abandoned)
-    dialogue.give_up()
     written = dialogue.ask(call)
     feed(encode_error(Reason.USER_NOT_ONLINE) + b"".join(pongs(first)))
-    assert not abandoned.done
     assert not call.done
-    assert taken(dialogue) == [ErrorReceived(Reason.USER_NOT_ONLINE)]
     feed(b"".join(pongs(written)))
     assert (call.done, call.refusal) == (True, None)
+    assert not dialogue.events
+
+
+def test_an_error_after_a_call_given_up_and_answered_is_about_a_message(dialogue: Dialogue, feed: Feed) -> None:
+    feed(*pongs(dialogue.ask(Call(CHAT))))
+    dialogue.tell([b"hi"])
+    feed(encode_error(Reason.USER_NOT_ONLINE))
+    assert taken(dialogue) == [ErrorReceived(Reason.USER_NOT_ONLINE)]
+
+
+@pytest.mark.parametrize("unsent", [1, 2, 3])
+def test_a_call_that_did_not_go_out_whole_has_no_answer(dialogue: Dialogue, feed: Feed, unsent: int) -> None:
+    dialogue.tell([b"one"])
+    written = split_packets(dialogue.ask(Call(CHAT)))
+    dialogue.take_back(b"".join(written[-unsent:]))
+    dialogue.tell([b"two"])
+    feed(encode_error(Reason.USER_NOT_ONLINE) * 2)
+    assert taken(dialogue) == [ErrorReceived(Reason.USER_NOT_ONLINE)] * 2
+    call = Call(CHAT)
+    feed(b"".join(pongs(dialogue.ask(call))))
+    assert call.done
+
+
+def test_a_call_that_had_no_answer_is_over_with_the_next_one(dialogue: Dialogue, feed: Feed) -> None:
+    first, call = Call(LOGIN, "alice"), Call(CHAT)
+    dialogue.ask(first)
+    written = dialogue.ask(call)
+    feed(b"".join(pongs(written)[:1]) + encode_error(Reason.USER_NOT_ONLINE))
+    assert (first.done, call.done, call.refusal) == (False, True, Reason.USER_NOT_ONLINE)
 
 
 def test_a_pong_for_nothing_is_ignored(dialogue: Dialogue, feed: Feed) -> None:
@@ -249,9 +275,8 @@ def test_every_error_goes_to_its_call_or_is_an_event(steps: Iterable[Step]) -> N
             while not call.done:
                 dialogue.receive(server.replies.popleft())
             assert call.refusal == (reason if refuses else None)
-        else:
-            dialogue.give_up()
-            expected += [reason] if refuses else []
+        elif kind == "tell" and refuses:
+            expected.append(reason)
     for reply in server.replies:
         dialogue.receive(reply)
     assert [event.reason for event in dialogue.events if isinstance(event, ErrorReceived)] == expected

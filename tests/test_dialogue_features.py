@@ -105,7 +105,6 @@ def test_a_refused_login_brings_no_features(feature: Feature) -> None:
 def test_a_login_given_up_may_bring_its_features_yet(feature: Feature) -> None:
     dialogue = Dialogue()
     dialogue.ask(login(feature))
-    dialogue.give_up()
     assert not is_a_breach(dialogue, LIST + PACKETS[feature])
     dialogue.receive(*pongs(dialogue.ask(Call())))
     assert not is_a_breach(dialogue, PACKETS[feature])

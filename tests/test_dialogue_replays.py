@@ -113,11 +113,10 @@ def test_after_a_replay_no_barrier_is_needed(dialogue: Dialogue, feed: Feed) -> 
 
 @pytest.mark.parametrize("begun", ["", "1", "12"])
 def test_a_replay_given_up_is_no_event_and_no_answer(dialogue: Dialogue, feed: Feed, begun: str) -> None:
-    abandoned, call = Call(HISTORY, replays=True), Call(HISTORY, replays=True)
-    dialogue.ask(abandoned)
+    call = Call(HISTORY, replays=True)
+    dialogue.ask(Call(HISTORY, replays=True))
     for text in begun:
         feed(past(1, 1, message("bob", text)))
-    dialogue.give_up()
     written = dialogue.ask(call)
     assert types(written) == [PacketType.PING, PacketType.HISTORY]
     feed(past(1, 1, message("bob", "3"), message("bob", "4")) + HISTORY_END)
@@ -125,13 +124,11 @@ def test_a_replay_given_up_is_no_event_and_no_answer(dialogue: Dialogue, feed: F
     feed(message("bob", "live") + b"".join(pongs(written)))
     feed(past(2, 2, message("alice", "5")) + HISTORY_END)
     assert call.past == [PastMessage(2, 2, "alice", "5")]
-    assert not abandoned.done
     assert taken(dialogue) == [MessageReceived("bob", "live")]
 
 
 def test_a_replay_given_up_does_not_end_another_call(dialogue: Dialogue, feed: Feed) -> None:
     dialogue.ask(Call(HISTORY, replays=True))
-    dialogue.give_up()
     call = Call(CHAT)
     written = dialogue.ask(call)
     feed(past(1, 1, message("bob", "hi")) + HISTORY_END)
@@ -173,7 +170,7 @@ class HonestServer:
         self.expected += [MessageReceived("bob", str(self._count)), PresenceChanged("carol", self._count, True)]
         self.expected += [ReceiptReceived(Level.STORED, self._count, self._count)]
 
-    def take(self, written: bytes, length: int | None, is_waited_for: bool) -> tuple[str | None, list[PastMessage]]:
+    def take(self, written: bytes, length: int | None) -> tuple[str | None, list[PastMessage]]:
         """The refusal or the replay of `length` messages with which it answers; None refuses."""
         self._count += 1
         reason = f"refusal {self._count}"
@@ -185,7 +182,7 @@ class HonestServer:
                 self.stream += encode(PacketType.PONG, body)
             elif length is None:
                 self.stream += encode(PacketType.ERROR, encode_string(reason.encode()))
-                self.expected += [] if is_waited_for else [ErrorReceived(reason)]
+                self.expected += [ErrorReceived(reason)] if packet_type == PacketType.MESSAGE else []
             elif packet_type == PacketType.HISTORY:
                 for one in replay:
                     halves = [message("bob", half) for half in (one.text[:2], one.text[2:])]
@@ -213,16 +210,15 @@ def test_every_packet_goes_to_its_call_or_is_an_event(steps: Iterable[tuple[Kind
         elif kind == "read" and server.stream:
             dialogue.receive(server.give(size))
         elif kind == "tell":
-            server.take(dialogue.tell([b"hi"]), length, is_waited_for=False)
+            server.take(dialogue.tell([b"hi"]), length)
         elif kind != "read":
             call = Call(HISTORY, replays=True) if "history" in kind else Call(CHAT)
             is_waited_for = "give up" not in kind
-            refusal, replay = server.take(dialogue.ask(call), length, is_waited_for)
+            refusal, replay = server.take(dialogue.ask(call), length)
             while is_waited_for and not call.done:
                 assert server.stream
                 dialogue.receive(server.give(size))
             assert (call.refusal, call.past) == ((refusal, replay * call.replays) if is_waited_for else (None, []))
-            dialogue.give_up()
     dialogue.receive(server.stream + message("bob", "the end"))
     assert dialogue.ending is None
     assert list(dialogue.events) == [*server.expected, MessageReceived("bob", "the end")]

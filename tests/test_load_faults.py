@@ -282,3 +282,22 @@ def test_an_error_that_comes_with_the_last_pong_counts_for_its_pair(tmp_path: Pa
         run = locust.end()
     assert run.is_balanced, run.explain()
     assert run.ledger["refused"] == 1
+
+
+def test_a_refusal_to_choose_a_partner_that_comes_when_the_run_is_over_is_about_no_message(tmp_path: Path) -> None:
+    with (
+        ScriptedServer() as server,
+        start_locust(tmp_path, *load(server.address, 1), "Chatter") as locust,
+        server.accept() as peer,
+    ):
+        peer.log_in("load-0")
+        peer.expect(PacketType.CHAT_INIT)
+        chat = peer.expect(PacketType.PING)
+        locust.interrupt()
+        last = peer.expect(PacketType.PING)
+        peer.send(encode_error(Reason.USER_NOT_ONLINE), encode(PacketType.PONG, chat), encode(PacketType.PONG, last))
+        with pytest.raises(EOFError):
+            peer.read()
+        run = locust.end()
+    assert run.is_balanced, run.explain()
+    assert run.ledger["sent"] == run.ledger["refused"] == 0
