@@ -28,6 +28,7 @@ from time import monotonic
 
 import gevent
 
+from benchmarks.ports import free_port
 from client import ChatClient, ChatError, ConnectionClosed, LoginRefused, backoff
 from loadtest.summary import aligned
 from protocol import Reason
@@ -143,8 +144,9 @@ def restart(
     visitors = [Visitor(f"client-{number}", pauses) for number in range(clients - terminals)]
     people = [f"person-{number}" for number in range(terminals)]
     names = {*people, *(visitor.name for visitor in visitors)}
+    options = ("--pool-size", clients, "--port", free_port())
     with ExitStack() as stack:
-        with run_server(folder / "data", "--pool-size", clients) as server:
+        with run_server(folder / "data", *options) as server:
             stack.enter_context(visiting(visitors, server))
             screens = [stack.enter_context(terminal(folder, name, server)) for name in people]
             wait_for("everyone's login", lambda: logged_in(server.log) >= names, PATIENCE_SECONDS)
@@ -152,7 +154,7 @@ def restart(
                 screen.wait_for(r"^person-\d+>$")
             stopped = monotonic()  # the end of this block stops it
         gevent.sleep(down)
-        with run_server(folder / "data", "--pool-size", clients, "--port", server.port) as again:
+        with run_server(folder / "data", *options) as again:
             with suppress(AssertionError):  # who is missing is told below
                 wait_for("everyone's return", lambda: logged_in(again.log) >= names, patience)
             return Comeback(

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import trustme
 
+from benchmarks.ports import free_port
 from client import (
     ChatClient,
     ConnectionClosed,
@@ -491,7 +492,8 @@ def test_untrusted_certificate_ends_the_program(port: int, ca_file: Path) -> Non
 
 def test_reconnects(certificate: Path, ca_file: Path, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(run_server(tmp_path / "data", "--tls-cert", certificate))
+        options = ("--tls-cert", certificate, "--port", free_port())
+        server = stack.enter_context(run_server(tmp_path / "data", *options))
         alice = stack.enter_context(
             ScreenProgram(
                 "terminal.py",
@@ -507,7 +509,7 @@ def test_reconnects(certificate: Path, ca_file: Path, tmp_path: Path) -> None:
         alice.wait_for("^alice -> alice>$")
         assert server.stop() == 0
         alice.wait_for("reconnecting\nalice -> alice>$")
-        stack.enter_context(run_server(tmp_path / "data", "--tls-cert", certificate, "--port", server.port))
+        stack.enter_context(run_server(tmp_path / "data", *options))
         alice.wait_for(r"^\* connected again\n\* online: alice \(you\)\nalice -> alice>$")
         alice.type("and back\r")
         alice.wait_for("^alice: and back$")
