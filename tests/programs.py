@@ -85,9 +85,16 @@ class Program:
 
         Who types next on a screen waits for the prompt as well: keys that come while something is printed are lost.
         """
+        found = self.read_until(lambda: len(re.findall(pattern, self.text, re.MULTILINE)) >= times)
+        assert found, f"not found: {pattern!r} in\n{self.text}"
+
+    def read_until(self, condition: Callable[[], bool]) -> bool:
+        """Read until it holds; False where the output, or the time, ends before."""
         deadline = time.monotonic() + SECONDS
-        while len(re.findall(pattern, self.text, re.MULTILINE)) < times:
-            assert self._read(deadline), f"not found: {pattern!r} in\n{self.text}"
+        while not condition():
+            if not self._read(deadline):
+                return False
+        return True
 
     def wait(self) -> int:
         """Read to the end; the exit status."""

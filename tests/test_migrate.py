@@ -31,7 +31,7 @@ from cluster.storage import RedisStorage
 from protocol import Envelope
 from storage import CsvStorage, StorageError, User
 from tests.engine import RedisEngine
-from tests.processes import DEADLINE, ROOT, run_server
+from tests.processes import ROOT, run_server
 from tests.programs import ScreenProgram
 from tests.test_admin import admin, contents, refusal
 
@@ -312,8 +312,7 @@ def test_whenever_the_way_back_is_broken_off_it_completes_when_run_again(
 def killed(folder: Path, *arguments: str, after: int) -> bool:
     """Whether it was killed before it had ended, some moments after it has told so often how far it is."""
     with ScreenProgram("admin.py", *arguments, "--data-dir", folder, environment={}) as program:
-        while program.raw.count(b"\r\x1b[K") < after and program._read(time.monotonic() + DEADLINE):
-            continue
+        program.read_until(lambda: program.raw.count(b"\r\x1b[K") >= after)
         time.sleep(random.uniform(0, 0.05))
         program.process.kill()
         return program.process.wait() == -signal.SIGKILL
