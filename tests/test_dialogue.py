@@ -193,6 +193,7 @@ def test_the_answer_to_a_call_given_up_is_nobodys(dialogue: Dialogue, feed: Feed
     first = dialogue.ask(abandoned)
     written = dialogue.ask(call)
     feed(encode_error(Reason.USER_NOT_ONLINE) + b"".join(pongs(first)))
+    assert abandoned.refusal == Reason.USER_NOT_ONLINE
     assert not call.done
     feed(b"".join(pongs(written)))
     assert (call.done, call.refusal) == (True, None)

@@ -113,13 +113,14 @@ def test_after_a_replay_no_barrier_is_needed(dialogue: Dialogue, feed: Feed) -> 
 
 @pytest.mark.parametrize("begun", ["", "1", "12"])
 def test_a_replay_given_up_is_no_event_and_no_answer(dialogue: Dialogue, feed: Feed, begun: str) -> None:
-    call = Call(HISTORY, replays=True)
-    dialogue.ask(Call(HISTORY, replays=True))
+    abandoned, call = Call(HISTORY, replays=True), Call(HISTORY, replays=True)
+    dialogue.ask(abandoned)
     for text in begun:
         feed(past(1, 1, message("bob", text)))
     written = dialogue.ask(call)
     assert types(written) == [PacketType.PING, PacketType.HISTORY]
     feed(past(1, 1, message("bob", "3"), message("bob", "4")) + HISTORY_END)
+    assert [one.text for one in abandoned.past] == [*begun, "34"]
     assert not call.done
     feed(message("bob", "live") + b"".join(pongs(written)))
     feed(past(2, 2, message("alice", "5")) + HISTORY_END)
