@@ -73,10 +73,9 @@ class LoopLag:
 
     def _tell(self, late: float, not_run: float) -> None:
         due, stack = self._caught
-        if not_run > late / 2:
-            log.warning("the loop was blocked for %.2f s, since the system did not run the server", late)
-        else:
-            log.warning("the loop was blocked for %.2f s\n%s", late, stack if due == self._due else "(no stack)")
+        found = stack if due == self._due else "(no stack)"
+        why = ", since the system did not run the server" if not_run > late / 2 else f"\n{found}"
+        log.warning("the loop was blocked for %.2f s%s", late, why)
 
     def _watch(self, loop_thread: int) -> None:
         """Runs in a thread of its own, where gevent's own names must not be used."""
