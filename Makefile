@@ -90,7 +90,7 @@ group-test: $(VENV)/installed-dev
 	@for group in $(GROUPS); do $(BIN)/python -m pytest -q $$group $(WIRE:%=tests/test_%.py) || exit 1; done
 
 pictures: $(VENV)/installed-dev
-	$(BIN)/python -m tests.screenshots docs/pictures
+	$(BIN)/python -m testkit.screenshots docs/pictures
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from chatserver import __version__
-from chatserver.accounts import Accounts, CannotDo
-from chatserver.control import NoAnswer, ask, perform
 from chatserver.counters import Counters
-from chatserver.relay import Relay
+from chatserver.operations.control import NoAnswer, ask, perform
+from chatserver.people.accounts import Accounts, CannotDo
+from chatserver.people.presence import Presence
 from chatstorage import chats
 from chatstorage.backup import BackupFailed, back_up
 from chatterminal.display import drop_output, visible
@@ -202,7 +202,7 @@ def check_owner(folder: Path) -> None:
 
 
 def accounts_on(storage: Storage) -> Accounts:
-    return Accounts(storage, Relay(), Counters(), id_width=4, password_required=False, login_attempts=inf)
+    return Accounts(storage, Presence(), Counters(), id_width=4, password_required=False, login_attempts=inf)
 
 
 def show(rows: list[Any]) -> None:
@@ -227,7 +227,7 @@ def copy_chats(folder: Path, target: Path) -> None:
         chats.copy(folder / CHATS, target / CHATS)
 
 
-def export(users: list[Any], batches: Iterator[chats.Row]) -> None:
+def export(users: list[Any], batches: Iterator[chats.ChatRow]) -> None:
     """A line for each message. A name that nobody has any more is #ID."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")

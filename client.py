@@ -13,7 +13,7 @@ from types import EllipsisType
 from typing import Self, TypeAlias
 
 from chatclient.address import Address, format_address, parse_address
-from chatclient.connection import Connection
+from chatclient.connection import ClientConnection
 from chatclient.dialogue import (
     CLOSING,
     Call,
@@ -91,7 +91,7 @@ class ChatClient:
         self.partner_id = 0
         self.features = NO_FEATURES
         self._timeout = timeout
-        self._connection = Connection(host, port, timeout, tls)
+        self._connection = ClientConnection(host, port, timeout, tls)
 
     def __enter__(self) -> Self:
         return self

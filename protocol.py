@@ -10,7 +10,7 @@ our own caller asked for.
 import unicodedata
 from collections.abc import Iterator, Mapping, Set
 from enum import IntEnum, IntFlag, StrEnum
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 DEFAULT_PORT = 9034
 
@@ -192,7 +192,7 @@ class Decoder:
             header = data[stop:begin]
         self._at = begin - MESSAGE_HEADER_BYTES
         self.has_more = self._at < end
-        return b"".join(wrapped), len(wrapped) // 2
+        return Run(b"".join(wrapped), len(wrapped) // 2)
 
     def accept_extra(self, extra: Mapping[PacketType, Feature], features: Feature) -> None:
         """From the next packet on the peer may send of these types those whose feature is among `features` alone."""
@@ -302,21 +302,24 @@ def split_text(text: bytes, room: int) -> list[bytes]:
     return pieces
 
 
-Run: TypeAlias = tuple[bytes, int]
-"""Messages that stay together, as their receiver gets them: all packets, and how many Messages. Each is one packet, or
-there is one of several.
-"""
+class Run(NamedTuple):
+    """Messages that one sender's chunk brought together, as their receiver gets them.
+
+    Either each Message is one packet, or there is a single Message of several packets.
+    """
+
+    packets: bytes
+    messages: int  # how many
 
 
 def each_message(run: Run) -> list[bytes]:
     """Its Messages, each as its packet, or packets."""
-    packets, count = run
-    return [packets] if count == 1 else split_packets(packets)
+    return [run.packets] if run.messages == 1 else split_packets(run.packets)
 
 
 def first_messages(run: Run, count: int) -> Run:
     """A run of its first `count` Messages."""
-    return run if count >= run[1] else (b"".join(each_message(run)[:count]), count)
+    return run if count >= run.messages else Run(b"".join(each_message(run)[:count]), count)
 
 
 _MESSAGE_HEADERS = [  # by the length of the text

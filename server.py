@@ -21,22 +21,23 @@ from gevent.event import Event
 
 gevent.config.track_greenlet_tree = False  # who started whom, with stacks: a kilobyte for each client
 
-from chatserver import __version__, memory
-from chatserver.accounts import Accounts
-from chatserver.address import format_address
-from chatserver.archive import Archive
-from chatserver.control import control_socket
+from chatserver import __version__
+from chatserver.backend import Backend
 from chatserver.counters import Counters
-from chatserver.delivery import Delivery
-from chatserver.lag import LoopLag
-from chatserver.limits import Limits
 from chatserver.listener import ChatServer, ServerContext, listen
-from chatserver.logs import start_log
-from chatserver.metrics import ServerCollector, serve_metrics
-from chatserver.options import parse_options
-from chatserver.relay import Relay
-from chatserver.rooms import Rooms
-from chatserver.tls import server_context
+from chatserver.messages.archive import Archive
+from chatserver.messages.delivery import Delivery
+from chatserver.operations import memory
+from chatserver.operations.control import control_socket
+from chatserver.operations.lag import LoopLag
+from chatserver.operations.logs import start_log
+from chatserver.operations.metrics import ServerCollector, serve_metrics
+from chatserver.operations.options import parse_options
+from chatserver.people.accounts import Accounts
+from chatserver.people.presence import Presence
+from chatserver.transport.address import format_address
+from chatserver.transport.limits import Limits
+from chatserver.transport.tls import server_context
 from chatstorage.chats import ChatFile
 from storage import CHATS, CsvStorage, Storage, StorageError
 
@@ -91,12 +92,12 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
         )
     except OSError as error:
         raise CannotStart(f"{options.host}:{options.port}: {error.strerror or error}") from error
-    rooms = _join_group(options, stack) if options.redis else _open_folder(options, stack)
-    storage, archive = rooms.storage, rooms.archive
-    context = _make_context(options, rooms, tls)
+    backend = _join_group(options, stack) if options.redis else _open_folder(options, stack)
+    storage, archive = backend.storage, backend.archive
+    context = _make_context(options, backend, tls)
     stack.callback(context.accounts.close)
     server = ChatServer(listener, context, options.pool_size)
-    rooms.start(server.kick)
+    backend.start(server.kick)
     lag = stack.enter_context(LoopLag())
     resident = memory.resident_bytes()
     if options.metrics_port is not None:
@@ -128,23 +129,23 @@ def _encryption(options: Namespace) -> ssl.SSLContext | None:
         raise CannotStart(str(error)) from error
 
 
-def _join_group(options: Namespace, stack: ExitStack) -> Rooms:
+def _join_group(options: Namespace, stack: ExitStack) -> Backend:
     """On Redis. Raises StorageError."""
     from cluster.group import join_group  # it takes a tenth of a second, and most servers are alone
 
     return join_group(options, COMMIT_SECONDS[options.sync], stack)
 
 
-def _open_folder(options: Namespace, stack: ExitStack) -> Rooms:
+def _open_folder(options: Namespace, stack: ExitStack) -> Backend:
     """Raises CannotStart, StorageError."""
     try:
         storage = stack.enter_context(CsvStorage(options.data_dir, options.max_users, options.max_id))
     except OSError as error:
         raise CannotStart(f"{options.data_dir}: {error.strerror or error}") from error
-    counters, relay = Counters(), Relay()
+    counters, presence = Counters(), Presence()
     archive = _open_archive(options, stack, storage, counters)
-    delivery = Delivery(relay, archive, counters, storage.is_user, options.id_width)
-    return Rooms(storage, archive, relay, delivery, counters)
+    delivery = Delivery(presence, archive, counters, storage.is_user, options.id_width)
+    return Backend(storage, archive, presence, delivery, counters)
 
 
 def _open_archive(options: Namespace, stack: ExitStack, storage: Storage, counters: Counters) -> Archive | None:
@@ -165,15 +166,20 @@ def _open_archive(options: Namespace, stack: ExitStack, storage: Storage, counte
     return archive
 
 
-def _make_context(options: Namespace, rooms: Rooms, tls: ssl.SSLContext | None) -> ServerContext:
+def _make_context(options: Namespace, backend: Backend, tls: ssl.SSLContext | None) -> ServerContext:
     accounts = Accounts(
-        rooms.storage, rooms.relay, rooms.counters, options.id_width, options.require_password, options.login_attempts
+        backend.storage,
+        backend.presence,
+        backend.counters,
+        options.id_width,
+        options.require_password,
+        options.login_attempts,
     )
     return ServerContext(
-        relay=rooms.relay,
+        presence=backend.presence,
         accounts=accounts,
-        delivery=rooms.delivery,
-        counters=rooms.counters,
+        delivery=backend.delivery,
+        counters=backend.counters,
         limits=Limits(
             outbox_bytes=options.outbox_bytes,
             write_timeout=options.write_timeout,

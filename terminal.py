@@ -19,7 +19,7 @@ from chatterminal.chat import Chat
 from chatterminal.commands import command_lines, mark_lines
 from chatterminal.display import drop_output, explain, notice, visible
 from chatterminal.incoming import greet, read_mailbox
-from chatterminal.login import Account, ask_twice, log_in
+from chatterminal.login import Credentials, ask_twice, log_in
 from chatterminal.people import show_online
 from client import ChatError, ConnectionClosed, LoginRefused, parse_address, tls_context
 from protocol import USERNAME_RULE, LocalProtocolError, is_valid_username
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace, tls: ssl.SSLContext | None, interactive: bo
     if options.password:
         password = ask_twice(options.name)
     features = prompt.FEATURES if interactive else lines.FEATURES
-    account = Account(options.name, options.address.host, options.address.port, password, features, tls)
+    account = Credentials(options.name, options.address.host, options.address.port, password, features, tls)
     client = log_in(account, ask=interactive)
     chat = Chat(account, interactive, client)
     notice(f"logged in at {client.address} as {account.name} ({client.user_id}); /help lists the commands")

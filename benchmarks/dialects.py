@@ -26,7 +26,7 @@ class WrongAnswer(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Client:
+class BenchmarkClient:
     """A logged-in client, whose socket blocks. `address` is what the dialect needs to write to it, or to know it."""
 
     name: str
@@ -37,23 +37,23 @@ class Client:
 class Dialect(Protocol):
     """One protocol of the servers that are compared."""
 
-    def log_in(self, client: Client) -> None:
+    def log_in(self, client: BenchmarkClient) -> None:
         """Until messages to this client would arrive. Raises WrongAnswer, OSError."""
 
-    def pair(self, sender: Client, receiver: Client) -> None:
+    def pair(self, sender: BenchmarkClient, receiver: BenchmarkClient) -> None:
         """What has to be said once, before messages. Raises WrongAnswer, OSError."""
 
-    def sent(self, sender: Client, receiver: Client, text: bytes) -> bytes:
+    def sent(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         """One message as it is sent."""
 
-    def received(self, sender: Client, receiver: Client, text: bytes) -> bytes:
+    def received(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         """The same as it arrives."""
 
 
-class Chat:
+class ChatDialect:
     """Our own protocol. A login asks for its own entry alone, as the peers do not tell who is online."""
 
-    def log_in(self, client: Client) -> None:
+    def log_in(self, client: BenchmarkClient) -> None:
         client.sock.sendall(encode_login(client.name, features=Feature.BRIEF))
         decoder = Decoder(FROM_SERVER)
         packets: list[tuple[int, bytes]] = []
@@ -63,30 +63,30 @@ class Chat:
             raise WrongAnswer(f"{client.name} is told {packets} at its login")
         client.address = str(parse_user(packets[0][1])[1])
 
-    def pair(self, sender: Client, receiver: Client) -> None:
+    def pair(self, sender: BenchmarkClient, receiver: BenchmarkClient) -> None:
         sender.sock.sendall(encode_chat_init(int(receiver.address)) + encode(PacketType.PING, b""))
         _expect(sender, encode(PacketType.PONG, b""))
 
-    def sent(self, sender: Client, receiver: Client, text: bytes) -> bytes:
+    def sent(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return encode_message(text)
 
-    def received(self, sender: Client, receiver: Client, text: bytes) -> bytes:
+    def received(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return encode_message(f"{sender.name}:".encode() + text)  # section 3.5
 
 
 class Mqtt:
     """MQTT 3.1.1: everyone subscribes, with QoS 0, to a topic of its own name."""
 
-    def log_in(self, client: Client) -> None:
+    def log_in(self, client: BenchmarkClient) -> None:
         connect = _mqtt_string("MQTT") + bytes((4, 2, 0, 0)) + _mqtt_string(client.name)  # clean session, no keep-alive
         subscribe = bytes((0, 1)) + _mqtt_string(client.name) + bytes((0,))
         client.sock.sendall(_mqtt_packet(0x10, connect) + _mqtt_packet(0x82, subscribe))
         _expect(client, _mqtt_packet(0x20, bytes((0, 0))) + _mqtt_packet(0x90, bytes((0, 1, 0))))
 
-    def pair(self, sender: Client, receiver: Client) -> None:
+    def pair(self, sender: BenchmarkClient, receiver: BenchmarkClient) -> None:
         """Nothing."""
 
-    def sent(self, sender: Client, receiver: Client, text: bytes) -> bytes:
+    def sent(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return _mqtt_packet(0x30, _mqtt_string(receiver.name) + text)
 
     received = sent
@@ -105,12 +105,12 @@ def _mqtt_packet(head: int, body: bytes) -> bytes:
 class Nats:
     """NATS: everyone subscribes to a subject of its own name."""
 
-    def log_in(self, client: Client) -> None:
+    def log_in(self, client: BenchmarkClient) -> None:
         _read_until(client, b"\r\n")  # INFO
         client.sock.sendall(f'CONNECT {{"verbose":false,"pedantic":false}}\r\nSUB {client.name} 1\r\nPING\r\n'.encode())
         _expect(client, b"PONG\r\n")
 
-    def pair(self, sender: Client, receiver: Client) -> None:
+    def pair(self, sender: BenchmarkClient, receiver: BenchmarkClient) -> None:
         """The server sends each new client one Ping of its own, two seconds after its login."""
         for client in {sender, receiver}:
             if not client.address:
@@ -118,28 +118,28 @@ class Nats:
                 client.sock.sendall(b"PONG\r\n")
                 client.address = "has been asked"
 
-    def sent(self, sender: Client, receiver: Client, text: bytes) -> bytes:
+    def sent(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return f"PUB {receiver.name} {len(text)}\r\n".encode() + text + b"\r\n"
 
-    def received(self, sender: Client, receiver: Client, text: bytes) -> bytes:
+    def received(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return f"MSG {receiver.name} 1 {len(text)}\r\n".encode() + text + b"\r\n"
 
 
 class Redis:
     """RESP3 (a subscriber may publish, too): everyone subscribes to a channel of its own name, and wants no replies."""
 
-    def log_in(self, client: Client) -> None:
+    def log_in(self, client: BenchmarkClient) -> None:
         client.sock.sendall(_resp(b"*", b"HELLO", b"3") + _resp(b"*", b"SUBSCRIBE", client.name.encode()))
         _read_until(client, f"subscribe\r\n${len(client.name)}\r\n{client.name}\r\n:1\r\n".encode())
         client.sock.sendall(_resp(b"*", b"CLIENT", b"REPLY", b"OFF"))
 
-    def pair(self, sender: Client, receiver: Client) -> None:
+    def pair(self, sender: BenchmarkClient, receiver: BenchmarkClient) -> None:
         """Nothing."""
 
-    def sent(self, sender: Client, receiver: Client, text: bytes) -> bytes:
+    def sent(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return _resp(b"*", b"PUBLISH", receiver.name.encode(), text)
 
-    def received(self, sender: Client, receiver: Client, text: bytes) -> bytes:
+    def received(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return _resp(b">", b"message", receiver.name.encode(), text)
 
 
@@ -150,7 +150,7 @@ def _resp(kind: bytes, *parts: bytes) -> bytes:
 class Irc:
     """RFC 2812: private messages."""
 
-    def log_in(self, client: Client) -> None:
+    def log_in(self, client: BenchmarkClient) -> None:
         client.sock.sendall(f"NICK {client.name}\r\nUSER u 0 * :u\r\n".encode())
         said = _read_until(client, b" 422 ", b" 376 ")  # no message of the day, or its end
         while not said.endswith(b"\r\n"):
@@ -159,31 +159,31 @@ class Irc:
             said.partition(b" 001 ")[2].partition(b"\r\n")[0].rpartition(b" ")[2].decode()
         )  # nick!user@host
 
-    def pair(self, sender: Client, receiver: Client) -> None:
+    def pair(self, sender: BenchmarkClient, receiver: BenchmarkClient) -> None:
         """Nothing."""
 
-    def sent(self, sender: Client, receiver: Client, text: bytes) -> bytes:
+    def sent(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return f"PRIVMSG {receiver.name} :".encode() + text + b"\r\n"
 
-    def received(self, sender: Client, receiver: Client, text: bytes) -> bytes:
+    def received(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return f":{sender.address} ".encode() + self.sent(sender, receiver, text)
 
 
-def _receive(client: Client) -> bytes:
+def _receive(client: BenchmarkClient) -> bytes:
     data = client.sock.recv(4096)
     if not data:
         raise WrongAnswer(f"{client.name}'s connection was closed")
     return data
 
 
-def _read_until(client: Client, *ends: bytes) -> bytes:
+def _read_until(client: BenchmarkClient, *ends: bytes) -> bytes:
     said = b""
     while not any(end in said for end in ends):
         said += _receive(client)
     return said
 
 
-def _expect(client: Client, answer: bytes) -> None:
+def _expect(client: BenchmarkClient, answer: bytes) -> None:
     said = b""
     while len(said) < len(answer):
         said += _receive(client)

@@ -12,13 +12,13 @@ import time
 
 import psutil
 
-from benchmarks.ports import free_port
 from benchmarks.servers import find
 from chatstorage.interface import StorageUnavailable
 from cluster.directory import Directory
 from cluster.engine import Engine
 from cluster.lease import Lease
-from cluster.relay import ClusterRelay
+from cluster.presence import ClusterPresence
+from testkit.ports import free_port
 
 AT_ONCE = 10_000
 EVENTS = 20_000
@@ -51,7 +51,7 @@ def measure(engine: Engine, redis: psutil.Process, count: int) -> None:
 
     directory = Directory(engine, 10.0)
     directory.join()
-    relay = ClusterRelay(directory, Lease(10.0), 4, None)
+    relay = ClusterPresence(directory, Lease(10.0), 4, None)
     gc.collect()
     memory, busy, began = psutil.Process().memory_info().rss, sum(redis.cpu_times()[:2]), time.perf_counter()
     number, _, everyone = directory.snapshot()

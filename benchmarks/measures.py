@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from benchmarks.dialects import DEADLINE, Client, WrongAnswer
+from benchmarks.dialects import DEADLINE, BenchmarkClient, WrongAnswer
 from benchmarks.report import GROUP, PARTY
 from benchmarks.servers import GROUPS, PEERS, RELAYS, VARIANTS, Running, Server
 from benchmarks.traffic import Load, flows, open_arrival, ping_pong, pipelined
-from loadtest.histogram import Histogram
+from loadtest.core.histogram import Histogram
 
 MICRO = 1e6
 KIB = 1024
@@ -32,7 +32,7 @@ class Measure:
     without: Sequence[Server] = (*VARIANTS, *GROUPS)  # which are not measured
 
 
-def _pairs(server: Running, count: int) -> list[tuple[Client, Client]]:
+def _pairs(server: Running, count: int) -> list[tuple[BenchmarkClient, BenchmarkClient]]:
     """Pairs of logged-in clients, each knowing where to write to the other."""
     pairs = [(server.log_in(f"s{number:04}"), server.log_in(f"r{number:04}")) for number in range(count)]
     for sender, receiver in pairs:
@@ -123,7 +123,7 @@ def idle_memory(server: Running, _seconds: float, clients: int) -> dict[str, flo
     return found
 
 
-def _expect_presence(client: Client) -> None:
+def _expect_presence(client: BenchmarkClient) -> None:
     """Raises WrongAnswer where the server has let go of this client."""
     client.sock.setblocking(False)
     try:

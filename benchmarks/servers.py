@@ -19,8 +19,8 @@ from typing import IO
 import psutil
 import trustme
 
-from benchmarks.dialects import DEADLINE, Chat, Client, Dialect, Irc, Mqtt, Nats, Redis, WrongAnswer
-from benchmarks.ports import free_ports
+from benchmarks.dialects import DEADLINE, BenchmarkClient, ChatDialect, Dialect, Irc, Mqtt, Nats, Redis, WrongAnswer
+from testkit.ports import free_ports
 
 ROOT = Path(__file__).parent.parent
 RELAY_SOURCES = Path(__file__).parent / "relays"
@@ -30,7 +30,7 @@ SYSTEM_FOLDERS = ":/usr/sbin:/usr/local/sbin"  # where servers are, but not on e
 
 
 @dataclass(frozen=True)
-class Start:
+class StartOptions:
     """What a command needs to know."""
 
     folder: Path  # of this run alone
@@ -49,7 +49,7 @@ class Server:
 
     name: str
     dialect: Dialect
-    command: Callable[[Start], list[str | Path]]
+    command: Callable[[StartOptions], list[str | Path]]
     settings: str
     program: str = sys.executable  # what has to be there
     hint: str = ""
@@ -81,7 +81,7 @@ class Running:
     metrics_port: int  # 0: nobody asks for metrics
     trust: ssl.SSLContext | None = None
     parties: dict[str, psutil.Popen] = field(default_factory=dict)  # its processes, by what each is
-    clients: list[Client] = field(default_factory=list)
+    clients: list[BenchmarkClient] = field(default_factory=list)
 
     def connect(self) -> socket.socket:
         """A connection whose socket blocks. Raises OSError."""
@@ -89,9 +89,9 @@ class Running:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self.trust.wrap_socket(sock, server_hostname="127.0.0.1") if self.trust else sock
 
-    def log_in(self, name: str) -> Client:
+    def log_in(self, name: str) -> BenchmarkClient:
         """One more client, which is closed at the end. Raises WrongAnswer, OSError."""
-        client = Client(name, self.connect())
+        client = BenchmarkClient(name, self.connect())
         self.clients.append(client)
         self.server.dialect.log_in(client)
         return client
@@ -110,7 +110,7 @@ def running(server: Server, clients: int) -> Iterator[Running]:
     """Start it in a folder of its own, and end it. Raises WrongAnswer where it does not start."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, (Path(folder) / "log").open("w+b") as log:
         metrics_port, engine_port, *ports = free_ports(2 + server.nodes)
-        start = Start(Path(folder), ports[0], metrics_port, clients, engine_port)
+        start = StartOptions(Path(folder), ports[0], metrics_port, clients, engine_port)
         trust = _certify(start.folder) if server.secure else None
         scraped_port = metrics_port if server.scraped else 0
         run = Running(server, cycle(ports[seat - 1] for seat in server.seats), scraped_port, trust)
@@ -133,7 +133,7 @@ def running(server: Server, clients: int) -> Iterator[Running]:
                 _end(process)
 
 
-def _launch(run: Running, party: str, server: Server, start: Start, log: IO[bytes]) -> None:
+def _launch(run: Running, party: str, server: Server, start: StartOptions, log: IO[bytes]) -> None:
     """Start one process, and wait until it listens."""
     program, *arguments = map(str, server.command(start))
     command = [find(program) or program, *arguments]
@@ -145,7 +145,7 @@ def _launch(run: Running, party: str, server: Server, start: Start, log: IO[byte
 def _enter(server: Server, number: int, port: int) -> None:
     """Log in at a node and leave, so that none is still joining its group when a measure begins."""
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as sock:
-        server.dialect.log_in(Client(f"n{number:04}", sock))
+        server.dialect.log_in(BenchmarkClient(f"n{number:04}", sock))
 
 
 def _end(process: psutil.Popen) -> None:
@@ -182,8 +182,8 @@ def _certify(folder: Path) -> ssl.SSLContext:
 # Ours, and other relays of the same protocol
 
 
-def _ours(*options: str) -> Callable[[Start], list[str | Path]]:
-    def command(start: Start) -> list[str | Path]:
+def _ours(*options: str) -> Callable[[StartOptions], list[str | Path]]:
+    def command(start: StartOptions) -> list[str | Path]:
         sizes = ["--pool-size", str(start.clients + 10), "--max-users", str(MAX_USERS), "--backlog", "1024"]
         files = ["--data-dir", str(start.folder / "data")]
         filled = [option.format_map(vars(start)) for option in options]
@@ -195,14 +195,14 @@ def _ours(*options: str) -> Callable[[Start], list[str | Path]]:
 
 def before(folder: Path) -> Server:
     """Another working copy of this project, to compare a change with."""
-    return Server("before", Chat(), _ours("--history", "off"), "as ours", folder=folder)
+    return Server("before", ChatDialect(), _ours("--history", "off"), "as ours", folder=folder)
 
 
 def _group(name: str, nodes: int, seats: tuple[int, ...], settings: str) -> Server:
     shared = ("--redis", "redis://127.0.0.1:{engine_port}/0", "--redis-prefix", "bench")
     return Server(
         name,
-        Chat(),
+        ChatDialect(),
         _ours("--history", "off", *shared),
         f"{settings}; nothing saved by Redis",
         REDIS.program,
@@ -213,11 +213,11 @@ def _group(name: str, nodes: int, seats: tuple[int, ...], settings: str) -> Serv
     )
 
 
-def _relay(module: str) -> Callable[[Start], list[str | Path]]:
+def _relay(module: str) -> Callable[[StartOptions], list[str | Path]]:
     return lambda start: [sys.executable, "-m", f"benchmarks.relays.{module}", str(start.port)]
 
 
-def _epoll(start: Start) -> list[str | Path]:
+def _epoll(start: StartOptions) -> list[str | Path]:
     program = start.folder / "epoll"
     subprocess.run([find("cc") or "cc", "-O2", "-o", program, RELAY_SOURCES / "epoll.c"], check=True)
     return [program, str(start.port)]
@@ -226,7 +226,7 @@ def _epoll(start: Start) -> list[str | Path]:
 # The peers
 
 
-def _mosquitto(start: Start) -> list[str | Path]:
+def _mosquitto(start: StartOptions) -> list[str | Path]:
     return _configured(
         start,
         ["mosquitto", "-c"],
@@ -242,7 +242,7 @@ def _mosquitto(start: Start) -> list[str | Path]:
     )
 
 
-def _nats(start: Start) -> list[str | Path]:
+def _nats(start: StartOptions) -> list[str | Path]:
     return _configured(
         start,
         ["nats-server", "-c"],
@@ -254,7 +254,7 @@ def _nats(start: Start) -> list[str | Path]:
     )
 
 
-def _redis(start: Start) -> list[str | Path]:
+def _redis(start: StartOptions) -> list[str | Path]:
     return _configured(
         start,
         ["redis-server"],
@@ -272,7 +272,7 @@ def _redis(start: Start) -> list[str | Path]:
     )
 
 
-def _ngircd(start: Start) -> list[str | Path]:
+def _ngircd(start: StartOptions) -> list[str | Path]:
     return _configured(
         start,
         ["ngircd", "--nodaemon", "--config"],
@@ -296,7 +296,7 @@ def _ngircd(start: Start) -> list[str | Path]:
     )
 
 
-def _configured(start: Start, command: list[str | Path], text: str) -> list[str | Path]:
+def _configured(start: StartOptions, command: list[str | Path], text: str) -> list[str | Path]:
     file = start.folder / "config"
     file.write_text(dedent(text))
     return [*command, file]
@@ -304,19 +304,19 @@ def _configured(start: Start, command: list[str | Path], text: str) -> list[str 
 
 APT = "apt install {}"
 
-OURS = Server("ours", Chat(), _ours("--history", "off"), "--history off --log-level warning")
+OURS = Server("ours", ChatDialect(), _ours("--history", "off"), "--history off --log-level warning")
 VARIANTS = [
     Server(
         "ours, TLS",
-        Chat(),
+        ChatDialect(),
         _ours("--history", "off", "--tls-cert", "{folder}/server.pem"),
         "as ours, TLS 1.3",
         secure=True,
     ),
-    Server("ours, history", Chat(), _ours("--history", "on"), "--history on"),
+    Server("ours, history", ChatDialect(), _ours("--history", "on"), "--history on"),
     Server(
         "ours, scraped",
-        Chat(),
+        ChatDialect(),
         _ours("--history", "off", "--metrics-port", "{metrics_port}"),
         "/metrics asked for each second",
         scraped=True,
@@ -354,9 +354,13 @@ PEERS = [
     ),
 ]
 RELAYS = [
-    Server("uvloop", Chat(), _relay("uvloop_asyncio"), "asyncio on uvloop, the same protocol, no checks"),
-    Server("naive gevent", Chat(), _relay("naive_gevent"), "two recv and one sendall for each packet, no checks"),
-    Server("C epoll", Chat(), _epoll, "one thread, the same protocol, no checks: the floor", "cc", APT.format("gcc")),
+    Server("uvloop", ChatDialect(), _relay("uvloop_asyncio"), "asyncio on uvloop, the same protocol, no checks"),
+    Server(
+        "naive gevent", ChatDialect(), _relay("naive_gevent"), "two recv and one sendall for each packet, no checks"
+    ),
+    Server(
+        "C epoll", ChatDialect(), _epoll, "one thread, the same protocol, no checks: the floor", "cc", APT.format("gcc")
+    ),
 ]
 GROUPS = [
     _group("ours, within a node", 2, (1,), "a group of 2 nodes, all clients at one"),

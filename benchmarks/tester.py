@@ -24,10 +24,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))
 
 from client import ChatClient, MessageReceived
-from loadtest.histogram import Histogram
-from loadtest.ledger import Ledger
-from loadtest.pairing import PAIRINGS
-from tests.processes import run_server
+from loadtest.core.histogram import Histogram
+from loadtest.core.ledger import Ledger
+from loadtest.core.pairing import PAIRINGS
+from testkit.processes import run_server
 
 USERS = 20
 DUE = 2000  # messages a second and user, more than can be sent

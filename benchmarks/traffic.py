@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
-from benchmarks.dialects import Client, Dialect, WrongAnswer
+from benchmarks.dialects import BenchmarkClient, Dialect, WrongAnswer
 
 CYCLE = 512  # different messages of a sender, sent again and again; and how many are under way at most
 CHUNK_BYTES = 65536
@@ -83,7 +83,9 @@ class Flow:
         return self.arrived - before
 
 
-def flows(dialect: Dialect, pairs: Sequence[tuple[Client, Client]], text_bytes: int, cycle: int = CYCLE) -> list[Flow]:
+def flows(
+    dialect: Dialect, pairs: Sequence[tuple[BenchmarkClient, BenchmarkClient]], text_bytes: int, cycle: int = CYCLE
+) -> list[Flow]:
     """One for each pair of clients, whose sockets do not block from here on."""
     made = []
     for number, (sender, receiver) in enumerate(pairs):

@@ -24,7 +24,7 @@ FOLLOW_SECONDS = 0.1  # how soon a blocked writer notices that the thread that r
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
 
 
-class Connection:
+class ClientConnection:
     """A non-blocking socket and what is said over it.
 
     A deadline is a time of monotonic(), None is never. What waits raises TimeoutError at its deadline, and

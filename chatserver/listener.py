@@ -11,16 +11,16 @@ import gevent
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
-from chatserver.accounts import Accounts
-from chatserver.address import Peer, peer_of
-from chatserver.connection import LINGER_SECONDS, RECV_BYTES, Connection
 from chatserver.counters import Counters
-from chatserver.delivery import Delivery
-from chatserver.limits import Limits, TokenBucket
-from chatserver.readable import plain_socket
-from chatserver.relay import Relay
+from chatserver.messages.delivery import Delivery
+from chatserver.people.accounts import Accounts
+from chatserver.people.presence import Presence
 from chatserver.session import Session
-from chatserver.tls import TlsStream
+from chatserver.transport.address import ClientAddress, client_address
+from chatserver.transport.connection import LINGER_SECONDS, RECV_BYTES, Connection
+from chatserver.transport.limits import Limits, TokenBucket
+from chatserver.transport.readable import plain_socket
+from chatserver.transport.tls import TlsStream
 from protocol import HEADER_BYTES, MAX_PACKET_BYTES, Reason
 
 SEND_BUFFER_BYTES = 64 * 1024  # left to itself the kernel buffers megabytes, and the outbox's bound would mean little
@@ -38,7 +38,7 @@ log = logging.getLogger("chat")
 class ServerContext:
     """All that the sessions of one process share; made once, in server.py, and handed down."""
 
-    relay: Relay
+    presence: Presence
     accounts: Accounts
     delivery: Delivery
     counters: Counters
@@ -112,7 +112,7 @@ class ChatServer(StreamServer):
 
     def serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """One client, in a slot of the pool: read a chunk, handle it, until there is no more."""
-        peer = peer_of(address, encrypted=bool(self.context.tls))
+        peer = client_address(address, encrypted=bool(self.context.tls))
         connection, session = self._welcome(sock, peer)
         patience = Patience(self.context.limits, connection, session)
         try:
@@ -134,7 +134,7 @@ class ChatServer(StreamServer):
                         self._lingering.spawn(self._see_off, connection, session)
             self._forget(peer)
 
-    def _welcome(self, sock: socket.socket, peer: Peer) -> tuple[Connection, Session]:
+    def _welcome(self, sock: socket.socket, peer: ClientAddress) -> tuple[Connection, Session]:
         context, limits = self.context, self.context.limits
         log.info("%s connected", peer.label)
         context.counters.connections += 1
@@ -147,7 +147,7 @@ class ChatServer(StreamServer):
         )
         session = Session(
             context.accounts,
-            context.relay,
+            context.presence,
             context.delivery,
             context.counters,
             connection.outbox,
@@ -172,7 +172,7 @@ class ChatServer(StreamServer):
                 return True
         return False
 
-    def _forget(self, peer: Peer) -> None:
+    def _forget(self, peer: ClientAddress) -> None:
         self._origins[peer.origin] -= 1
         if not self._origins[peer.origin]:
             del self._origins[peer.origin]

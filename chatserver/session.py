@@ -8,13 +8,13 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from chatserver.accounts import Accounts, Refused
-from chatserver.address import Peer
 from chatserver.counters import Counters
-from chatserver.delivery import Delivery
-from chatserver.outbox import Outbox
-from chatserver.receipts import Receipts
-from chatserver.relay import Member, Relay
+from chatserver.messages.delivery import Delivery
+from chatserver.people.accounts import Accounts, Refused
+from chatserver.people.presence import Member, Presence
+from chatserver.transport.address import ClientAddress
+from chatserver.transport.outbox import Outbox
+from chatserver.transport.receipts import Receipts
 from protocol import (
     EXTRA_FROM_CLIENT,
     FROM_CLIENT,
@@ -55,19 +55,19 @@ class Session:
     def __init__(
         self,
         accounts: Accounts,
-        relay: Relay,
+        presence: Presence,
         delivery: Delivery,
         counters: Counters,
         outbox: Outbox,
         close: Callable[[Reason], None],
-        peer: Peer,
+        peer: ClientAddress,
     ) -> None:
         """`close` ends the connection with the Error that says why."""
         self.state = State.CONNECTED
         self.name = ""
         self.member: Member | None = None
         self._accounts = accounts
-        self._relay = relay
+        self._presence = presence
         self._delivery = delivery
         self._counters = counters
         self._outbox = outbox
@@ -92,8 +92,8 @@ class Session:
         try:
             decoder.feed(data)
             while decoder.has_more and (in_messages or not self._outbox.closed):
-                if self._envelope and (run := decoder.messages(self._envelope))[1]:
-                    handled += run[1]
+                if self._envelope and (run := decoder.messages(self._envelope)).messages:
+                    handled += run.messages
                     in_messages = True
                     self._hand_over(run)
                 if not (packet := decoder.next()):
@@ -147,7 +147,7 @@ class Session:
         """What the client asks for, in place of what it has asked for before (section 7)."""
         member.mails = Feature.MAILBOX in features
         self._decoder.accept_extra(EXTRA_FROM_CLIENT, features)
-        self._relay.watch(member, Feature.PRESENCE in features)
+        self._presence.watch(member, Feature.PRESENCE in features)
         if (member.receipts is not None) == (Feature.RECEIPTS in features):
             return
         if member.receipts:
@@ -184,13 +184,13 @@ class Session:
         if self._outbox.leads_nowhere:  # what the client sent before is still handled, but a list has no reader
             return
         with self._outbox.reserved():
-            if self._relay.catch_up():
+            if self._presence.catch_up():
                 self._send_list(self.member)
             else:
                 self._error(Reason.STORAGE_UNAVAILABLE)
 
     def _send_list(self, own: Member) -> None:
-        others = [member.entry for member in self._relay.everyone() if member is not own]
+        others = [member.entry for member in self._presence.everyone() if member is not own]
         self._outbox.put_each([*others, own.entry])
 
     def _start_chat(self, partner_id: int) -> None:
@@ -206,10 +206,10 @@ class Session:
     def _message(self, text: bytes) -> None:
         """One that is not plain (Decoder.messages)."""
         if self._envelope:
-            self._hand_over((self._envelope.wrap(text), 1))
+            self._hand_over(Run(self._envelope.wrap(text), 1))
 
     def _hand_over(self, run: Run) -> None:
-        _, count = run
+        count = run.messages
         if self.member is None:  # a session that has ended has none
             return
         self._counters.messages_accepted += count

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from chatstorage.files import fsync_folder, open_file
 from chatstorage.interface import StorageError, StorageUnavailable
-from protocol import each_message
+from protocol import Run, each_message
 
 APPLICATION_ID = 0x43686174  # "Chat": what file(1) shows
 VERSION = 1
@@ -117,7 +117,7 @@ class DamagedDatabase(StorageError):
         self.path = path
 
 
-class Row(NamedTuple):
+class ChatRow(NamedTuple):
     """A batch, as it is stored."""
 
     id: int
@@ -131,9 +131,9 @@ class Row(NamedTuple):
     first: int = 0
 
 
-def messages(row: Row) -> list[bytes]:
+def messages(row: ChatRow) -> list[bytes]:
     """The messages of a batch, each as its packet, or packets (section 3.6)."""
-    return each_message((row.packets, row.count))
+    return each_message(Run(row.packets, row.count))
 
 
 class Chats(ABC):
@@ -159,17 +159,17 @@ class Chats(ABC):
         """How many messages wait for whom."""
 
     @abstractmethod
-    def last(self, one: int, other: int, count: int) -> list[Row]:
+    def last(self, one: int, other: int, count: int) -> list[ChatRow]:
         """The batches that hold the last `count` messages between two users, both ways, oldest first."""
 
     @abstractmethod
-    def mailbox(self, receiver: int, after: int, max_bytes: int) -> list[Row]:
+    def mailbox(self, receiver: int, after: int, max_bytes: int) -> list[ChatRow]:
         """The batches of ids above `after` that wait for a receiver, oldest first, until they come to `max_bytes` of
         packets: one at least, if there is any.
         """
 
     @abstractmethod
-    def write(self, new: Sequence[Row], waiting: Mapping[int, int]) -> None:
+    def write(self, new: Sequence[ChatRow], waiting: Mapping[int, int]) -> None:
         """Store new batches, and change others.
 
         `waiting` says by id how many messages wait now, never more than before. An id that is not there any more does
@@ -236,19 +236,21 @@ class ChatFile(Chats):
         with _errors(self._path, "read"):
             return dict(self._connection.execute(MAILBOX_SIZES).fetchall())
 
-    def last(self, one: int, other: int, count: int) -> list[Row]:
+    def last(self, one: int, other: int, count: int) -> list[ChatRow]:
         parameters = {"one": one, "other": other, "count": count}
         return self._take(LAST, parameters, lambda row: row.count, count)[::-1]
 
-    def mailbox(self, receiver: int, after: int, max_bytes: int) -> list[Row]:
+    def mailbox(self, receiver: int, after: int, max_bytes: int) -> list[ChatRow]:
         parameters = {"receiver": receiver, "after": after}
         return self._take(MAILBOX, parameters, lambda row: len(row.packets), max_bytes)
 
-    def _take(self, query: str, parameters: dict[str, int], size: Callable[[Row], int], enough: int) -> list[Row]:
+    def _take(
+        self, query: str, parameters: dict[str, int], size: Callable[[ChatRow], int], enough: int
+    ) -> list[ChatRow]:
         """The first rows, until their sizes come to `enough`."""
         rows = []
         with _errors(self._path, "read"), closing(self._connection.execute(query, parameters)) as found:
-            for row in map(Row._make, found):
+            for row in map(ChatRow._make, found):
                 rows.append(row)
                 enough -= size(row)
                 if enough <= 0:
@@ -257,7 +259,7 @@ class ChatFile(Chats):
 
     # Writing
 
-    def write(self, new: Sequence[Row], waiting: Mapping[int, int]) -> None:
+    def write(self, new: Sequence[ChatRow], waiting: Mapping[int, int]) -> None:
         """All of it, or nothing. The ids of new batches are new, and more may wait than before."""
         with self._transaction():
             self._run(INSERT, new)
@@ -344,7 +346,7 @@ def _set_up(connection: sqlite3.Connection) -> None:
 # What an operator does, while a server may have the file open or not
 
 
-def export(path: Path) -> Iterator[Row]:
+def export(path: Path) -> Iterator[ChatRow]:
     """All batches, by id; in parts, so that one written meanwhile may be among them, and one deleted not.
 
     Raises DamagedDatabase, StorageUnavailable, and OSError where there is no such file.
@@ -356,7 +358,7 @@ def export(path: Path) -> Iterator[Row]:
                 rows = connection.execute(EXPORT, {"after": after, "count": EXPORTED_AT_ONCE}).fetchall()
             if not rows:
                 break
-            yield from map(Row._make, rows)
+            yield from map(ChatRow._make, rows)
             after = rows[-1][0]
 
 

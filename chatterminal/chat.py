@@ -5,7 +5,7 @@ import threading
 from dataclasses import dataclass, field
 
 from chatterminal.display import visible
-from chatterminal.login import Account
+from chatterminal.login import Credentials
 from chatterminal.marks import Marks
 from client import ChatClient
 
@@ -14,7 +14,7 @@ from client import ChatClient
 class Chat:
     """A person's session: it outlives the connections it needs."""
 
-    account: Account
+    account: Credentials
     interactive: bool  # at a terminal, not line by line
     client: ChatClient
     marks: Marks = field(default_factory=Marks)  # of what was sent on this connection

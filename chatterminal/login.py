@@ -14,7 +14,7 @@ PASSWORD_TRIES = 3  # the third wrong password closes (section 5)
 
 
 @dataclass
-class Account:
+class Credentials:
     """How to log in, now and when reconnecting."""
 
     name: str
@@ -26,7 +26,7 @@ class Account:
     warned: bool = False  # that the password can be read on the way
 
 
-def connect(account: Account) -> ChatClient:
+def connect(account: Credentials) -> ChatClient:
     """Connect, and wait for as long as a full server takes to serve us. Raises ChatError."""
     client = ChatClient(account.host, account.port, tls=account.tls)
     try:
@@ -41,7 +41,7 @@ def connect(account: Account) -> ChatClient:
     return client
 
 
-def log_in(account: Account, ask: bool) -> ChatClient:
+def log_in(account: Credentials, ask: bool) -> ChatClient:
     """Connect and log in. With `ask` the password is asked for as often as the server allows. Raises ChatError."""
     client = connect(account)
     tries, typed = 0, False
@@ -66,7 +66,7 @@ def log_in(account: Account, ask: bool) -> ChatClient:
             return client
 
 
-def warn(account: Account, client: ChatClient) -> None:
+def warn(account: Credentials, client: ChatClient) -> None:
     """Before a password is sent that others may read, once."""
     if account.password and client.exposed and not account.warned:
         account.warned = True

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from chatstorage.chats import Row
+from chatstorage.chats import ChatRow
 from chatstorage.interface import StorageError
 from cluster.chats import RedisChats
 from cluster.directory import Directory
@@ -21,15 +21,15 @@ class NoDatabase(StorageError):
 
 
 @contextmanager
-def open_group(url: str, prefix: str) -> Iterator["Group"]:
+def open_group(url: str, prefix: str) -> Iterator["GroupDatabase"]:
     """Raises BadUrl, NoDatabase, StorageUnavailable."""
     with closing(Engine(url, prefix)) as engine:
         if not engine.call("EXISTS", *map(engine.key, ("last-id", "nodes"))):
             raise NoDatabase(f"there is no database of a group {prefix}; --redis-prefix says which")
-        yield Group(engine)
+        yield GroupDatabase(engine)
 
 
-class Group:
+class GroupDatabase:
     """The database of a group. Every call raises StorageUnavailable."""
 
     def __init__(self, engine: Engine) -> None:
@@ -44,7 +44,7 @@ class Group:
         for user in self.storage.users():
             yield user.id, user.name, user.id in online, user.id in having_password
 
-    def export(self) -> Iterator[Row]:
+    def export(self) -> Iterator[ChatRow]:
         """All batches, pair by pair."""
         return RedisChats(self._engine, 0).export()
 

@@ -6,10 +6,10 @@ from contextlib import suppress
 
 import gevent
 
-from chatserver.archive import MAIL_BYTES, RETRY_SECONDS, SETTLE_SECONDS, Archive, Mail
-from chatserver.batch import Batch
 from chatserver.counters import Counters
-from chatstorage.chats import Row, messages
+from chatserver.messages.archive import MAIL_BYTES, RETRY_SECONDS, SETTLE_SECONDS, Archive, Mail
+from chatserver.messages.batch import Batch
+from chatstorage.chats import ChatRow, messages
 from chatstorage.interface import StorageUnavailable
 from cluster.chats import RedisChats
 from cluster.directory import Directory
@@ -39,7 +39,7 @@ class ClusterArchive(Archive):
     def waiting_messages(self) -> int:
         return sum(self.chats.mailbox_sizes().values())
 
-    def mail_now(self, row: Row) -> int:
+    def mail_now(self, row: ChatRow) -> int:
         """As in RedisChats.mail; a user who is online here, and to whom nothing can be said any more, is leaving."""
         return self.chats.mail(row, self.mailbox_messages, leaving=self._directory.node)
 
@@ -80,7 +80,7 @@ class ClusterArchive(Archive):
         return True  # perhaps
 
     def take_mail(
-        self, receiver: int, goes_on: Callable[[], bool], batch_again: Callable[[Row], Batch]
+        self, receiver: int, goes_on: Callable[[], bool], batch_again: Callable[[ChatRow], Batch]
     ) -> Iterator[Mail]:
         while self._under_way[receiver] and goes_on():
             gevent.sleep(SETTLE_SECONDS)

@@ -15,11 +15,11 @@ from typing import TypeAlias
 import gevent
 from gevent.hub import Waiter
 
-from chatserver.receipts import Receipts
-from chatserver.relay import Member
+from chatserver.people.presence import Member
+from chatserver.transport.receipts import Receipts
 from cluster.directory import Directory
 from cluster.frames import Answer, Flush, Frame, HandOver, Reached, decode, encode_head
-from cluster.relay import ClusterRelay
+from cluster.presence import ClusterPresence
 from protocol import Level, Reason, Run
 
 # An answer to one Message waits so long for company: of two clients who take turns the other one writes back soon, and
@@ -65,12 +65,12 @@ class Bus:
     HandOver that it will not.
     """
 
-    def __init__(self, relay: ClusterRelay, directory: Directory) -> None:
+    def __init__(self, presence: ClusterPresence, directory: Directory) -> None:
         self.take_over: Callable[[Member, HandOver], tuple[int, Reason] | None]
         self.is_at_once: Callable[[HandOver], bool]
         self.flush: Callable[[], None] = lambda: None
         self._publish: Publish | None = None
-        self._relay = relay
+        self._presence = presence
         self._directory = directory
         self._next_id = 1
         self._questions: dict[int, Question] = {}  # by id
@@ -82,8 +82,8 @@ class Bus:
         self._loop = gevent.get_hub().loop
         self._timer = self._loop.timer(LATER_SECONDS)
         self._timer_runs = False
-        relay.on_gone = self.forget
-        relay.on_left = lambda node, user_id: self._answers[node].pop(user_id, None)
+        presence.on_gone = self.forget
+        presence.on_left = lambda node, user_id: self._answers[node].pop(user_id, None)
 
     @property
     def is_open(self) -> bool:
@@ -167,7 +167,7 @@ class Bus:
                 case Answer():
                     self._settle(frame)
                 case Reached(user_id, connection, level, first, last):
-                    member = self._relay.here.get(user_id)
+                    member = self._presence.here.get(user_id)
                     if member and member.receipts and member.receipts.connection == connection:
                         member.receipts.reach(level, first, last)
                 case _:
@@ -192,7 +192,7 @@ class Bus:
             answer = AWAY._replace(id=frame.id)
         if self._answers[node].get(frame.sender) == (frame.id, None):
             self._answers[node][frame.sender] = frame.id, answer
-        if isinstance(frame, HandOver) and frame.run[1] == 1:
+        if isinstance(frame, HandOver) and frame.run.messages == 1:
             self._queue_for_later(node, answer.encode())
         else:
             self.tell(node, answer)
@@ -202,10 +202,10 @@ class Bus:
         return Answer(frame.id, 0, True, Reason.USER_NOT_ONLINE)
 
     def _hand_on(self, node: str, frame: HandOver) -> Answer:
-        if frame.receiver not in self._relay.here or self._relay.node_of(frame.sender) != node:
+        if frame.receiver not in self._presence.here or self._presence.node_of(frame.sender) != node:
             return NOT_HERE._replace(id=frame.id)
         receipts = RemoteReceipts(self, node, frame.sender, frame.connection) if frame.connection else None
-        sender = self._relay.stand_in(frame.sender, frame.mails, receipts)
+        sender = self._presence.stand_in(frame.sender, frame.mails, receipts)
         if done := self.take_over(sender, frame):
             return Answer(frame.id, done[0], True, done[1])
         return NOT_HERE._replace(id=frame.id)

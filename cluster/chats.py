@@ -5,7 +5,7 @@ from itertools import chain
 from struct import Struct
 from typing import Any
 
-from chatstorage.chats import Chats, Row
+from chatstorage.chats import ChatRow, Chats
 from chatstorage.interface import StorageError
 from cluster.clock import Clock
 from cluster.engine import Argument, Engine, Script
@@ -58,13 +58,13 @@ class RedisChats(Chats):
         sizes = self._engine.call("HGETALL", self._engine.key("mail-sizes"))
         return {int(user): int(size) for user, size in sizes.items()}
 
-    def last(self, one: int, other: int, count: int) -> list[Row]:
+    def last(self, one: int, other: int, count: int) -> list[ChatRow]:
         return _rows(self._engine.run(LAST, _pair(one, other), count))[::-1]
 
-    def mailbox(self, receiver: int, after: int, max_bytes: int) -> list[Row]:
+    def mailbox(self, receiver: int, after: int, max_bytes: int) -> list[ChatRow]:
         return _rows(self._engine.run(MAILBOX, receiver, ID.pack(after), max_bytes))
 
-    def export(self) -> Iterator[Row]:
+    def export(self) -> Iterator[ChatRow]:
         """All batches, pair by pair, each by id; one that is written meanwhile may be among them."""
         for low, high in sorted(self._pairs()):
             after = 0
@@ -83,7 +83,7 @@ class RedisChats(Chats):
 
     # Writing
 
-    def write(self, new: Sequence[Row], waiting: Mapping[int, int]) -> None:
+    def write(self, new: Sequence[ChatRow], waiting: Mapping[int, int]) -> None:
         """In parts, each of them whole or not at all."""
         changes = [argument for row_id, count in waiting.items() for argument in (ID.pack(row_id), count)]
         for start in range(0, len(changes), 2 * ROWS_AT_ONCE):
@@ -92,7 +92,7 @@ class RedisChats(Chats):
         for rows in _parts(new):
             self._engine.run(WRITE, self._history_messages, 0, *chain.from_iterable(map(_packed, rows)))
 
-    def mail(self, row: Row, bound: int, leaving: str = "") -> int:
+    def mail(self, row: ChatRow, bound: int, leaving: str = "") -> int:
         """Store this batch, and all of it waits in its receiver's mailbox; or, where the mailbox would then have more
         messages than `bound`, nothing of it. Returns the row's count, or how many would still fit.
 
@@ -126,23 +126,23 @@ def _pair(one: int, other: int) -> str:
     return f"{min(one, other)}:{max(one, other)}"
 
 
-def _packed(row: Row) -> tuple[Argument, Argument]:
+def _packed(row: ChatRow) -> tuple[Argument, Argument]:
     head = HEAD.pack(row.id, 1, row.sender, row.receiver, row.count, row.time, row.connection, row.first)
     return head + row.packets, row.waiting
 
 
-def _rows(found: list[Any]) -> list[Row]:
+def _rows(found: list[Any]) -> list[ChatRow]:
     """Of packed rows, each followed by how many messages wait."""
     return [_row(packed, waiting) for packed, waiting in zip(found[::2], found[1::2], strict=True)]
 
 
-def _row(packed: bytes, waiting: int) -> Row:
+def _row(packed: bytes, waiting: int) -> ChatRow:
     row_id, _, sender, receiver, count, time, connection, first = HEAD.unpack_from(packed)
-    return Row(row_id, sender, receiver, time, count, waiting, packed[HEAD.size :], connection, first)
+    return ChatRow(row_id, sender, receiver, time, count, waiting, packed[HEAD.size :], connection, first)
 
 
-def _parts(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    part: list[Row] = []
+def _parts(rows: Sequence[ChatRow]) -> Iterator[list[ChatRow]]:
+    part: list[ChatRow] = []
     size = 0
     for row in rows:
         part.append(row)

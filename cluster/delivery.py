@@ -6,18 +6,18 @@ from contextlib import suppress
 
 import gevent
 
-from chatserver.archive import Archive
-from chatserver.batch import Batch
 from chatserver.counters import Counters
-from chatserver.delivery import NOT_ONLINE, Delivery
-from chatserver.relay import Member
-from chatstorage.chats import Row
+from chatserver.messages.archive import Archive
+from chatserver.messages.batch import Batch
+from chatserver.messages.delivery import NOT_ONLINE, Delivery
+from chatserver.people.presence import Member
+from chatstorage.chats import ChatRow
 from chatstorage.interface import StorageUnavailable
 from cluster.archive import ClusterArchive
 from cluster.bus import Bus, RemoteReceipts
 from cluster.chats import ReceiverOnline
 from cluster.frames import HandOver
-from cluster.relay import ClusterRelay, RemoteMember
+from cluster.presence import ClusterPresence, RemoteMember
 from protocol import Level, Reason, Run, first_messages
 
 UNAVAILABLE = Reason.STORAGE_UNAVAILABLE
@@ -30,7 +30,7 @@ class ClusterDelivery(Delivery):
 
     def __init__(
         self,
-        relay: ClusterRelay,
+        presence: ClusterPresence,
         bus: Bus,
         archive: ClusterArchive | None,
         counters: Counters,
@@ -38,8 +38,8 @@ class ClusterDelivery(Delivery):
         id_width: int,
     ) -> None:
         """`is_user` as in Delivery; it may raise StorageUnavailable."""
-        super().__init__(relay, archive, counters, is_user, id_width)
-        self._nodes = relay
+        super().__init__(presence, archive, counters, is_user, id_width)
+        self._nodes = presence
         self._bus = bus
         self._chats = archive
         bus.take_over, bus.is_at_once = self._take_over, self._is_at_once
@@ -128,19 +128,19 @@ class ClusterDelivery(Delivery):
     def _put_in_mailbox(self, archive: ClusterArchive, sender: Member, receiver: int, run: Run, first: int) -> int:
         """How many of them went in."""
         connection = sender.receipts.connection if sender.receipts else 0
-        row = Row(
+        row = ChatRow(
             archive.chats.new_id(),
             sender.user_id,
             receiver,
             int(time.time()),
-            run[1],
-            run[1],
-            run[0],
+            run.messages,
+            run.messages,
+            run.packets,
             connection,
             first,
         )
         while row.count and (room := archive.mail_now(row)) < row.count:
-            packets, count = first_messages((row.packets, row.count), room)
+            packets, count = first_messages(Run(row.packets, row.count), room)
             row = row._replace(packets=packets, count=count, waiting=count)
         self._counters.messages_mailed += row.count
         self._counters.messages_stored += row.count
@@ -159,7 +159,7 @@ class ClusterDelivery(Delivery):
         except StorageUnavailable:
             return UNAVAILABLE
 
-    def _batch_again(self, row: Row) -> Batch:
+    def _batch_again(self, row: ChatRow) -> Batch:
         batch = super()._batch_again(row)
         if row.connection and (node := self._nodes.node_of(row.sender)) and row.sender not in self._nodes.here:
             batch.receipts = RemoteReceipts(self._bus, node, row.sender, row.connection)

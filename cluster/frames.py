@@ -95,7 +95,8 @@ def _frames(message: bytes) -> Iterator[Frame]:
             case 0:
                 _, id_, sender, receiver, mails, connection, first, count, length = HAND_OVER.unpack_from(message, at)
                 at += HAND_OVER.size + length
-                yield HandOver(id_, sender, receiver, mails, connection, first, (message[at - length : at], count))
+                run = Run(message[at - length : at], count)
+                yield HandOver(id_, sender, receiver, mails, connection, first, run)
             case 1:
                 _, id_, taken, is_here, reason = ANSWER.unpack_from(message, at)
                 at += ANSWER.size

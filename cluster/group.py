@@ -3,8 +3,8 @@
 from argparse import Namespace
 from contextlib import ExitStack
 
+from chatserver.backend import Backend
 from chatserver.counters import Counters
-from chatserver.rooms import Rooms
 from cluster.archive import ClusterArchive
 from cluster.bus import Bus
 from cluster.chats import RedisChats
@@ -13,11 +13,11 @@ from cluster.directory import Directory
 from cluster.engine import Engine
 from cluster.lease import Lease
 from cluster.node import Node
-from cluster.relay import ClusterRelay
+from cluster.presence import ClusterPresence
 from cluster.storage import RedisStorage
 
 
-def join_group(options: Namespace, commit_seconds: float, stack: ExitStack) -> Rooms:
+def join_group(options: Namespace, commit_seconds: float, stack: ExitStack) -> Backend:
     """Come to the group as a node, which leaves it at the end of `stack`. `commit_seconds` is the interval of Archive.
 
     Raises StorageError.
@@ -33,11 +33,11 @@ def join_group(options: Namespace, commit_seconds: float, stack: ExitStack) -> R
         chats = RedisChats(engine, options.history_messages, directory.clock)
         archive = ClusterArchive(chats, directory, counters, commit_seconds, options.mailbox_messages)
     lease = Lease(options.lease)
-    relay = ClusterRelay(directory, lease, options.id_width, archive)
-    bus = Bus(relay, directory)
-    delivery = ClusterDelivery(relay, bus, archive, counters, storage.is_user, options.id_width)
-    node = Node(directory, lease, relay, bus)
+    presence = ClusterPresence(directory, lease, options.id_width, archive)
+    bus = Bus(presence, directory)
+    delivery = ClusterDelivery(presence, bus, archive, counters, storage.is_user, options.id_width)
+    node = Node(directory, lease, presence, bus)
     stack.callback(node.stop)
     if archive:
         stack.callback(archive.close)
-    return Rooms(storage, archive, relay, delivery, counters, node.start)
+    return Backend(storage, archive, presence, delivery, counters, node.start)

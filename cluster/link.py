@@ -1,6 +1,6 @@
 """A node's two connections to Redis for what nodes say to each other: one publishes, one is subscribed.
 
-redis-py opens them. From then on they are written and read here as a client's is (chatserver/connection.py): without
+redis-py opens them. From then on they are written and read here as a client's is (transport/connection.py): without
 waiting where nothing has to be waited for, with one lasting watcher, and all messages of a chunk at a time.
 """
 
@@ -17,8 +17,8 @@ from gevent.event import Event
 from redis import exceptions
 from redis.exceptions import RedisError
 
-from chatserver.connection import WRITE
-from chatserver.readable import Readable
+from chatserver.transport.connection import WRITE
+from chatserver.transport.readable import Readable
 from chatstorage.interface import StorageUnavailable
 from cluster.engine import ANSWER_SECONDS, Engine
 

@@ -14,7 +14,7 @@ from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 
-from chatstorage.chats import ChatFile, Row, export
+from chatstorage.chats import ChatFile, ChatRow, export
 from chatstorage.files import fsync_folder, make_folder, open_file, replace
 from chatstorage.interface import FolderInUse, StorageError, User, skeleton
 from chatstorage.lines import end_line, line, read_lines
@@ -41,13 +41,13 @@ class CannotMigrate(StorageError):
 
 
 @dataclass(frozen=True)
-class Database:
+class MigratedDatabase:
     """All that there is to carry."""
 
     users: list[User]
     passwords: dict[int, str]
     last_id: int  # that was ever given
-    rows: Callable[[], Iterator[Row]]
+    rows: Callable[[], Iterator[ChatRow]]
 
 
 class Mark:
@@ -69,7 +69,7 @@ class Mark:
         if not self._engine.run(STILL, self._token):
             raise CannotMigrate("another admin.py migrate has begun meanwhile")
 
-    def end(self, written: Database) -> None:
+    def end(self, written: MigratedDatabase) -> None:
         """This is all there now. Raises CannotMigrate."""
         counts = (len(written.users), len(written.passwords), written.last_id)
         if not self._engine.run(END, self._token, *counts):
@@ -128,7 +128,7 @@ def _id(user: User) -> int:
     return user.id
 
 
-def _stranger(source: Database, target: Database) -> User | None:
+def _stranger(source: MigratedDatabase, target: MigratedDatabase) -> User | None:
     """Who cannot have been carried from this source, also where that has been in use since."""
     names = {user.id: user.name for user in source.users}
     for user in target.users:
@@ -137,11 +137,11 @@ def _stranger(source: Database, target: Database) -> User | None:
     return None
 
 
-def _carried(source: Database, messages: int) -> str:
+def _carried(source: MigratedDatabase, messages: int) -> str:
     return f"carried {len(source.users)} users, {len(source.passwords)} passwords and {messages} messages"
 
 
-def _compare(source: Database, target: Database, mark: Mark, say: Say, place: str) -> str:
+def _compare(source: MigratedDatabase, target: MigratedDatabase, mark: Mark, say: Say, place: str) -> str:
     """Where there is a whole database already it must be this one, from a migration that was not told to be done."""
     if (source.users, source.passwords, source.last_id) == (target.users, target.passwords, target.last_id):
         prints = []
@@ -155,7 +155,7 @@ def _compare(source: Database, target: Database, mark: Mark, say: Say, place: st
     raise CannotMigrate(f"there is a database in {place} already, and not this one")
 
 
-def _in_parts(database: Database, mark: Mark, say: Say) -> Iterator[list[Row]]:
+def _in_parts(database: MigratedDatabase, mark: Mark, say: Say) -> Iterator[list[ChatRow]]:
     """All rows, as long as nobody else interferes."""
     rows, done = database.rows(), 0
     while part := list(islice(rows, AT_ONCE)):
@@ -168,8 +168,8 @@ def _in_parts(database: Database, mark: Mark, say: Say) -> Iterator[list[Row]]:
 # Redis
 
 
-def _in_redis(engine: Engine) -> Database:
-    return Database(
+def _in_redis(engine: Engine) -> MigratedDatabase:
+    return MigratedDatabase(
         [User(user_id, name) for user_id, name in sorted(_hash(engine, "users").items())],
         _hash(engine, "passwords"),
         int(engine.call("GET", engine.key("last-id")) or 0),
@@ -187,7 +187,7 @@ def _hash(engine: Engine, name: str) -> dict[int, str]:
             return found
 
 
-def _write_redis(engine: Engine, source: Database, mark: Mark, say: Say) -> int:
+def _write_redis(engine: Engine, source: MigratedDatabase, mark: Mark, say: Say) -> int:
     """In place of whatever is there; how many messages it was."""
     chats = RedisChats(engine, EVERYTHING)
     chats.clear()
@@ -214,19 +214,19 @@ def _write_redis(engine: Engine, source: Database, mark: Mark, say: Say) -> int:
 # A folder
 
 
-def _in_folder(folder: Path, storage: CsvStorage) -> Database:
+def _in_folder(folder: Path, storage: CsvStorage) -> MigratedDatabase:
     """Without chats of users who have been removed, which the next start of a server erases."""
     users = storage.users()
     passwords = {user.id: text for user in users if (text := storage.password_hash(user.id)) is not None}
     known, ids = {user.id for user in users}, [0]
     read_lines(folder / USERS, lambda user_id, _: ids.append(user_id))
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[ChatRow]:
         if (folder / CHATS).exists():
             with ChatFile(folder / CHATS, EVERYTHING):  # an export alone would leave files beside it
                 yield from (row for row in export(folder / CHATS) if {row.sender, row.receiver} <= known)
 
-    return Database(users, passwords, max(ids), rows)
+    return MigratedDatabase(users, passwords, max(ids), rows)
 
 
 @contextmanager
@@ -256,7 +256,7 @@ def _check_free(folder: Path) -> None:
         raise CannotMigrate(f"{folder} is not empty")
 
 
-def _write_folder(folder: Path, source: Database, mark: Mark, say: Say) -> int:
+def _write_folder(folder: Path, source: MigratedDatabase, mark: Mark, say: Say) -> int:
     """How many messages it was."""
     messages = 0
     with ChatFile(folder / CHATS, EVERYTHING) as chats:

@@ -11,14 +11,14 @@ import gevent
 from gevent import Greenlet
 from gevent.event import AsyncResult
 
-from chatserver.rooms import Kick
+from chatserver.backend import Kick
 from chatstorage.interface import StorageUnavailable
 from cluster.bus import AWAY, NOT_HERE, Bus
 from cluster.directory import Directory, LeaseRanOut
 from cluster.engine import backoff
 from cluster.lease import Lease, now
 from cluster.link import Link
-from cluster.relay import ClusterRelay
+from cluster.presence import ClusterPresence
 
 RENEWALS = 4  # in the time of a lease
 AGAIN = b"0 again "  # and the name of a node, to all: it may have missed what it was asked
@@ -30,12 +30,12 @@ log = logging.getLogger("chat")
 class Node:
     """One process of the group."""
 
-    def __init__(self, directory: Directory, lease: Lease, relay: ClusterRelay, bus: Bus) -> None:
+    def __init__(self, directory: Directory, lease: Lease, presence: ClusterPresence, bus: Bus) -> None:
         """`directory` has been joined."""
         self._directory = directory
         self._engine = directory.engine
         self._lease = lease
-        self._relay = relay
+        self._presence = presence
         self._bus = bus
         self._heard = 0.0  # when it heard itself last, by now()
         self._alone_since: float | None = None
@@ -48,7 +48,7 @@ class Node:
         """Be part of the group from now on; `kick` ends the connection of a user whom this node has lost. Raises
         StorageUnavailable where Redis is away at the beginning.
         """
-        self._relay.on_lost = kick
+        self._presence.on_lost = kick
         self._life = gevent.spawn(self._live)
         self._started.get()
 
@@ -64,7 +64,7 @@ class Node:
                 if self._is_over:
                     self._directory.join()
                     self._is_over = False
-                with Link(self._engine, (self._presence, self._own_channel)) as link:
+                with Link(self._engine, (self._events_channel, self._own_channel)) as link:
                     self._arrive(link)
                     failures = 0
                     self._stay(link)
@@ -86,7 +86,7 @@ class Node:
         self._bus.open(
             lambda messages: link.publish([(self._engine.key("to", node), message) for node, message in messages])
         )
-        link.publish([(self._presence, AGAIN + self._directory.node.encode())])
+        link.publish([(self._events_channel, AGAIN + self._directory.node.encode())])
         self._heard = now()
         self._lease.confirm(began)
         if self._alone_since is not None:
@@ -106,7 +106,7 @@ class Node:
         try:
             while not link.failed.wait(pause):
                 began = now()
-                if self._relay.is_unsure:
+                if self._presence.is_unsure:
                     self._say_who_is_here()
                 may_end_others = began - arrived >= self._lease.seconds  # who were away, too, come back by then
                 soonest = self._directory.renew(may_end_others)
@@ -122,7 +122,7 @@ class Node:
         finally:
             listener.kill()
             self._bus.close()
-            self._relay.is_current = False
+            self._presence.is_current = False
 
     def _listen(self, link: Link) -> None:
         try:
@@ -143,24 +143,24 @@ class Node:
                 self._bus.receive(message)
         elif message.startswith(AGAIN):
             self._bus.ask_again(node=message.removeprefix(AGAIN).decode())
-        elif not self._relay.apply(message):
+        elif not self._presence.apply(message):
             self._look_around()
 
     def _say_who_is_here(self) -> None:
-        self._relay.is_unsure = False
-        for user_id in self._directory.rejoin(self._relay.users_here()):
-            self._relay.lose(user_id)
+        self._presence.is_unsure = False
+        for user_id in self._directory.rejoin(self._presence.users_here()):
+            self._presence.lose(user_id)
 
     def _look_around(self) -> None:
         number, nodes, everyone = self._directory.snapshot()
-        self._relay.replace(number, everyone)
+        self._presence.replace(number, everyone)
         self._bus.keep_only(nodes)
 
     def _lose_everyone(self) -> None:
         """The others have ended this node. It comes back as another one, on which nobody is online."""
-        log.error("this node was taken for dead: %d users have lost their connection", len(self._relay))
-        for user in self._relay.users_here():
-            self._relay.lose(user.id)
+        log.error("this node was taken for dead: %d users have lost their connection", len(self._presence))
+        for user in self._presence.users_here():
+            self._presence.lose(user.id)
         self._bus.settle(NOT_HERE)
         self._is_over = True
 
@@ -177,7 +177,7 @@ class Node:
             self._lease.go_on_alone()
 
     @property
-    def _presence(self) -> str:
+    def _events_channel(self) -> str:
         return self._engine.key("presence")
 
     @property

@@ -17,7 +17,7 @@ from locust.exception import StopUser
 
 sys.path.append(str(Path(__file__).parent.parent))  # locust puts this folder on the path, not the project's
 
-from locustload import PacedUser
+from loadtest.locust import PacedUser
 
 PORT = 9036
 

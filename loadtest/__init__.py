@@ -1,4 +1,1 @@
-"""What a load test of a message protocol needs besides its users: schedule, ledger, histogram, verdict, capacity.
-
-Nothing in here knows a protocol, or what runs the users.
-"""
+"""The load tester: core/ counts and judges, locust/ joins it to Locust, chat/ is what the chat users share."""

@@ -15,11 +15,11 @@ from locust.argument_parser import LocustArgumentParser
 
 sys.path.append(str(Path(__file__).parent.parent))  # locust puts this folder on the path, not the one above
 
-from chatload.users import ChatUser, MailUser, PairedUser, asked_for, parse_features
 from client import PastMessage
-from loadtest.pairing import Pairing
-from locustload import PacedUser
-from locustload.options import Range, add_group, number
+from loadtest.chat.users import ChatUser, MailUser, PairedUser, asked_for, parse_features
+from loadtest.core.pairing import Pairing
+from loadtest.locust import PacedUser
+from loadtest.locust.options import Range, add_group, number
 from protocol import Feature
 
 STAY_SECONDS = (0.2, 2.0)

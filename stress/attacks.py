@@ -26,7 +26,7 @@ from protocol import (
     encode_login,
     encode_message,
 )
-from tests.processes import Wire
+from testkit.processes import Wire
 
 HOST = "127.0.0.1"
 PATIENCE = 0.2  # seconds that a flooder waits for room before it looks at the clock

@@ -10,18 +10,18 @@ from collections.abc import Callable
 
 from client import ChatClient, LoginRefused, MessageReceived, ReceiptReceived
 from protocol import NO_FEATURES, Feature, Level, Reason
-from stress.records import Account, Letter
+from stress.records import ExpectedAccount, Letter
 
 SECURING_CLIENTS = 2  # of them use passwords: the server hashes two at once, and more would only queue for that
 LETTERS = 20  # written at once
 
 
-class Client:
+class CrashClient:
     """One of those who use the server at once. The accounts are its own, so that it knows what is right."""
 
     def __init__(self, number: int, seed: object, faults: list[str], figures: Counter[str]) -> None:
-        self.accounts: list[Account] = []
-        self.friend: Account | None = None  # who is written to, and never there before the end
+        self.accounts: list[ExpectedAccount] = []
+        self.friend: ExpectedAccount | None = None  # who is written to, and never there before the end
         self.stored: list[Letter] = []  # by their receipts
         self.random = random.Random(f"{seed}-{number}")
         self.figures = figures
@@ -34,13 +34,13 @@ class Client:
     def fault(self, text: str) -> None:
         self._faults.append(text)
 
-    def new_account(self) -> Account:
+    def new_account(self) -> ExpectedAccount:
         self._names += 1
         name = f"{self._number}-{self._names}"
-        self.accounts.append(Account(name if self._names % 5 else f'"{name}"'))
+        self.accounts.append(ExpectedAccount(name if self._names % 5 else f'"{name}"'))
         return self.accounts[-1]
 
-    def some_account(self, *, secured: bool | None = None) -> Account | None:
+    def some_account(self, *, secured: bool | None = None) -> ExpectedAccount | None:
         """One that has a password, or has none, or either; None where there is no such account."""
         found = [
             one
@@ -49,7 +49,9 @@ class Client:
         ]
         return self.random.choice(found) if found else None
 
-    def log_in(self, chat: ChatClient, account: Account, password: str, features: Feature = NO_FEATURES) -> bool:
+    def log_in(
+        self, chat: ChatClient, account: ExpectedAccount, password: str, features: Feature = NO_FEATURES
+    ) -> bool:
         """Whether the password was taken. Any other outcome is put down as a fault."""
         while True:
             try:
@@ -69,10 +71,10 @@ class Client:
             return True
 
 
-# What clients do. Each is one connection; Account.begin() comes before what changes the database.
+# What clients do. Each is one connection; ExpectedAccount.begin() comes before what changes the database.
 
 
-def sign_up(client: Client, chat: ChatClient) -> None:
+def sign_up(client: CrashClient, chat: ChatClient) -> None:
     account = client.new_account()
     account.begin(_new_password(client) if client.secures and client.random.random() < 0.5 else "")
     if client.log_in(chat, account, account.pending or ""):
@@ -80,7 +82,7 @@ def sign_up(client: Client, chat: ChatClient) -> None:
         client.figures["passwords accepted"] += bool(account.password)
 
 
-def set_first_password(client: Client, chat: ChatClient) -> None:
+def set_first_password(client: CrashClient, chat: ChatClient) -> None:
     account = client.some_account(secured=False)
     if account and client.secures:
         password = _new_password(client)
@@ -89,17 +91,17 @@ def set_first_password(client: Client, chat: ChatClient) -> None:
             client.figures["passwords accepted"] += 1
 
 
-def log_in(client: Client, chat: ChatClient) -> None:
+def log_in(client: CrashClient, chat: ChatClient) -> None:
     if account := client.some_account():
         verify(client, chat, account)
 
 
-def guess(client: Client, chat: ChatClient) -> None:
+def guess(client: CrashClient, chat: ChatClient) -> None:
     if account := client.some_account(secured=True):
         verify(client, chat, account, guesses=True)
 
 
-def talk(client: Client, chat: ChatClient) -> None:
+def talk(client: CrashClient, chat: ChatClient) -> None:
     account = client.some_account(secured=False)
     if account and client.log_in(chat, account, ""):
         chat.chat(account.user_id)
@@ -112,7 +114,7 @@ def talk(client: Client, chat: ChatClient) -> None:
                 client.fault(f"{account.name!r}: sent {text!r}, and received {event}")
 
 
-def stay(client: Client, chat: ChatClient) -> None:
+def stay(client: CrashClient, chat: ChatClient) -> None:
     account = client.some_account()
     if account and client.log_in(chat, account, account.password):
         while True:  # until the server is killed, with somebody online: the next start has something to repair
@@ -120,7 +122,7 @@ def stay(client: Client, chat: ChatClient) -> None:
             chat.ping()
 
 
-def write_letters(client: Client, chat: ChatClient) -> None:
+def write_letters(client: CrashClient, chat: ChatClient) -> None:
     if client.friend is None or not client.friend.user_id:
         client.friend = client.new_account()
         client.friend.begin("")
@@ -142,7 +144,7 @@ def write_letters(client: Client, chat: ChatClient) -> None:
                 client.figures["letters stored"] += len(told)
 
 
-OPERATIONS: dict[Callable[[Client, ChatClient], None], int] = {  # how often, against each other
+OPERATIONS: dict[Callable[[CrashClient, ChatClient], None], int] = {  # how often, against each other
     sign_up: 20,
     log_in: 10,
     talk: 4,
@@ -153,7 +155,7 @@ OPERATIONS: dict[Callable[[Client, ChatClient], None], int] = {  # how often, ag
 }
 
 
-def verify(client: Client, chat: ChatClient, account: Account, guesses: bool = False) -> None:
+def verify(client: CrashClient, chat: ChatClient, account: ExpectedAccount, guesses: bool = False) -> None:
     """The password of this account works, and no other."""
     if guesses and account.password and client.log_in(chat, account, account.password + "x"):
         client.fault(f"user {account.user_id}, {account.name!r}: a wrong password was taken")
@@ -161,5 +163,5 @@ def verify(client: Client, chat: ChatClient, account: Account, guesses: bool = F
         client.fault(f"user {account.user_id}, {account.name!r}: the password {account.password!r} was refused")
 
 
-def _new_password(client: Client) -> str:
+def _new_password(client: CrashClient) -> str:
     return f"secret-{client.random.getrandbits(40):x}"

@@ -21,9 +21,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from client import ChatClient, ChatError, MessageReceived
-from stress.clients import OPERATIONS, Client, verify
+from stress.clients import OPERATIONS, CrashClient, verify
 from stress.records import Inspector, find_missing
-from tests.processes import ServerProcess, launch_server, run_server
+from testkit.processes import ServerProcess, launch_server, run_server
 
 CLIENTS = 8
 LOAD_SECONDS = (0.05, 0.3, 2.0)  # a kill comes at any moment of one of these
@@ -56,7 +56,7 @@ class CrashTest:
         self._data = folder / "data"
         self._random = random.Random(f"{seed}")
         self._inspector = Inspector()
-        self._clients = [Client(number, seed, self.faults, self.figures) for number in range(CLIENTS)]
+        self._clients = [CrashClient(number, seed, self.faults, self.figures) for number in range(CLIENTS)]
         self._killed = threading.Event()
         self._cut_off: list[str] = []  # apart from the faults: Ctrl-C reaches the server, too, and ends its clients
 
@@ -127,7 +127,7 @@ class CrashTest:
                     if account is client.friend and everyone:
                         self._read_letters(client, chat)
 
-    def _read_letters(self, client: Client, chat: ChatClient) -> None:
+    def _read_letters(self, client: CrashClient, chat: ChatClient) -> None:
         """All that was stored for the friend has waited, in order."""
         chat.ping()
         received = []
@@ -138,7 +138,7 @@ class CrashTest:
         if [text for text in received if text in stored] != sorted(stored, key=lambda text: int(text.split()[1])):
             self.faults.append(f"{client.friend}: {len(stored)} letters were stored, and others came: {received}")
 
-    def _use(self, client: Client, port: int) -> None:
+    def _use(self, client: CrashClient, port: int) -> None:
         """Runs in a thread: use the server until it is killed."""
         operations, weights = list(OPERATIONS), list(OPERATIONS.values())
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from stress.inputs import corpus
 from stress.program import run
 from stress.seeds import PACKETS
-from tests.processes import ROOT, untraced
+from testkit.processes import ROOT, untraced
 
 PROGRESS_SECONDS = 5.0
 CANNOT = "atheris cannot be imported here: it is for Linux on x86-64"
@@ -26,7 +26,7 @@ STATUS = re.compile(r"#(\d+)\s.*cov: (\d+) ft: \d+ corp: (\d+)/")
 
 
 @dataclass(slots=True)
-class Outcome:
+class FuzzOutcome:
     """How a run of libFuzzer went; `crash` is the input that broke a promise, and `told` what was said of it."""
 
     runs: int = 0
@@ -49,12 +49,12 @@ def fuzz(
     folder: Path,
     *options: str,
     program: tuple[str, ...] = ("-m", "stress.libfuzzer"),
-    show: Callable[[Outcome], object] = lambda _: None,
-) -> Outcome:
+    show: Callable[[FuzzOutcome], object] = lambda _: None,
+) -> FuzzOutcome:
     """Run libFuzzer with these options of its own, in a process that it can take over; all files are in `folder`."""
     inputs, dictionary = _prepare(folder)
     command = [sys.executable, *program, str(inputs), f"-artifact_prefix={folder}/", *LIMITS]
-    outcome, begin, shown, lines = Outcome(), time.monotonic(), time.monotonic(), []
+    outcome, begin, shown, lines = FuzzOutcome(), time.monotonic(), time.monotonic(), []
     with subprocess.Popen(
         [*command, f"-dict={dictionary}", *options],
         cwd=ROOT,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from stress.attacks import ATTACKS
 from stress.program import run
-from tests.processes import ROOT, ServerProcess, run_server, untraced, wait_for
+from testkit.processes import ROOT, ServerProcess, run_server, untraced, wait_for
 
 HOSTILE, HONEST = 20, 2
 OPTIONS = ("--pool-size", HOSTILE + HONEST, "--login-timeout", 4, "--write-timeout", 2)
@@ -32,7 +32,7 @@ OUTCOME = re.compile(r" (?:disconnected: |refused as .*: )(.*)$", re.MULTILINE)
 
 
 @dataclass
-class Outcome:
+class AttackOutcome:
     """What came of it; memory in bytes, `honest` as chat_honestly tells it."""
 
     seconds: float
@@ -91,7 +91,7 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def attack(data_dir: Path, seconds: float) -> Outcome:
+def attack(data_dir: Path, seconds: float) -> AttackOutcome:
     """Attack a server of its own for so long. Raises AssertionError where it does not serve on, or stop, well."""
     with run_server(data_dir, *OPTIONS) as server, ExitStack() as processes:
         outcome = _begin(server, seconds)
@@ -114,12 +114,12 @@ def attack(data_dir: Path, seconds: float) -> Outcome:
     return outcome
 
 
-def _begin(server: ServerProcess, seconds: float) -> Outcome:
+def _begin(server: ServerProcess, seconds: float) -> AttackOutcome:
     server.wait_for_log("MiB besides")
     promised = BOUND.search(server.log)
     assert promised, server.log
     bound = int(promised[2]) * MIB
-    return Outcome(seconds, bound, bound_at_rest=bound - int(float(promised[3]) * MIB))
+    return AttackOutcome(seconds, bound, bound_at_rest=bound - int(float(promised[3]) * MIB))
 
 
 def _start(processes: ExitStack, kind: str, server: ServerProcess, seconds: float) -> "subprocess.Popen[str]":
@@ -144,7 +144,7 @@ def _result(process: "subprocess.Popen[str]") -> dict[str, float]:
     return result
 
 
-def _watch(server: ServerProcess, outcome: Outcome) -> None:
+def _watch(server: ServerProcess, outcome: AttackOutcome) -> None:
     """Sample until the time is up."""
     cpu, lines, start = _cpu_seconds(server), server.log.count("\n"), time.monotonic()
     outcome.quarters = [0] * 4

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Self
 
-from chatstorage.chats import ChatFile, Row
+from chatstorage.chats import ChatFile, ChatRow
 from chatstorage.interface import skeleton
 from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
 
@@ -88,7 +88,7 @@ class MemoryChats(ChatFile):
 
     def __init__(self) -> None:
         """No file."""
-        self.rows: dict[int, Row] = {}  # in the order in which they were stored
+        self.rows: dict[int, ChatRow] = {}  # in the order in which they were stored
         self._ids = count(1)
         self.cannot_write = False
         self.cannot_read = False
@@ -106,7 +106,7 @@ class MemoryChats(ChatFile):
         receivers = {row.receiver for row in self.rows.values() if row.waiting}
         return {user: sum(row.waiting for row in self.rows.values() if row.receiver == user) for user in receivers}
 
-    def last(self, one: int, other: int, count: int) -> list[Row]:
+    def last(self, one: int, other: int, count: int) -> list[ChatRow]:
         between = [row for row in self._read() if {row.sender, row.receiver} == {one, other}]
         found = []
         while between and count > 0:
@@ -114,11 +114,11 @@ class MemoryChats(ChatFile):
             count -= found[-1].count
         return found[::-1]
 
-    def mailbox(self, receiver: int, after: int, _: int) -> list[Row]:
+    def mailbox(self, receiver: int, after: int, _: int) -> list[ChatRow]:
         waiting = (row for row in self._read() if row.receiver == receiver and row.id > after and row.waiting)
         return [row for _, row in zip(range(self.ROWS_AT_ONCE), waiting, strict=False)]
 
-    def write(self, new: Sequence[Row], waiting: Mapping[int, int]) -> None:
+    def write(self, new: Sequence[ChatRow], waiting: Mapping[int, int]) -> None:
         if self.cannot_write:
             raise StorageUnavailable("the disk fails")
         for row in new:
@@ -131,7 +131,7 @@ class MemoryChats(ChatFile):
     def remove(self, user: int) -> None:
         raise NotImplementedError("no client can ask for it")
 
-    def _read(self) -> Iterable[Row]:
+    def _read(self) -> Iterable[ChatRow]:
         if self.cannot_read:
             raise StorageUnavailable("the disk fails")
         return self.rows.values()

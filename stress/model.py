@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from chatstorage.interface import skeleton
 from protocol import PacketType, Reason, is_valid_username
 from stress import wire
-from stress.peer import BRIEF, MAILBOX, PRESENCE, STORED, Message, Peer
+from stress.peer import BRIEF, MAILBOX, PRESENCE, STORED, Message, ModelClient
 
 MAX_USERS = 8
 MAILBOX_MESSAGES = 5
@@ -24,7 +24,7 @@ class Model:
     keeps: bool = True
     ids: dict[str, int] = field(default_factory=dict)
     passwords: dict[str, str] = field(default_factory=dict)
-    online: dict[int, Peer] = field(default_factory=dict)
+    online: dict[int, ModelClient] = field(default_factory=dict)
     said: list[Message] = field(default_factory=list)  # that are kept
     mailboxes: dict[int, list[Message]] = field(default_factory=lambda: defaultdict(list))
     unwritten: list[Message] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Model:
     _run: int = 1  # number of the run of Messages that are handed over together
     _in_run: bool = False  # the last packet was one of them
 
-    def receive(self, peer: Peer, data: bytes) -> None:
+    def receive(self, peer: ModelClient, data: bytes) -> None:
         """These bytes of `peer` come; what the server sends for them is then due to somebody."""
         peer.rest += data
         self._end_run()
@@ -63,19 +63,19 @@ class Model:
 
     # What happens besides
 
-    def close(self, peer: Peer, reason: Reason, begun: bool) -> None:
+    def close(self, peer: ModelClient, reason: Reason, begun: bool) -> None:
         """The server ends this connection. `begun`: a packet that is due has been sent in part."""
         if reason is Reason.TOO_SLOW and not peer.closed:
             self._drop(peer, keep=begun)
         self._close(peer, reason)
 
-    def cut_off(self, peer: Peer) -> None:
+    def cut_off(self, peer: ModelClient) -> None:
         """Nothing reaches this one any more."""
         peer.unreachable = True
         self._drop(peer)
         peer.forget()
 
-    def end(self, peer: Peer) -> None:
+    def end(self, peer: ModelClient) -> None:
         """The connection has ended."""
         peer.closed = True
         self._drop(peer)
@@ -98,10 +98,10 @@ class Model:
         """Whether messages to this user have a way to go."""
         return user_id in self.online and self.online[user_id].takes
 
-    def _error(self, peer: Peer, reason: Reason) -> None:
+    def _error(self, peer: ModelClient, reason: Reason) -> None:
         self._send(peer, wire.error(reason))
 
-    def _send(self, peer: Peer, packet: bytes, message: Message | None = None) -> None:
+    def _send(self, peer: ModelClient, packet: bytes, message: Message | None = None) -> None:
         """This is due next, unless the client is dropped, as there is no room for it: how much there is, is open."""
         if not peer.takes:
             return
@@ -112,12 +112,12 @@ class Model:
             peer.put += len(packet)
             peer.due.append((packet, message))
 
-    def _close(self, peer: Peer, reason: Reason) -> None:
+    def _close(self, peer: ModelClient, reason: Reason) -> None:
         self._error(peer, reason)
         peer.closed = True
         peer.forget()
 
-    def _drop(self, peer: Peer, keep: int = 0) -> None:
+    def _drop(self, peer: ModelClient, keep: int = 0) -> None:
         """Of what is due only the first packets will be sent (7.4)."""
         while len(peer.due) > keep:
             _, message = peer.due.pop()
@@ -126,7 +126,7 @@ class Model:
         if not peer.due:
             peer.has_all()
 
-    def _tell_all(self, peer: Peer, is_online: bool) -> None:
+    def _tell_all(self, peer: ModelClient, is_online: bool) -> None:
         """7.1."""
         notice = wire.packet(PacketType.PRESENCE, bytes((is_online,)) + wire.entry(peer.name, peer.user_id))
         for other in self.online.values():
@@ -135,7 +135,7 @@ class Model:
 
     # Config
 
-    def _config(self, peer: Peer, body: bytes) -> None:
+    def _config(self, peer: ModelClient, body: bytes) -> None:
         name, password, features = wire.config(body)
         if peer.name and name != peer.name:
             self._error(peer, Reason.ALREADY_LOGGED_IN)
@@ -152,7 +152,7 @@ class Model:
         else:
             self._log_in(peer, name, password, features or 0)
 
-    def _log_in(self, peer: Peer, name: str, password: str, features: int) -> None:
+    def _log_in(self, peer: ModelClient, name: str, password: str, features: int) -> None:
         peer.name, peer.user_id = name, self.ids.setdefault(name, len(self.ids) + 1)
         if password:
             self.passwords[name] = password
@@ -180,12 +180,12 @@ class Model:
         )
         return next((reason for reason, applies in rules if applies()), None)
 
-    def _list(self, own: Peer) -> None:
+    def _list(self, own: ModelClient) -> None:
         others = [peer for _, peer in sorted(self.online.items()) if peer.takes and peer is not own]
         for peer in (*others, own):
             self._send(own, wire.packet(PacketType.CONFIG, wire.entry(peer.name, peer.user_id)))
 
-    def _empty_mailbox(self, peer: Peer) -> None:
+    def _empty_mailbox(self, peer: ModelClient) -> None:
         """7.4. While it cannot be read it is left as it is."""
         mailbox = sorted(self.mailboxes[peer.user_id], key=lambda message: message.place)
         if not (mailbox and peer.takes):
@@ -202,7 +202,7 @@ class Model:
 
     # Other packets
 
-    def _chat_init(self, peer: Peer, body: bytes) -> None:
+    def _chat_init(self, peer: ModelClient, body: bytes) -> None:
         user_id = int.from_bytes(body, "big")
         if not peer.name:
             self._error(peer, Reason.NOT_LOGGED_IN)
@@ -211,7 +211,7 @@ class Model:
         else:
             self._error(peer, Reason.USER_NOT_ONLINE)
 
-    def _message(self, peer: Peer, body: bytes) -> None:
+    def _message(self, peer: ModelClient, body: bytes) -> None:
         peer.numbered += 1
         packets = wire.message(peer.name, body[2:].decode())
         if not self._in_run or len(packets) > 1:
@@ -252,7 +252,7 @@ class Model:
         message.waits = True
         self.mailboxes[message.receiver].append(message)
 
-    def _message_refusal(self, peer: Peer) -> Reason | None:
+    def _message_refusal(self, peer: ModelClient) -> Reason | None:
         if not peer.name:
             return Reason.NOT_LOGGED_IN
         if not peer.partner:
@@ -265,17 +265,17 @@ class Model:
             return Reason.STORAGE_UNAVAILABLE
         return Reason.MAILBOX_FULL if len(self.mailboxes[peer.partner]) >= MAILBOX_MESSAGES else None
 
-    def _may_mail(self, peer: Peer) -> bool:
+    def _may_mail(self, peer: ModelClient) -> bool:
         return self.keeps and bool(peer.features & MAILBOX)
 
-    def _deliver(self, peer: Peer, message: Message) -> bool:
+    def _deliver(self, peer: ModelClient, message: Message) -> bool:
         """Whether there was room for it."""
         for packet in message.packets[:-1]:
             self._send(peer, packet)
         self._send(peer, message.packets[-1], message)
         return peer.takes
 
-    def _history(self, peer: Peer, body: bytes) -> None:
+    def _history(self, peer: ModelClient, body: bytes) -> None:
         """7.3. While the disk fails, what has not gone there yet is left out. For who has gone nothing is looked up."""
         if not peer.takes:
             return
@@ -296,10 +296,10 @@ class Model:
                     self._send(peer, packet)
         self._send(peer, wire.HISTORY_END)
 
-    def _ping(self, peer: Peer, body: bytes) -> None:
+    def _ping(self, peer: ModelClient, body: bytes) -> None:
         self._send(peer, wire.packet(PacketType.PONG, body))
 
-    def _pong(self, _peer: Peer, _body: bytes) -> None:
+    def _pong(self, _peer: ModelClient, _body: bytes) -> None:
         """Answers nothing."""
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import gevent
 
-from chatserver.connection import LINGER_SECONDS
+from chatserver.transport.connection import LINGER_SECONDS
 from protocol import (
     EXTRA_FROM_SERVER,
     FROM_SERVER,
@@ -43,7 +43,7 @@ from stress.conversations import Conversation, Ending, conversation
 from stress.honest import HonestPair
 from stress.letters import Letters
 from stress.program import run
-from tests.processes import ServerProcess, run_server
+from testkit.processes import ServerProcess, run_server
 
 AT_ONCE = 14  # of the server's 20 places
 SECONDS = 30.0  # within which a conversation comes to its end
@@ -69,7 +69,7 @@ class HeldUp(Exception):
 
 
 @dataclass(slots=True)
-class Report:
+class MutationReport:
     """What came of it; `faults` is empty where every promise was kept."""
 
     conversations: int = 0
@@ -104,10 +104,10 @@ def mutate(
     seed: int = 1,
     first: int = 0,
     address: Address | None = None,
-    progress: Callable[[Report], object] = lambda _: None,
-) -> Report:
+    progress: Callable[[MutationReport], object] = lambda _: None,
+) -> MutationReport:
     """Hold these conversations, some at once; `address` is where to reach the server, if not directly."""
-    report = Report()
+    report = MutationReport()
     begin = time.monotonic()
     address = address or (server.host, server.port)
     numbers = iter(range(first, first + conversations))
@@ -287,7 +287,7 @@ def main() -> int:
     return 0
 
 
-def _show(report: Report) -> None:
+def _show(report: MutationReport) -> None:
     print(f"{report.conversations} conversations, {len(report.faults)} faults", flush=True)
 
 

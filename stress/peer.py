@@ -14,7 +14,7 @@ Numbered = tuple[int, int]  # the level that a Message has reached, and its numb
 
 
 @dataclass(eq=False, repr=False, slots=True)
-class Peer:
+class ModelClient:
     """`user_id` and `partner` are 0 until the login and the first Chat Init."""
 
     name: str = ""
@@ -114,7 +114,7 @@ class Peer:
 class Message:
     """One that was handed over, or waits in the mailbox. Sender and receiver are ids; `of` is the connection."""
 
-    of: Peer
+    of: ModelClient
     sender: int
     receiver: int
     packets: list[bytes]

@@ -1,23 +1,23 @@
-"""A client of stress/target.py: what chatserver/connection.py is to a real one, without a socket and without a loop."""
+"""A client of stress/target.py: stands in for chatserver/transport/connection.py, without a socket and without a loop."""
 
 from collections.abc import Callable
 
-from chatserver import address
-from chatserver.outbox import PUT_BYTES, Outbox
 from chatserver.session import Session
+from chatserver.transport import address
+from chatserver.transport.outbox import PUT_BYTES, Outbox
 from protocol import MAX_PACKET_BYTES, Reason, encode_error, rest_of_packet
 from stress import wire
-from stress.peer import Peer
+from stress.peer import ModelClient
 
 OUTBOX_BYTES = 1024  # less than what a piece can cause, so that the way for a full outbox is taken too
-ORIGIN = address.Peer("fuzz", "fuzz")
+ORIGIN = address.ClientAddress("fuzz", "fuzz")
 
 
 class Broken(Exception):
     """The server did what the protocol does not say."""
 
 
-class Client:
+class FuzzClient:
     """A session, its outbox, and who reads that: at once; or, while it `holds`, only when somebody waits for room; or
     not even then, if it is `stubborn`, and is dropped. `gave_up` is when: after how many bytes that are no notices, and
     whether in the middle of a packet.
@@ -26,8 +26,10 @@ class Client:
     client has got.
     """
 
-    def __init__(self, make_session: Callable[[Outbox, Callable[[Reason], None], address.Peer], Session]) -> None:
-        self.peer = Peer()
+    def __init__(
+        self, make_session: Callable[[Outbox, Callable[[Reason], None], address.ClientAddress], Session]
+    ) -> None:
+        self.peer = ModelClient()
         self.holds = False
         self.stubborn = False
         self.gave_up: tuple[int, bool] | None = None

@@ -21,7 +21,7 @@ LINE = re.compile(r'([1-9][0-9]*),(?:"((?:[^"]|"")+)"|([^",]+))')
 
 
 @dataclass
-class Account:
+class ExpectedAccount:
     """What one client knows of its account: each answer is put down as it comes."""
 
     name: str
@@ -50,7 +50,7 @@ class Account:
 
 
 @dataclass
-class Database:
+class FoundDatabase:
     """What is in the files."""
 
     users: list[tuple[int, str]]
@@ -65,7 +65,7 @@ class Inspector:
 
     _checked: dict[tuple[str, str], bool] = field(default_factory=dict)
 
-    def inspect(self, folder: Path, accounts: Sequence[Account], repaired: bool) -> list[str]:
+    def inspect(self, folder: Path, accounts: Sequence[ExpectedAccount], repaired: bool) -> list[str]:
         """What is wrong, a line each. Settles what was ambiguous: an account that does not exist has no id after this.
 
         `repaired` tells that a server has opened the folder since: then every line must be whole and everyone offline.
@@ -82,7 +82,7 @@ class Inspector:
                 faults += self._compare(account, user_id, database.hashes.get(user_id))
         return faults
 
-    def _compare(self, account: Account, user_id: int, stored: str | None) -> list[str]:
+    def _compare(self, account: ExpectedAccount, user_id: int, stored: str | None) -> list[str]:
         told, who = account.user_id, f"user {account.user_id or user_id}, {account.name!r}"
         if not user_id:
             return [f"{who}: was signed up, and is lost"]
@@ -109,13 +109,13 @@ class Inspector:
         return self._checked[stored, password]
 
 
-def read_database(folder: Path, repaired: bool) -> Database:
+def read_database(folder: Path, repaired: bool) -> FoundDatabase:
     """The three files; a last line without its LF is a fault only where the files have been `repaired`."""
     faults: list[str] = []
     users, passwords, statuses = (
         _read_lines(folder / name, repaired, faults) for name in ("users.csv", "passwords.csv", "status.csv")
     )
-    return Database(users, dict(passwords), statuses, faults)
+    return FoundDatabase(users, dict(passwords), statuses, faults)
 
 
 def _read_lines(path: Path, whole: bool, faults: list[str]) -> list[tuple[int, str]]:
@@ -168,7 +168,7 @@ def find_doubles(users: Sequence[tuple[int, str]]) -> list[str]:
     ]
 
 
-def find_untidy(database: Database) -> list[str]:
+def find_untidy(database: FoundDatabase) -> list[str]:
     """What a start should have repaired."""
     ids = [user_id for user_id, _ in database.users]
     faults = [f"passwords.csv: id {user_id} has no user" for user_id in sorted(database.hashes.keys() - set(ids))]
@@ -178,5 +178,5 @@ def find_untidy(database: Database) -> list[str]:
     return faults
 
 
-def _names(accounts: Sequence[Account]) -> set[str]:
+def _names(accounts: Sequence[ExpectedAccount]) -> set[str]:
     return {account.name for account in accounts}

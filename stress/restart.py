@@ -28,13 +28,13 @@ from time import monotonic
 
 import gevent
 
-from benchmarks.ports import free_port
 from client import ChatClient, ChatError, ConnectionClosed, LoginRefused, backoff
-from loadtest.summary import aligned
+from loadtest.core.summary import aligned
 from protocol import Reason
 from stress.program import run
-from tests.processes import ServerProcess, run_server, wait_for
-from tests.programs import ScreenProgram
+from testkit.ports import free_port
+from testkit.processes import ServerProcess, run_server, wait_for
+from testkit.programs import ScreenProgram
 
 WINDOW = 0.1  # seconds
 BAR_SECONDS = 0.1  # of the histogram

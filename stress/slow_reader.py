@@ -35,11 +35,11 @@ import gevent
 from gevent import Greenlet
 from gevent.event import Event
 
-from loadtest.summary import aligned
+from loadtest.core.summary import aligned
 from protocol import PacketType, Reason, encode, encode_login
 from stress.program import run
-from tests.loadtests import LoadRun, load, run_locust
-from tests.processes import BIG, DEADLINE, Flood, ServerProcess, Wire, run_server
+from testkit.loadtests import LoadRun, load, run_locust
+from testkit.processes import BIG, DEADLINE, Flood, ServerProcess, Wire, run_server
 
 USERS = 16
 MESSAGES = 10  # a second, of each user who chats
@@ -81,7 +81,7 @@ KINDS: dict[str, Reader] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ReaderFigures:
     """One run of the load tester, beside slow readers or not."""
 
     run: LoadRun
@@ -100,7 +100,7 @@ class Measured:
 
 
 Setting = tuple[str, int]  # the kind of slow readers, and their number
-Pair = tuple[Measured, Measured]  # without and with them
+Pair = tuple[ReaderFigures, ReaderFigures]  # without and with them
 
 
 def main() -> int:
@@ -149,13 +149,13 @@ def measure_all(server: ServerProcess, folder: Path, options: argparse.Namespace
                 yield (kind, count), (without, beside)
 
 
-def measure(server: ServerProcess, folder: Path, readers: Sequence[Reader], seconds: int) -> Measured:
+def measure(server: ServerProcess, folder: Path, readers: Sequence[Reader], seconds: int) -> ReaderFigures:
     """Run the load tester while these readers are under attack."""
     with attacked(server, readers):
         dropped, cpu, begin = server.log.count(DROPPED), cpu_seconds(server.process.pid), monotonic()
         load_run = run_locust(folder, *load(server.address, USERS, seconds, rate=MESSAGES))
         share = (cpu_seconds(server.process.pid) - cpu) / (monotonic() - begin)
-        return Measured(load_run, server.log.count(DROPPED) - dropped, share)
+        return ReaderFigures(load_run, server.log.count(DROPPED) - dropped, share)
 
 
 def cpu_seconds(pid: int) -> float:

@@ -15,14 +15,14 @@ from math import inf
 import gevent
 from argon2 import PasswordHasher
 
-from chatserver.accounts import Accounts
-from chatserver.address import Peer as Origin
-from chatserver.archive import Archive
 from chatserver.counters import Counters
-from chatserver.delivery import Delivery
-from chatserver.outbox import Outbox
-from chatserver.relay import Relay
+from chatserver.messages.archive import Archive
+from chatserver.messages.delivery import Delivery
+from chatserver.people.accounts import Accounts
+from chatserver.people.presence import Presence
 from chatserver.session import Session, State
+from chatserver.transport.address import ClientAddress as Origin
+from chatserver.transport.outbox import Outbox
 from chatserver.workers import Workers
 from chatstorage.chats import messages
 from protocol import ALL_FEATURES, MAX_PACKET_BYTES, Reason, encode_login, encode_message
@@ -31,7 +31,7 @@ from stress import wire
 from stress.inputs import HOSTILE, REPEATED, Operation, keeps_nothing, steps
 from stress.memory import MemoryChats, MemoryStorage
 from stress.model import MAILBOX_MESSAGES, MAX_USERS, Model
-from stress.reading import Broken, Client
+from stress.reading import Broken, FuzzClient
 from stress.seeds import CHATS
 
 MANY = 40
@@ -47,23 +47,23 @@ class Formatting(logging.Handler):
         record.getMessage()
 
 
-class Room:
+class FuzzTarget:
     """A server without sockets: alice (1) and bob (2) chat, mallory (4) is online, two others have just connected."""
 
     def __init__(self, keeps: bool = True) -> None:
         self._began = int(time.time())
         self._counters = Counters()
         self._storage, self._chats = MemoryStorage(MAX_USERS), MemoryChats()
-        self._relay = Relay()
+        self._presence = Presence()
         self._accounts = Accounts(
-            self._storage, self._relay, self._counters, 1, password_required=False, login_attempts=inf
+            self._storage, self._presence, self._counters, 1, password_required=False, login_attempts=inf
         )
         self._accounts._disk = self._accounts._passwords._threads = Workers(0)
         self._accounts._passwords._hasher = CHEAP
         self._archive = Archive(self._chats, self._counters, 0.0, MAILBOX_MESSAGES) if keeps else None
         if self._archive:
             self._archive._disk = Workers(0)
-        self._delivery = Delivery(self._relay, self._archive, self._counters, self._storage.is_user, 1)
+        self._delivery = Delivery(self._presence, self._archive, self._counters, self._storage.is_user, 1)
         self._model = Model(keeps)
         self._said = 0
         self.alice, self.bob = self._connect(), self._connect()
@@ -76,16 +76,16 @@ class Room:
         self.receive(self.alice, CHATS[1])
         self.receive(self.bob, CHATS[0])
 
-    def _connect(self) -> Client:
-        return Client(self._new_session)
+    def _connect(self) -> FuzzClient:
+        return FuzzClient(self._new_session)
 
     def _new_session(self, outbox: Outbox, close: Callable[[Reason], None], origin: Origin) -> Session:
         """The one place here that knows how a session is made."""
-        return Session(self._accounts, self._relay, self._delivery, self._counters, outbox, close, origin)
+        return Session(self._accounts, self._presence, self._delivery, self._counters, outbox, close, origin)
 
     # What happens
 
-    def receive(self, client: Client, data: bytes) -> None:
+    def receive(self, client: FuzzClient, data: bytes) -> None:
         """Bytes of this client."""
         client.session.receive(data)
         for other in self.hostile:
@@ -134,7 +134,7 @@ class Room:
         self._check(self.hostile[number])
 
     def hold(self, number: int, stubborn: bool) -> None:
-        """This one reads no more, or reads on; as Client has it."""
+        """This one reads no more, or reads on; as FuzzClient has it."""
         client = self.hostile[number]
         client.holds, client.stubborn = not client.holds and client.peer.takes, stubborn
         if not client.holds:
@@ -155,7 +155,7 @@ class Room:
         """All go; nobody is left online, and nothing under way. What is to be kept is on disk."""
         for client in self._everyone:
             self._end(client)
-        left = self._relay._online, self._relay._watchers, self._counters.messages_under_way
+        left = self._presence._online, self._presence._watchers, self._counters.messages_under_way
         if left != ({}, {}, 0):
             raise Broken(f"still there: {left}")
         self._accounts.close()
@@ -165,7 +165,7 @@ class Room:
             self._model.commit()
             self._check_archive(self._archive)
 
-    def _end(self, client: Client) -> None:
+    def _end(self, client: FuzzClient) -> None:
         client.end()
         self._model.end(client.peer)
         self._check(client)
@@ -173,10 +173,10 @@ class Room:
     # What must be so
 
     @property
-    def _everyone(self) -> tuple[Client, ...]:
+    def _everyone(self) -> tuple[FuzzClient, ...]:
         return self.alice, self.bob, *self.hostile
 
-    def _check(self, actor: Client) -> None:
+    def _check(self, actor: FuzzClient) -> None:
         """What everybody was sent, and where the conversation of the one who acted stands."""
         for client in self._everyone:
             self._check_heard(client)
@@ -184,7 +184,7 @@ class Room:
             self._check_told(client)
         self._check_state(actor)
 
-    def _check_heard(self, client: Client) -> None:
+    def _check_heard(self, client: FuzzClient) -> None:
         for packet in client.take_packets() if client.heard else ():
             if self._undated(packet) != (due := client.peer.hear()):
                 raise Broken(f"{client.peer} was sent {packet!r} instead of {due!r}")
@@ -198,7 +198,7 @@ class Room:
             raise Broken(f"{packet!r} is dated {date}")
         return packet
 
-    def _check_told(self, client: Client) -> None:
+    def _check_told(self, client: FuzzClient) -> None:
         peer = client.peer
         if client.said:
             for notice in client.said:
@@ -210,7 +210,7 @@ class Room:
                 raise Broken(f"{peer} was not told {peer.receipts or peer.presence}")
             peer.stale_presence.clear()
 
-    def _check_state(self, client: Client) -> None:
+    def _check_state(self, client: FuzzClient) -> None:
         session, peer = client.session, client.peer
         client.check_size()
         held = len(session._decoder.rest)
@@ -219,7 +219,7 @@ class Room:
         state = State.CHATTING if peer.partner else State.ONLINE if peer.name else State.CONNECTED
         if session.state is not state or session.name != peer.name:
             raise Broken(f"{session.state} as {session.name!r}, instead of {state}: {peer}")
-        if session.member and self._relay.is_online(peer.user_id) != self._model.is_online(peer.user_id):
+        if session.member and self._presence.is_online(peer.user_id) != self._model.is_online(peer.user_id):
             raise Broken(f"{peer} is online, or not, against the model")
         if session.member and session.member.receipts and peer.takes:
             ranges = sum(map(len, session.member.receipts._ranges.values()))
@@ -241,21 +241,21 @@ class Room:
             raise Broken(f"{archive.mail=} instead of {waiting}, {archive._under_way=}, {archive._pending=}")
 
 
-OPERATIONS: dict[Operation, Callable[[Room, int], None]] = {
-    Operation.END: Room.end,
-    Operation.CLOSE: Room.close,
-    Operation.CUT_OFF: Room.cut_off,
-    Operation.DISK: Room.toggle_disk,
-    Operation.COMMIT: Room.commit,
+OPERATIONS: dict[Operation, Callable[[FuzzTarget, int], None]] = {
+    Operation.END: FuzzTarget.end,
+    Operation.CLOSE: FuzzTarget.close,
+    Operation.CUT_OFF: FuzzTarget.cut_off,
+    Operation.DISK: FuzzTarget.toggle_disk,
+    Operation.COMMIT: FuzzTarget.commit,
     Operation.HOLD: lambda room, number: room.hold(number, stubborn=False),
     Operation.REFUSE: lambda room, number: room.hold(number, stubborn=True),
-    Operation.READ: Room.read_some,
+    Operation.READ: FuzzTarget.read_some,
 }
 
 
 def run(data: bytes) -> None:
     """One run. Raises Broken, or whatever the server should not have raised."""
-    room = Room(keeps=not keeps_nothing(data))
+    room = FuzzTarget(keeps=not keeps_nothing(data))
     for first, piece in steps(data):
         number = first & 3
         if number == HOSTILE:

@@ -15,11 +15,11 @@ import hypothesis
 import pytest
 
 from client import ChatClient
-from tests.engine import RedisEngine, run_redis
-from tests.group import run_group
-from tests.processes import SERVER, ServerProcess, run_server, untraced
-from tests.programs import Program, ScreenProgram
-from tests.scripted_server import SECONDS, ScriptedServer
+from testkit.group import run_group
+from testkit.processes import SERVER, ServerProcess, run_server, untraced
+from testkit.programs import Program, ScreenProgram
+from testkit.redis_server import RedisServer, run_redis
+from testkit.scripted_server import SECONDS, ScriptedServer
 
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
@@ -105,7 +105,7 @@ def files_are_closed() -> Iterator[None]:
 def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartServer]:
     """Starts real servers, `start_server("--max-users", 3)`, each on a free port, and sees that they end well."""
     if nodes := request.config.getoption("--group"):
-        engine: RedisEngine = request.getfixturevalue("shared_redis")
+        engine: RedisServer = request.getfixturevalue("shared_redis")
         with start_groups(engine, tmp_path, nodes, request.config.getoption("--haproxy")) as start_group:
             yield start_group
         return
@@ -120,7 +120,7 @@ def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Sta
 
 
 @contextmanager
-def start_groups(engine: RedisEngine, folder: Path, nodes: int, behind_haproxy: bool) -> Iterator[StartServer]:
+def start_groups(engine: RedisServer, folder: Path, nodes: int, behind_haproxy: bool) -> Iterator[StartServer]:
     """Starts groups in place of servers, over this Redis: the same folder is the same database."""
     prefixes: dict[Path, str] = {}
     with ExitStack() as groups:
@@ -148,14 +148,14 @@ def server(start_server: StartServer) -> ServerProcess:
 
 
 @pytest.fixture
-def redis_engine(tmp_path: Path) -> Iterator[RedisEngine]:
+def redis_engine(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis of the test's own, to stop, pause and cut off."""
     with run_redis(tmp_path / "redis") as engine:
         yield engine
 
 
 @pytest.fixture(scope="session")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisEngine]:
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """One Redis for all tests that do it no harm, each with a `redis_prefix` of its own."""
     with run_redis(tmp_path_factory.mktemp("redis")) as engine:
         yield engine

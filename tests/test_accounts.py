@@ -10,14 +10,14 @@ import pytest
 from gevent import monkey
 from gevent.event import Event
 
-from chatserver.accounts import Accounts, CannotDo, Refused
 from chatserver.counters import Counters
-from chatserver.outbox import Outbox
-from chatserver.passwords import HASHES_AT_ONCE, Passwords
-from chatserver.relay import Member, Relay
+from chatserver.people.accounts import Accounts, CannotDo, Refused
+from chatserver.people.passwords import HASHES_AT_ONCE, Passwords
+from chatserver.people.presence import Member, Presence
+from chatserver.transport.outbox import Outbox
 from protocol import Reason
 from storage import CsvStorage, StorageUnavailable, User
-from tests.processes import wait_for
+from testkit.processes import wait_for
 
 RealEvent = monkey.get_original("threading", "Event")
 RealLock = monkey.get_original("threading", "Lock")
@@ -47,7 +47,7 @@ class Door:
 
     def __init__(self, storage: FailingStorage) -> None:
         self.storage = storage
-        self.relay = Relay()
+        self.relay = Presence()
         self.accounts = Accounts(storage, self.relay, Counters(), 1, password_required=False, login_attempts=10)
 
     def log_in(self, name: str, password: str = "") -> Member:
@@ -172,7 +172,7 @@ class StuckStorage(CsvStorage):
 
 def test_a_slow_disk_stalls_nobody_else(tmp_path: Path) -> None:
     with StuckStorage(tmp_path / "data") as storage:
-        accounts = Accounts(storage, Relay(), Counters(), 1, password_required=False, login_attempts=10)
+        accounts = Accounts(storage, Presence(), Counters(), 1, password_required=False, login_attempts=10)
         login = gevent.spawn(accounts.log_in, "alice", "", Outbox(1024, lambda: None), "test")
         for _ in range(100):  # turns of the loop: everyone else's
             gevent.sleep(0.001)

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from chatserver.control import MAX_REQUEST_BYTES, SOCKET
+from chatserver.operations.control import MAX_REQUEST_BYTES, SOCKET
 from protocol import Reason, encode_login
 from storage import CsvStorage, User
+from testkit.processes import DEADLINE, ROOT, ServerProcess, run_server, untraced, wait_for
+from testkit.programs import ScreenProgram
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, ROOT, ServerProcess, run_server, untraced, wait_for
-from tests.programs import ScreenProgram
 
 Finished = subprocess.CompletedProcess[str]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from protocol import Feature, encode_chat_init
+from testkit.processes import DEADLINE, ServerProcess, Wire, wait_for
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, ServerProcess, Wire, wait_for
 from tests.test_admin import admin, refusal
 
 pytestmark = pytest.mark.measured

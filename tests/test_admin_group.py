@@ -12,36 +12,36 @@ from pathlib import Path
 
 import pytest
 
-from chatstorage.chats import Row
+from chatstorage.chats import ChatRow
 from cluster.chats import RedisChats
 from cluster.directory import Directory
 from cluster.engine import Engine
 from cluster.storage import RedisStorage
 from protocol import Envelope, Reason
 from storage import User
-from tests.engine import RedisEngine
-from tests.group import Group, run_group
-from tests.processes import ROOT, wait_for
+from testkit.group import ServerGroup, run_group
+from testkit.processes import ROOT, wait_for
+from testkit.redis_server import RedisServer
 from tests.test_admin import admin, refusal, refused, rows
 
-StartGroup = Callable[[], Group]
+StartGroup = Callable[[], ServerGroup]
 
 
 @pytest.fixture
-def engine(shared_redis: RedisEngine, redis_prefix: str) -> Iterator[Engine]:
+def engine(shared_redis: RedisServer, redis_prefix: str) -> Iterator[Engine]:
     with closing(Engine(shared_redis.url, redis_prefix)) as engine:
         yield engine
 
 
 @pytest.fixture(autouse=True)
-def environment(shared_redis: RedisEngine, redis_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(shared_redis: RedisServer, redis_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says which group, in place of options."""
     monkeypatch.setenv("CHAT_REDIS", shared_redis.url)
     monkeypatch.setenv("CHAT_REDIS_PREFIX", redis_prefix)
 
 
 @pytest.fixture
-def start(shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path) -> Iterator[StartGroup]:
+def start(shared_redis: RedisServer, redis_prefix: str, tmp_path: Path) -> Iterator[StartGroup]:
     """A way to its two nodes."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(run_group(tmp_path / "data", shared_redis.url, prefix=redis_prefix))
@@ -163,8 +163,8 @@ def test_every_message_is_exported(engine: Engine) -> None:
         storage.sign_up(name, None)
     packets = Envelope("alice").wrap(b'with "quotes"') + Envelope("alice").wrap(b"two\nlines")
     chats = RedisChats(engine, 100)
-    chats.write([Row(2**60, 1, 2, 1_700_000_000, 2, 0, packets)], {})
-    chats.write([Row(2**60 + 1, 2, 1, 1_700_000_001, 1, 1, Envelope("bob").wrap("ümläut".encode()))], {})
+    chats.write([ChatRow(2**60, 1, 2, 1_700_000_000, 2, 0, packets)], {})
+    chats.write([ChatRow(2**60 + 1, 2, 1, 1_700_000_001, 1, 1, Envelope("bob").wrap("ümläut".encode()))], {})
     assert list(csv.reader(io.StringIO(admin(Path(), "export"), newline=""))) == [
         ["time", "sender", "receiver", "text"],
         ["2023-11-14T22:13:20+00:00", "alice", "bob", 'with "quotes"'],
@@ -201,7 +201,7 @@ def test_a_bad_url_or_no_redis_is_one_line(url: str) -> None:
 
 @pytest.mark.measured
 def test_options_count_for_more_than_the_environment_before_the_command_or_after_it(
-    shared_redis: RedisEngine, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    shared_redis: RedisServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     RedisStorage(Directory(engine, lease=60), 10, 255).sign_up("alice", None)
     options = ["--redis", shared_redis.url, "--redis-prefix", engine.prefix]

@@ -9,9 +9,9 @@ from gevent import Greenlet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatserver import attempts as module
-from chatserver.attempts import Attempts, TooManyAttempts
-from tests.processes import DEADLINE, wait_for
+from chatserver.people import attempts as module
+from chatserver.people.attempts import Attempts, TooManyAttempts
+from testkit.processes import DEADLINE, wait_for
 
 
 def check(attempts: Attempts, right: bool, *keys: object, seconds: float = 0.0) -> str:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.balance import Balance, Fault, Line, ranges
-from loadtest.summary import FINDINGS, ledger_table
+from loadtest.core.balance import Balance, Fault, Line, ranges
+from loadtest.core.summary import FINDINGS, ledger_table
 
 WHOLE = Line("ann", "bob", sent=5, delivered=3, refused=1, in_flight=1, faults={})
 DAMAGED = Line("cat", "dan", sent=9, delivered=5, refused=0, in_flight=0, faults={"lost": [[2, 4], [7, 7]]})

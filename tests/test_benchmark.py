@@ -11,7 +11,7 @@ from benchmarks.goals import GOALS, judge
 from benchmarks.plots import draw
 from benchmarks.report import Results, ratios, report, spread
 from benchmarks.servers import ALL, REDIS
-from tests.processes import ROOT, run_unpatched
+from testkit.processes import ROOT, run_unpatched
 
 pytestmark = pytest.mark.measured
 

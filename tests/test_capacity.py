@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.capacity import PRECISION, Certificate, Trial, search
-from loadtest.generator import Limits, Load
+from loadtest.core.capacity import PRECISION, Certificate, Trial, search
+from loadtest.core.generator import GeneratorLimits, GeneratorLoad
 
 TARGET = 0.02  # seconds
-LIMITS = Limits(cpu=0.9, lag=0.01)
+LIMITS = GeneratorLimits(cpu=0.9, lag=0.01)
 GOOD = Trial(
-    1000.0, sent=5000, delivered=5000, late=0, failures=0, faults=0, p50=0.001, p99=0.01, load=Load(0.5, 0.001)
+    1000.0, sent=5000, delivered=5000, late=0, failures=0, faults=0, p50=0.001, p99=0.01, load=GeneratorLoad(0.5, 0.001)
 )
 
 
@@ -63,8 +63,8 @@ def test_a_server_that_takes_nothing_ends_the_search() -> None:
         (replace(GOOD, faults=2), "2 faults"),
         (replace(GOOD, failures=3), "3 failures"),
         (replace(GOOD, late=4), "4 not delivered"),
-        (replace(GOOD, load=Load(0.95, 0.001)), "generator too slow"),
-        (replace(GOOD, load=Load(0.5, 0.02)), "generator too slow"),
+        (replace(GOOD, load=GeneratorLoad(0.95, 0.001)), "generator too slow"),
+        (replace(GOOD, load=GeneratorLoad(0.5, 0.02)), "generator too slow"),
         (replace(GOOD, sent=0, delivered=0), "nothing sent"),
     ],
 )
@@ -92,7 +92,7 @@ def test_the_certificate_names_the_best_rate_and_all_that_it_depends_on() -> Non
 
 
 def test_a_generator_that_was_too_slow_makes_it_at_least() -> None:
-    text = str(certificate(GOOD, replace(GOOD, rate=2000.0, load=Load(0.99, 0.001))))
+    text = str(certificate(GOOD, replace(GOOD, rate=2000.0, load=GeneratorLoad(0.99, 0.001))))
     assert "capacity   at least 1000 messages/s" in text
     assert "the generator, not the server" in text
 

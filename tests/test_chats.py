@@ -15,31 +15,31 @@ import gevent
 import pytest
 
 from chatstorage import chats
-from chatstorage.chats import ChatFile, DamagedDatabase, Row, copy, export, messages
+from chatstorage.chats import ChatFile, ChatRow, DamagedDatabase, copy, export, messages
 from protocol import Envelope
-from tests.processes import DEADLINE
+from testkit.processes import DEADLINE
 
 ALICE, BOB, CAROL = 1, 2, 3
 WRAP = {user: Envelope(name).wrap for user, name in ((ALICE, "alice"), (BOB, "bob"), (CAROL, "carol"))}
 NOW = 1_700_000_000
 
 
-def batch(number: int, sender: int, receiver: int, *texts: str, waiting: int = 0) -> Row:
+def batch(number: int, sender: int, receiver: int, *texts: str, waiting: int = 0) -> ChatRow:
     """A row with these messages, one packet each."""
     packets = b"".join(WRAP[sender](text.encode()) for text in texts)
-    return Row(number, sender, receiver, NOW + number, len(texts), waiting, packets)
+    return ChatRow(number, sender, receiver, NOW + number, len(texts), waiting, packets)
 
 
-def single(number: int, sender: int, receiver: int, waiting: int = 0) -> Row:
+def single(number: int, sender: int, receiver: int, waiting: int = 0) -> ChatRow:
     """A row with one message that tells its number."""
     return batch(number, sender, receiver, f"text {number}", waiting=waiting)
 
 
-def everything(path: Path) -> list[Row]:
+def everything(path: Path) -> list[ChatRow]:
     return list(export(path))
 
 
-def ids(rows: list[Row]) -> list[int]:
+def ids(rows: list[ChatRow]) -> list[int]:
     return [row.id for row in rows]
 
 
@@ -70,7 +70,7 @@ def test_a_batch_is_taken_apart_into_its_messages() -> None:
 def test_a_message_of_several_packets_stays_one() -> None:
     packets = WRAP[ALICE](b"x" * 300)
     assert len(packets) > 300
-    assert messages(Row(1, ALICE, BOB, NOW, 1, 0, packets)) == [packets]
+    assert messages(ChatRow(1, ALICE, BOB, NOW, 1, 0, packets)) == [packets]
 
 
 def test_a_thread_other_than_the_one_that_opened_it_may_call(chat_file: ChatFile, path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pytest
 
-from chatstorage.chats import ChatFile, Chats, Row, export
+from chatstorage.chats import ChatFile, ChatRow, Chats, export
 from cluster.chats import RedisChats
 from cluster.engine import Engine
 from tests.test_chats import ALICE, BOB, CAROL, WRAP, batch, ids, single
@@ -19,7 +19,7 @@ class Database(Protocol):
     def open(self, bound: int) -> AbstractContextManager[Chats]:
         """It is bounded to so many messages of each pair."""
 
-    def everything(self) -> list[Row]:
+    def everything(self) -> list[ChatRow]:
         """All rows, by id."""
 
 
@@ -32,7 +32,7 @@ class FileDatabase:
     def open(self, bound: int) -> AbstractContextManager[Chats]:
         return ChatFile(self._path, bound)
 
-    def everything(self) -> list[Row]:
+    def everything(self) -> list[ChatRow]:
         return list(export(self._path))
 
 
@@ -50,7 +50,7 @@ class RedisDatabase:
         yield RedisChats(engine, bound)
         engine.close()
 
-    def everything(self) -> list[Row]:
+    def everything(self) -> list[ChatRow]:
         engine = Engine(self._url, self._prefix)
         rows = sorted(RedisChats(engine, 0).export())
         engine.close()
@@ -239,7 +239,7 @@ def test_new_ids_go_up_also_after_reopening(database: Database) -> None:
 @pytest.mark.parametrize("number", [1, 254, 255, 2**32 - 1, 2**53, 2**63 - 3])
 def test_the_largest_numbers_come_back_as_they_were(opened: Chats, number: int) -> None:
     packets = WRAP[ALICE](b"\r\n\0\xff")
-    rows = [Row(number + n, ALICE, BOB, 2**33, 1, 1, packets, connection=2**62, first=2**40) for n in range(3)]
+    rows = [ChatRow(number + n, ALICE, BOB, 2**33, 1, 1, packets, connection=2**62, first=2**40) for n in range(3)]
     opened.write(rows, {})
     assert opened.last(ALICE, BOB, 3) == rows
     assert opened.mailbox(BOB, 0, 1000) == rows

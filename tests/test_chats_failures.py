@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from chatstorage import chats
-from chatstorage.chats import ChatFile, DamagedDatabase, Row, copy
+from chatstorage.chats import ChatFile, ChatRow, DamagedDatabase, copy
 from chatstorage.interface import StorageUnavailable
-from tests.processes import DEADLINE, ROOT, wait_for
+from testkit.processes import DEADLINE, ROOT, wait_for
 from tests.test_chats import ALICE, BOB, CAROL, OtherProgram, batch, everything, ids, names, single
 from tests.test_durability import STRACE, Call, is_synced, parse, trace_file
 from tests.test_storage_csv import run_python
@@ -384,7 +384,7 @@ def fill_up(path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     failures = 0
     with ChatFile(path, 500) as opened:
-        stored: list[Row] = []
+        stored: list[ChatRow] = []
         for number in range(1, 4000, 40):
             rows = [batch(number + n, ALICE, BOB, f"{'x' * 80} {n}", waiting=1) for n in range(40)]
             change = {row.id: 0 for row in stored}

@@ -21,11 +21,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from chatstorage.chats import OVERSHOOT, ChatFile, Chats, Row, copy, export
+from chatstorage.chats import OVERSHOOT, ChatFile, ChatRow, Chats, copy, export
 from cluster.chats import ReceiverOnline, RedisChats
 from cluster.engine import Engine
 from protocol import Envelope
-from tests.engine import RedisEngine
+from testkit.redis_server import RedisServer
 
 USERS = (1, 2, 3)
 WRAP = Envelope("somebody").wrap
@@ -33,15 +33,15 @@ PAIRS = [(low, high) for low in USERS for high in USERS if low <= high]
 
 
 @st.composite
-def batches(draw: st.DrawFn) -> Row:
+def batches(draw: st.DrawFn) -> ChatRow:
     """Of one or several messages, some of which wait; the id is given later."""
     texts = draw(st.lists(st.binary(max_size=20), min_size=1, max_size=4))
     waiting = draw(st.just(0) | st.integers(0, len(texts)))
     sender, receiver, time = draw(st.sampled_from(USERS)), draw(st.sampled_from(USERS)), draw(st.integers(0, 2**32 - 1))
-    return Row(0, sender, receiver, time, len(texts), waiting, b"".join(map(WRAP, texts)))
+    return ChatRow(0, sender, receiver, time, len(texts), waiting, b"".join(map(WRAP, texts)))
 
 
-def pair(row: Row) -> tuple[int, int]:
+def pair(row: ChatRow) -> tuple[int, int]:
     return min(row.sender, row.receiver), max(row.sender, row.receiver)
 
 
@@ -52,7 +52,7 @@ class ChatsAreADict(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._rows: dict[int, Row] = {}
+        self._rows: dict[int, ChatRow] = {}
         self._highest_id = 0
         self._touched: set[tuple[int, int]] = set()  # the pairs that the last write has to have bounded
 
@@ -65,15 +65,15 @@ class ChatsAreADict(RuleBasedStateMachine):
     def reopen(self) -> None: ...
 
     @abstractmethod
-    def everything(self) -> list[Row]:
+    def everything(self) -> list[ChatRow]:
         """All that is there, by id."""
 
     @abstractmethod
-    def most_waiting(self, row: Row) -> int:
+    def most_waiting(self, row: ChatRow) -> int:
         """How many messages of this one may wait after another write."""
 
     @rule(data=st.data(), new=st.lists(batches(), max_size=9), gap=st.integers(0, 2))
-    def write(self, data: st.DataObject, new: list[Row], gap: int) -> None:
+    def write(self, data: st.DataObject, new: list[ChatRow], gap: int) -> None:
         known = sorted(self._rows)
         some = st.lists(st.sampled_from(known), unique=True, max_size=8) if known else st.just([])
         waiting = {batch: data.draw(st.integers(0, self.most_waiting(self._rows[batch]))) for batch in data.draw(some)}
@@ -102,7 +102,7 @@ class ChatsAreADict(RuleBasedStateMachine):
         self._chats.remove(user)
         self._rows = {batch: row for batch, row in self._rows.items() if user not in (row.sender, row.receiver)}
 
-    def _between(self, one: int, other: int) -> Iterator[Row]:
+    def _between(self, one: int, other: int) -> Iterator[ChatRow]:
         """The newest first."""
         return (
             row for _, row in sorted(self._rows.items(), reverse=True) if {row.sender, row.receiver} == {one, other}
@@ -178,10 +178,10 @@ class ChatFileIsADict(ChatsAreADict):
         copied.replace(self._path)
         self._chats = ChatFile(self._path, self._bound).__enter__()
 
-    def everything(self) -> list[Row]:
+    def everything(self) -> list[ChatRow]:
         return list(export(self._path))
 
-    def most_waiting(self, row: Row) -> int:
+    def most_waiting(self, row: ChatRow) -> int:
         return row.count
 
     @invariant()
@@ -217,7 +217,7 @@ class RedisChatsAreADict(ChatsAreADict):
         self._chats = RedisChats(self._engine, self._bound)
 
     @rule(row=batches(), bound=st.integers(0, 20))
-    def mail(self, row: Row, bound: int) -> None:
+    def mail(self, row: ChatRow, bound: int) -> None:
         self._highest_id += 1
         row = row._replace(id=self._highest_id)
         room = bound - self._chats.mailbox_sizes().get(row.receiver, 0)
@@ -241,10 +241,10 @@ class RedisChatsAreADict(ChatsAreADict):
         rows = data.draw(st.lists(st.sampled_from([row for _, row in sorted(self._rows.items())]), unique=True))
         self._chats.write(rows, {row.id: row.waiting for row in rows[::2]})
 
-    def everything(self) -> list[Row]:
+    def everything(self) -> list[ChatRow]:
         return sorted(self._chats.export())
 
-    def most_waiting(self, row: Row) -> int:
+    def most_waiting(self, row: ChatRow) -> int:
         return row.waiting
 
     @invariant()
@@ -263,7 +263,7 @@ class RedisChatsAreADict(ChatsAreADict):
 
 
 @pytest.mark.slow
-def test_redis_chats_are_a_dict(shared_redis: RedisEngine) -> None:
+def test_redis_chats_are_a_dict(shared_redis: RedisServer) -> None:
     engine = Engine(shared_redis.url, "")
 
     class OnThisRedis(RedisChatsAreADict):

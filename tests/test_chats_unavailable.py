@@ -9,8 +9,8 @@ from contextlib import closing, contextmanager
 import pytest
 
 from protocol import Feature, PacketType, Reason, encode, encode_error, encode_history_request, encode_login
+from testkit.processes import ServerProcess, Wire, wait_for
 from tests.conftest import StartServer
-from tests.processes import ServerProcess, Wire, wait_for
 
 pytestmark = pytest.mark.measured
 

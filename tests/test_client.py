@@ -41,8 +41,8 @@ from protocol import (
     parse_text,
     text_room,
 )
-from tests.processes import UNPATCHED, ServerProcess, run_unpatched
-from tests.scripted_server import QUIET_SECONDS, SECONDS, Peer, ScriptedServer, Start, message
+from testkit.processes import UNPATCHED, ServerProcess, run_unpatched
+from testkit.scripted_server import QUIET_SECONDS, SECONDS, Peer, ScriptedServer, ServerStart, message
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def pair(executor: ThreadPoolExecutor) -> Iterator[tuple[ChatClient, Peer]]:  # 
 
 
 @pytest.fixture
-def alice(pair: tuple[ChatClient, Peer], start: Start) -> tuple[ChatClient, Peer]:
+def alice(pair: tuple[ChatClient, Peer], start: ServerStart) -> tuple[ChatClient, Peer]:
     """alice (2) is online with bob (1)."""
     client, peer = pair
     login = start(client.login, "alice")
@@ -69,7 +69,7 @@ def alice(pair: tuple[ChatClient, Peer], start: Start) -> tuple[ChatClient, Peer
 
 
 @pytest.fixture
-def chatting(alice: tuple[ChatClient, Peer], start: Start) -> tuple[ChatClient, Peer]:
+def chatting(alice: tuple[ChatClient, Peer], start: ServerStart) -> tuple[ChatClient, Peer]:
     """alice chats with bob."""
     client, peer = alice
     chat = start(client.chat, "bob")
@@ -80,8 +80,8 @@ def chatting(alice: tuple[ChatClient, Peer], start: Start) -> tuple[ChatClient, 
 
 
 @pytest.fixture
-def start(executor: ThreadPoolExecutor) -> Start:
-    return Start(executor)
+def start(executor: ThreadPoolExecutor) -> ServerStart:
+    return ServerStart(executor)
 
 
 def in_receive(client: ChatClient) -> None:
@@ -112,7 +112,7 @@ def test_login_keeps_the_list_in_ascending_id_order(alice: tuple[ChatClient, Pee
     assert list(client.online.items()) == [("bob", 1), ("alice", 2)]
 
 
-def test_own_entry_comes_last_and_is_sorted_in(pair: tuple[ChatClient, Peer], start: Start) -> None:
+def test_own_entry_comes_last_and_is_sorted_in(pair: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = pair
     login = start(client.login, "alice", "secret")
     assert parse_login(peer.expect(PacketType.CONFIG)) == ("alice", "secret", None)
@@ -121,7 +121,7 @@ def test_own_entry_comes_last_and_is_sorted_in(pair: tuple[ChatClient, Peer], st
     assert list(client.online.items()) == [("alice", 1), ("bob", 2), ("carol", 300)]
 
 
-def test_list_split_into_bytes_and_mixed_with_messages(pair: tuple[ChatClient, Peer], start: Start) -> None:
+def test_list_split_into_bytes_and_mixed_with_messages(pair: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = pair
     login = start(client.login, "alice")
     peer.expect(PacketType.CONFIG)
@@ -131,7 +131,7 @@ def test_list_split_into_bytes_and_mixed_with_messages(pair: tuple[ChatClient, P
     assert client.receive() == MessageReceived("bob", "hi: you")
 
 
-def test_refused_login_may_be_tried_again(pair: tuple[ChatClient, Peer], start: Start) -> None:
+def test_refused_login_may_be_tried_again(pair: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = pair
     login = start(client.login, "alice")
     peer.refuse(PacketType.CONFIG, Reason.PASSWORD_REQUIRED)
@@ -144,7 +144,7 @@ def test_refused_login_may_be_tried_again(pair: tuple[ChatClient, Peer], start: 
     assert login.result(SECONDS) == 1
 
 
-def test_last_refusal_before_the_server_closes_is_a_refusal(pair: tuple[ChatClient, Peer], start: Start) -> None:
+def test_last_refusal_before_the_server_closes_is_a_refusal(pair: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = pair
     login = start(client.login, "alice", "wrong")
     peer.refuse(PacketType.CONFIG, Reason.WRONG_PASSWORD)
@@ -155,7 +155,7 @@ def test_last_refusal_before_the_server_closes_is_a_refusal(pair: tuple[ChatClie
         client.login("alice", "wrong")
 
 
-def test_refresh_replaces_the_list(alice: tuple[ChatClient, Peer], start: Start) -> None:
+def test_refresh_replaces_the_list(alice: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = alice
     refresh = start(client.refresh)
     assert parse_login(peer.expect(PacketType.CONFIG)) == ("alice", "", None)
@@ -163,7 +163,7 @@ def test_refresh_replaces_the_list(alice: tuple[ChatClient, Peer], start: Start)
     assert refresh.result(SECONDS) == client.online == {"alice": 2, "carol": 3}
 
 
-def test_refused_refresh(alice: tuple[ChatClient, Peer], start: Start) -> None:
+def test_refused_refresh(alice: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = alice
     refresh = start(client.refresh)
     peer.refuse(PacketType.CONFIG, Reason.STORAGE_UNAVAILABLE)
@@ -171,7 +171,7 @@ def test_refused_refresh(alice: tuple[ChatClient, Peer], start: Start) -> None:
         refresh.result(SECONDS)
 
 
-def test_login_that_times_out_does_not_answer_the_next_one(pair: tuple[ChatClient, Peer], start: Start) -> None:
+def test_login_that_times_out_does_not_answer_the_next_one(pair: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = pair
     with pytest.raises(TimeoutError):
         client.login("alice", "wrong", timeout=0.05)
@@ -185,7 +185,7 @@ def test_login_that_times_out_does_not_answer_the_next_one(pair: tuple[ChatClien
 
 
 def test_what_refuses_a_chat_that_has_timed_out_is_no_word_about_a_message(
-    chatting: tuple[ChatClient, Peer], start: Start
+    chatting: tuple[ChatClient, Peer], start: ServerStart
 ) -> None:
     client, peer = chatting
     client.send("to bob, who has left")
@@ -207,7 +207,7 @@ def test_what_refuses_a_chat_that_has_timed_out_is_no_word_about_a_message(
 
 
 @pytest.mark.parametrize("partner", [1, "bob"])
-def test_chat_returns_at_the_pong(alice: tuple[ChatClient, Peer], start: Start, partner: int | str) -> None:
+def test_chat_returns_at_the_pong(alice: tuple[ChatClient, Peer], start: ServerStart, partner: int | str) -> None:
     client, peer = alice
     chat = start(client.chat, partner)
     assert peer.expect(PacketType.CHAT_INIT) == bytes([1])
@@ -216,7 +216,7 @@ def test_chat_returns_at_the_pong(alice: tuple[ChatClient, Peer], start: Start, 
     assert chat.result(SECONDS) == client.partner_id == 1
 
 
-def test_refused_chat_keeps_the_old_partner(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+def test_refused_chat_keeps_the_old_partner(chatting: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = chatting
     chat = start(client.chat, 99)
     peer.refuse(PacketType.CHAT_INIT, Reason.USER_NOT_ONLINE)
@@ -227,7 +227,9 @@ def test_refused_chat_keeps_the_old_partner(chatting: tuple[ChatClient, Peer], s
     assert client.partner_id == 1
 
 
-def test_error_of_an_earlier_message_is_no_answer_to_chat(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+def test_error_of_an_earlier_message_is_no_answer_to_chat(
+    chatting: tuple[ChatClient, Peer], start: ServerStart
+) -> None:
     client, peer = chatting
     client.send("lost")
     chat = start(client.chat, 1)
@@ -239,7 +241,7 @@ def test_error_of_an_earlier_message_is_no_answer_to_chat(chatting: tuple[ChatCl
     assert client.receive() == ErrorReceived(Reason.USER_NOT_ONLINE)
 
 
-def test_error_of_a_later_message_is_an_event(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+def test_error_of_a_later_message_is_an_event(chatting: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = chatting
     chat = start(client.chat, 2)
     peer.expect(PacketType.CHAT_INIT)
@@ -267,7 +269,7 @@ def test_an_id_that_is_none_leaves_the_old_partner(chatting: tuple[ChatClient, P
     assert client.partner_id == before > 0
 
 
-def test_unknown_name_is_looked_up_once_more(alice: tuple[ChatClient, Peer], start: Start) -> None:
+def test_unknown_name_is_looked_up_once_more(alice: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = alice
     chat = start(client.chat, "carol")
     peer.log_in("alice", "bob")
@@ -281,7 +283,7 @@ def test_unknown_name_is_looked_up_once_more(alice: tuple[ChatClient, Peer], sta
     assert chat.result(SECONDS) == 2
 
 
-def test_ping_makes_earlier_errors_events(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+def test_ping_makes_earlier_errors_events(chatting: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = chatting
     client.send("lost")
     ping = start(client.ping)
@@ -325,7 +327,7 @@ def test_send_that_times_out_does_not_corrupt_the_stream(chatting: tuple[ChatCli
     assert sent * 10_000 <= sum(map(len, pieces)) < (sent + 1) * 10_000
 
 
-def test_send_goes_on_reading_while_it_waits_for_room(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+def test_send_goes_on_reading_while_it_waits_for_room(chatting: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = chatting
     fill(client)
     flood = message("bob", "y" * 100) * 20_000
@@ -336,7 +338,9 @@ def test_send_goes_on_reading_while_it_waits_for_room(chatting: tuple[ChatClient
         pass
 
 
-def test_blocked_send_takes_over_from_a_reader_who_leaves(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+def test_blocked_send_takes_over_from_a_reader_who_leaves(
+    chatting: tuple[ChatClient, Peer], start: ServerStart
+) -> None:
     client, peer = chatting
     fill(client)
     receive = start(client.receive, timeout=1)
@@ -349,7 +353,7 @@ def test_blocked_send_takes_over_from_a_reader_who_leaves(chatting: tuple[ChatCl
         pass
 
 
-def test_calls_while_another_thread_receives(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+def test_calls_while_another_thread_receives(chatting: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = chatting
     receive = start(client.receive, timeout=None)
     in_receive(client)
@@ -365,7 +369,7 @@ def test_calls_while_another_thread_receives(chatting: tuple[ChatClient, Peer], 
     assert receive.result(SECONDS) == MessageReceived("carol", "hello")
 
 
-def test_caller_goes_on_alone_when_the_reader_times_out(alice: tuple[ChatClient, Peer], start: Start) -> None:
+def test_caller_goes_on_alone_when_the_reader_times_out(alice: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = alice
     receive = start(client.receive, timeout=1)
     in_receive(client)
@@ -385,7 +389,7 @@ def test_events_keep_their_order(alice: tuple[ChatClient, Peer]) -> None:
         client.receive(timeout=0)
 
 
-def test_receive_with_a_limit_of_zero_takes_what_is_there(alice: tuple[ChatClient, Peer], start: Start) -> None:
+def test_receive_with_a_limit_of_zero_takes_what_is_there(alice: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = alice
     ping = start(client.ping)
     peer.pong()
@@ -410,7 +414,7 @@ def test_server_ping_is_answered(alice: tuple[ChatClient, Peer]) -> None:
 
 
 def test_server_ping_is_answered_after_a_send_that_stands_still(
-    chatting: tuple[ChatClient, Peer], start: Start
+    chatting: tuple[ChatClient, Peer], start: ServerStart
 ) -> None:
     client, peer = chatting
     fill(client)
@@ -437,7 +441,7 @@ def test_error_that_closes_is_an_event_first(alice: tuple[ChatClient, Peer]) -> 
         assert caught.value.reason == Reason.TOO_SLOW
 
 
-def test_error_that_closes_ends_a_call(alice: tuple[ChatClient, Peer], start: Start) -> None:
+def test_error_that_closes_ends_a_call(alice: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = alice
     chat = start(client.chat, 1)
     peer.refuse(PacketType.CHAT_INIT, Reason.SERVER_SHUTTING_DOWN)
@@ -458,7 +462,7 @@ def test_send_to_a_broken_connection_finds_the_error_that_came(chatting: tuple[C
     assert caught.value.reason == Reason.TOO_SLOW
 
 
-def test_server_closes_without_a_word(alice: tuple[ChatClient, Peer], start: Start) -> None:
+def test_server_closes_without_a_word(alice: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = alice
     waiting: list[Future[Any]] = [start(client.chat, 1), start(client.receive)]
     peer.expect(PacketType.CHAT_INIT)
@@ -477,7 +481,7 @@ def test_server_that_breaks_the_protocol(alice: tuple[ChatClient, Peer]) -> None
         client.receive()
 
 
-def test_close_wakes_whoever_waits(chatting: tuple[ChatClient, Peer], start: Start) -> None:
+def test_close_wakes_whoever_waits(chatting: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = chatting
     receive = start(client.receive, timeout=None)
     in_receive(client)
@@ -506,7 +510,7 @@ def test_stalling_server_times_out(alice: tuple[ChatClient, Peer]) -> None:
 
 
 @pytest.mark.skipif(UNPATCHED in os.environ, reason="its fixture comes with gevent")
-def test_two_who_flood_each_other(server: ServerProcess, start: Start) -> None:
+def test_two_who_flood_each_other(server: ServerProcess, start: ServerStart) -> None:
     with ChatClient(server.host, server.port) as alice, ChatClient(server.host, server.port) as bob:
         alice.login("alice")
         bob.login("bob")
@@ -530,7 +534,7 @@ def messages(client: ChatClient, count: int) -> list[MessageReceived]:
 # The caller's mistakes, addresses
 
 
-def test_callers_mistakes(pair: tuple[ChatClient, Peer], start: Start) -> None:
+def test_callers_mistakes(pair: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = pair
     with pytest.raises(LocalProtocolError):
         client.chat(1)

@@ -40,34 +40,34 @@ from protocol import (
     parse_history_request,
     parse_login,
 )
-from tests.processes import UNPATCHED, ServerProcess, run_unpatched
-from tests.scripted_server import SECONDS, Peer, ScriptedServer, Start, message, past
+from testkit.processes import UNPATCHED, ServerProcess, run_unpatched
+from testkit.scripted_server import SECONDS, Peer, ScriptedServer, ServerStart, message, past
 
 Pair = tuple[ChatClient, Peer]
 BOB_LEFT = encode_presence(False, "bob", 1, 1)
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start() -> Iterator[ServerStart]:
     with ThreadPoolExecutor() as pool:
-        yield Start(pool)
+        yield ServerStart(pool)
 
 
 @pytest.fixture
-def pair(start: Start) -> Iterator[Pair]:  # noqa: ARG001 - it waits for our calls
+def pair(start: ServerStart) -> Iterator[Pair]:  # noqa: ARG001 - it waits for our calls
     """A client that is connected but not logged in, and the server's end."""
     with ScriptedServer() as server, ChatClient(server.host, server.port, SECONDS) as client, server.accept() as peer:
         yield client, peer
 
 
 @pytest.fixture
-def alice(pair: Pair, start: Start) -> Pair:
+def alice(pair: Pair, start: ServerStart) -> Pair:
     """alice (2) is online with bob (1), and has asked for all features."""
     log_in(pair, start, ALL_FEATURES)
     return pair
 
 
-def log_in(pair: Pair, start: Start, features: Feature) -> None:
+def log_in(pair: Pair, start: ServerStart, features: Feature) -> None:
     """As alice (2), with bob (1), to a server that knows no brief logins."""
     client, peer = pair
     login = start(client.login, "alice", features=features)
@@ -75,7 +75,7 @@ def log_in(pair: Pair, start: Start, features: Feature) -> None:
     assert login.result(SECONDS) == 2
 
 
-def choose_bob(pair: Pair, start: Start) -> None:
+def choose_bob(pair: Pair, start: ServerStart) -> None:
     client, peer = pair
     chat = start(client.chat, 1)
     peer.expect(PacketType.CHAT_INIT)
@@ -102,7 +102,7 @@ def no_event_waits(client: ChatClient) -> bool:
 # Logging in
 
 
-def test_login_asks_for_features_and_refresh_leaves_them(pair: Pair, start: Start) -> None:
+def test_login_asks_for_features_and_refresh_leaves_them(pair: Pair, start: ServerStart) -> None:
     client, peer = pair
     assert client.features == NO_FEATURES
     login = start(client.login, "alice", "secret", features=Feature.PRESENCE | Feature.MAILBOX)
@@ -116,7 +116,7 @@ def test_login_asks_for_features_and_refresh_leaves_them(pair: Pair, start: Star
     assert client.features == Feature.PRESENCE | Feature.MAILBOX
 
 
-def test_features_are_those_of_a_login_that_was_granted(pair: Pair, start: Start) -> None:
+def test_features_are_those_of_a_login_that_was_granted(pair: Pair, start: ServerStart) -> None:
     client, peer = pair
     login = start(client.login, "alice", features=Feature.PRESENCE)
     peer.refuse(PacketType.CONFIG, Reason.PASSWORD_REQUIRED)
@@ -133,7 +133,7 @@ def test_features_are_those_of_a_login_that_was_granted(pair: Pair, start: Start
         client.receive()
 
 
-def test_a_brief_login_knows_itself_alone_until_it_asks(pair: Pair, start: Start) -> None:
+def test_a_brief_login_knows_itself_alone_until_it_asks(pair: Pair, start: ServerStart) -> None:
     client, peer = pair
     login = start(client.login, "alice", features=Feature.BRIEF)
     peer.expect(PacketType.CONFIG)
@@ -145,7 +145,7 @@ def test_a_brief_login_knows_itself_alone_until_it_asks(pair: Pair, start: Start
     assert refresh.result(SECONDS) == client.online == {"bob": 1, "alice": 2}
 
 
-def test_what_comes_right_after_the_list_is_not_lost(pair: Pair, start: Start) -> None:
+def test_what_comes_right_after_the_list_is_not_lost(pair: Pair, start: ServerStart) -> None:
     client, peer = pair
     login = start(client.login, "alice", features=ALL_FEATURES)
     peer.expect(PacketType.CONFIG)
@@ -166,7 +166,7 @@ def test_what_comes_right_after_the_list_is_not_lost(pair: Pair, start: Start) -
 # Presence
 
 
-def test_who_comes_is_online_as_soon_as_any_call_has_read_it(alice: Pair, start: Start) -> None:
+def test_who_comes_is_online_as_soon_as_any_call_has_read_it(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     ping = start(client.ping)
     peer.send(encode_presence(True, "carol", 3, 1))
@@ -176,7 +176,7 @@ def test_who_comes_is_online_as_soon_as_any_call_has_read_it(alice: Pair, start:
     assert client.receive(timeout=0) == PresenceChanged("carol", 3, is_online=True)
 
 
-def test_who_looks_at_the_list_is_not_disturbed_by_changes(alice: Pair, start: Start) -> None:
+def test_who_looks_at_the_list_is_not_disturbed_by_changes(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     received = start(receive, client, 1000)
     names = iter(client.online)
@@ -193,7 +193,7 @@ def receive(client: ChatClient, count: int) -> list[Event]:
 # Partners who are away
 
 
-def test_who_has_left_can_be_written_to_with_a_mailbox(alice: Pair, start: Start) -> None:
+def test_who_has_left_can_be_written_to_with_a_mailbox(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     peer.send(BOB_LEFT)
     client.receive()
@@ -204,7 +204,7 @@ def test_who_has_left_can_be_written_to_with_a_mailbox(alice: Pair, start: Start
     assert chat.result(SECONDS) == client.partner_id == 1
 
 
-def test_who_has_left_is_refused_without_a_mailbox(pair: Pair, start: Start) -> None:
+def test_who_has_left_is_refused_without_a_mailbox(pair: Pair, start: ServerStart) -> None:
     client, peer = pair
     log_in(pair, start, ALL_FEATURES & ~Feature.MAILBOX)
     peer.send(BOB_LEFT)
@@ -216,7 +216,7 @@ def test_who_has_left_is_refused_without_a_mailbox(pair: Pair, start: Start) -> 
     assert caught.value.reason == Reason.USER_NOT_ONLINE
 
 
-def test_a_full_mailbox_is_an_event(alice: Pair, start: Start) -> None:
+def test_a_full_mailbox_is_an_event(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     choose_bob(alice, start)
     client.send("lost")
@@ -228,7 +228,7 @@ def test_a_full_mailbox_is_an_event(alice: Pair, start: Start) -> None:
 
 
 @pytest.mark.parametrize("partner", [1, "bob"])
-def test_history_is_dated_whole_and_in_order(alice: Pair, start: Start, partner: int | str) -> None:
+def test_history_is_dated_whole_and_in_order(alice: Pair, start: ServerStart, partner: int | str) -> None:
     client, peer = alice
     history = start(client.history, partner)
     assert parse_history_request(peer.expect(PacketType.HISTORY)) == (20, 1)
@@ -242,7 +242,7 @@ def test_history_is_dated_whole_and_in_order(alice: Pair, start: Start, partner:
     assert no_event_waits(client)
 
 
-def test_history_of_nothing(alice: Pair, start: Start) -> None:
+def test_history_of_nothing(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     for count in (0, MAX_HISTORY):
         history = start(client.history, 1, count)
@@ -251,7 +251,7 @@ def test_history_of_nothing(alice: Pair, start: Start) -> None:
         assert history.result(SECONDS) == []
 
 
-def test_history_with_somebody_who_has_left(alice: Pair, start: Start) -> None:
+def test_history_with_somebody_who_has_left(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     peer.send(BOB_LEFT)
     client.receive()
@@ -262,7 +262,7 @@ def test_history_with_somebody_who_has_left(alice: Pair, start: Start) -> None:
     assert history.result(SECONDS) == []
 
 
-def test_history_with_nobody_is_refused(alice: Pair, start: Start) -> None:
+def test_history_with_nobody_is_refused(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     history = start(client.history, "nobody")
     peer.log_in("alice", "bob")
@@ -275,7 +275,7 @@ def test_history_with_nobody_is_refused(alice: Pair, start: Start) -> None:
     assert unknown_name.value.reason == unknown_id.value.reason == Reason.USER_NOT_ONLINE
 
 
-def test_history_that_the_protocol_cannot_ask_for(pair: Pair, start: Start) -> None:
+def test_history_that_the_protocol_cannot_ask_for(pair: Pair, start: ServerStart) -> None:
     client, _ = pair
     with pytest.raises(LocalProtocolError):
         client.history(1)
@@ -288,7 +288,7 @@ def test_history_that_the_protocol_cannot_ask_for(pair: Pair, start: Start) -> N
             client.history(partner, count)
 
 
-def test_history_that_times_out_is_no_event_and_does_not_answer_the_next_one(alice: Pair, start: Start) -> None:
+def test_history_that_times_out_is_no_event_and_does_not_answer_the_next_one(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     with pytest.raises(TimeoutError):
         client.history(1, timeout=0.05)
@@ -303,7 +303,7 @@ def test_history_that_times_out_is_no_event_and_does_not_answer_the_next_one(ali
     assert client.receive() == MessageReceived("bob", "live")
 
 
-def test_history_while_another_thread_receives(alice: Pair, start: Start) -> None:
+def test_history_while_another_thread_receives(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     received = start(receive, client, 2)
     history = start(client.history, 1)
@@ -336,7 +336,7 @@ def test_iteration_gives_out_the_events_and_ends_with_the_connection(alice: Pair
     assert client.ending.reason == Reason.SERVER_SHUTTING_DOWN
 
 
-def test_iteration_waits_for_ever_and_ends_at_close(start: Start) -> None:
+def test_iteration_waits_for_ever_and_ends_at_close(start: ServerStart) -> None:
     with (
         ScriptedServer() as server,
         ChatClient(server.host, server.port, timeout=0.3) as client,

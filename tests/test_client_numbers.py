@@ -15,20 +15,20 @@ import trustme
 
 from client import ChatClient, ReceiptReceived, tls_context
 from protocol import ALL_FEATURES, Level, PacketType, encode_receipt, parse_text
-from tests.processes import UNPATCHED, run_unpatched
-from tests.scripted_server import SECONDS, Peer, ScriptedServer, Start
+from testkit.processes import UNPATCHED, run_unpatched
+from testkit.scripted_server import SECONDS, Peer, ScriptedServer, ServerStart
 
 Pair = tuple[ChatClient, Peer]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start() -> Iterator[ServerStart]:
     with ThreadPoolExecutor() as pool:
-        yield Start(pool)
+        yield ServerStart(pool)
 
 
 @pytest.fixture(params=["plain", "encrypted"])
-def chatting(request: pytest.FixtureRequest, start: Start) -> Iterator[Pair]:
+def chatting(request: pytest.FixtureRequest, start: ServerStart) -> Iterator[Pair]:
     """alice chats with bob."""
     context, trust = (None, None) if request.param == "plain" else certified("127.0.0.1")
     with ScriptedServer() as server:
@@ -44,7 +44,7 @@ def chatting(request: pytest.FixtureRequest, start: Start) -> Iterator[Pair]:
             yield client, peer
 
 
-def choose_bob(pair: Pair, start: Start) -> None:
+def choose_bob(pair: Pair, start: ServerStart) -> None:
     client, peer = pair
     chat = start(client.chat, 1)
     peer.expect(PacketType.CHAT_INIT)
@@ -80,7 +80,7 @@ def texts_up_to(peer: Peer, last: str) -> list[str]:
     return texts[1:]
 
 
-def test_send_returns_the_numbers_that_receipts_speak_of(chatting: Pair, start: Start) -> None:
+def test_send_returns_the_numbers_that_receipts_speak_of(chatting: Pair, start: ServerStart) -> None:
     client, peer = chatting
     assert client.sent == 0
     assert client.send("one") == range(1, 2)
@@ -98,7 +98,7 @@ def test_send_returns_the_numbers_that_receipts_speak_of(chatting: Pair, start: 
     assert client.receive() == ReceiptReceived(Level.DELIVERED, long[0], long[-1])
 
 
-def test_what_a_timeout_keeps_back_has_no_number(chatting: Pair, start: Start) -> None:
+def test_what_a_timeout_keeps_back_has_no_number(chatting: Pair, start: ServerStart) -> None:
     client, peer = chatting
     fill(client)
     before = client.sent
@@ -108,7 +108,7 @@ def test_what_a_timeout_keeps_back_has_no_number(chatting: Pair, start: Start) -
     assert client.sent == before + 1
 
 
-def test_numbers_are_exact_when_several_threads_send_and_give_up(chatting: Pair, start: Start) -> None:
+def test_numbers_are_exact_when_several_threads_send_and_give_up(chatting: Pair, start: ServerStart) -> None:
     """The server tells the number of each Message that it reads, by a receipt; so none may be ahead of `sent`."""
     client, peer = chatting
     fill(client)

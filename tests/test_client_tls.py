@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import trustme
 
-from benchmarks.ports import free_port
 from client import (
     ChatClient,
     ConnectionClosed,
@@ -32,9 +31,10 @@ from client import (
     tls_context,
 )
 from protocol import PacketType, Reason, encode, encode_error, encode_user, parse_text
-from tests.processes import DEADLINE, UNPATCHED, ServerProcess, run_server, run_unpatched
-from tests.programs import Program, ScreenProgram
-from tests.scripted_server import QUIET_SECONDS, Peer, ScriptedServer, message
+from testkit.ports import free_port
+from testkit.processes import DEADLINE, UNPATCHED, ServerProcess, run_server, run_unpatched
+from testkit.programs import Program, ScreenProgram
+from testkit.scripted_server import QUIET_SECONDS, Peer, ScriptedServer, message
 
 pytestmark = pytest.mark.slow
 

@@ -22,9 +22,9 @@ from protocol import (
     encode_message,
     encode_user,
 )
-from tests.engine import RedisEngine, run_redis
-from tests.group import Group, run_group
-from tests.processes import BIG, DEADLINE, ServerProcess, Wire, run_to_end, wait_for
+from testkit.group import ServerGroup, run_group
+from testkit.processes import BIG, DEADLINE, ServerProcess, Wire, run_to_end, wait_for
+from testkit.redis_server import RedisServer, run_redis
 
 pytestmark = pytest.mark.measured
 
@@ -33,14 +33,14 @@ FAST = ("--lease", LEASE)  # for who waits until it runs out; to others a node t
 
 
 @pytest.fixture
-def pair(shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+def pair(shared_redis: RedisServer, redis_prefix: str, tmp_path: Path) -> Iterator[tuple[ServerProcess, ServerProcess]]:
     """Two nodes."""
     with run_group(tmp_path, shared_redis.url, "--metrics-port", 0, prefix=redis_prefix) as group:
         yield group.nodes[0], group.nodes[1]
 
 
 @pytest.fixture
-def three(shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path) -> Iterator[Group]:
+def three(shared_redis: RedisServer, redis_prefix: str, tmp_path: Path) -> Iterator[ServerGroup]:
     options = ("--max-users", 2000, "--id-width", 2, "--pool-size", 200)
     with run_group(tmp_path, shared_redis.url, *options, nodes=3, prefix=redis_prefix) as group:
         yield group
@@ -76,7 +76,7 @@ def test_a_user_who_has_left_one_node_comes_in_at_once_at_another(pair: tuple[Se
 
 
 @pytest.mark.slow
-def test_of_logins_of_one_name_at_one_moment_on_three_nodes_exactly_one_wins(three: Group) -> None:
+def test_of_logins_of_one_name_at_one_moment_on_three_nodes_exactly_one_wins(three: ServerGroup) -> None:
     refused = encode_error(Reason.USER_ALREADY_ONLINE)
     with ThreadPoolExecutor(3) as threads:
         for race in range(300):
@@ -94,7 +94,7 @@ def test_of_logins_of_one_name_at_one_moment_on_three_nodes_exactly_one_wins(thr
                 wire.close()
 
 
-def test_ids_are_given_once_whoever_signs_up_where(three: Group) -> None:
+def test_ids_are_given_once_whoever_signs_up_where(three: ServerGroup) -> None:
     def sign_up(number: int) -> int:
         name = f"u{number}"
         with three.nodes[number % 3].log_in(name) as wire:
@@ -106,7 +106,7 @@ def test_ids_are_given_once_whoever_signs_up_where(three: Group) -> None:
 
 
 def test_no_more_sign_up_than_may_on_all_nodes_together(
-    shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path
+    shared_redis: RedisServer, redis_prefix: str, tmp_path: Path
 ) -> None:
     with run_group(tmp_path, shared_redis.url, "--max-users", 5, prefix=redis_prefix) as group:
         for number in range(5):
@@ -117,7 +117,7 @@ def test_no_more_sign_up_than_may_on_all_nodes_together(
 
 
 def test_groups_with_another_prefix_know_nothing_of_each_other(
-    shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path
+    shared_redis: RedisServer, redis_prefix: str, tmp_path: Path
 ) -> None:
     with (
         run_group(tmp_path / "a", shared_redis.url, nodes=1, prefix=f"{redis_prefix}-a") as one,
@@ -128,7 +128,7 @@ def test_groups_with_another_prefix_know_nothing_of_each_other(
 
 
 def test_ids_of_four_bytes_go_beyond_what_two_can_number(
-    shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path
+    shared_redis: RedisServer, redis_prefix: str, tmp_path: Path
 ) -> None:
     shared_redis.command("SET", f"{redis_prefix}:last-id", str(3_000_000))
     options = ("--id-width", 4, "--max-users", 4_000_000)
@@ -223,7 +223,7 @@ def test_what_one_node_accepts_and_another_delivers_is_counted_on_both(
 
 
 def test_a_node_that_is_killed_has_its_users_offline_after_the_lease_and_their_names_are_free(
-    shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path
+    shared_redis: RedisServer, redis_prefix: str, tmp_path: Path
 ) -> None:
     with run_group(tmp_path, shared_redis.url, "--lease", 6, prefix=redis_prefix) as group:
         one, two = group.nodes
@@ -242,7 +242,7 @@ def test_a_node_that_is_killed_has_its_users_offline_after_the_lease_and_their_n
 
 
 def test_a_message_under_way_to_a_node_that_dies_is_answered_with_an_error(
-    shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path
+    shared_redis: RedisServer, redis_prefix: str, tmp_path: Path
 ) -> None:
     with run_group(tmp_path, shared_redis.url, *FAST, prefix=redis_prefix) as group:
         one, two = group.nodes
@@ -258,7 +258,7 @@ def test_a_message_under_way_to_a_node_that_dies_is_answered_with_an_error(
 
 
 def test_a_node_that_stood_still_for_longer_than_its_lease_neither_delivers_nor_speaks_for_its_users(
-    shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path
+    shared_redis: RedisServer, redis_prefix: str, tmp_path: Path
 ) -> None:
     with run_group(tmp_path, shared_redis.url, *FAST, prefix=redis_prefix) as group:
         one, two = group.nodes
@@ -290,7 +290,7 @@ def test_a_node_that_stood_still_for_longer_than_its_lease_neither_delivers_nor_
 
 
 def test_a_node_that_stood_still_for_less_than_its_lease_goes_on(
-    shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path
+    shared_redis: RedisServer, redis_prefix: str, tmp_path: Path
 ) -> None:
     lease = 8.0
     with run_group(tmp_path, shared_redis.url, "--lease", lease, prefix=redis_prefix) as group:
@@ -320,7 +320,7 @@ def test_a_node_that_stops_says_goodbye_and_its_users_are_offline_at_once(
 
 @pytest.mark.slow
 def test_while_redis_is_away_one_nodes_users_chat_and_all_else_is_refused_and_then_it_heals(
-    redis_engine: RedisEngine, tmp_path: Path
+    redis_engine: RedisServer, tmp_path: Path
 ) -> None:
     lease = 5.0  # in which the second node comes back, however late it tries
     with run_group(tmp_path, redis_engine.url, "--lease", lease, "--history", "off", "--metrics-port", 0) as group:
@@ -357,7 +357,7 @@ def test_while_redis_is_away_one_nodes_users_chat_and_all_else_is_refused_and_th
         assert two.log_in("dave").users == {"alice": 1, "bob": 2, "carol": 3, "dave": 4}
 
 
-def test_who_left_while_redis_was_away_is_offline_when_it_is_back(redis_engine: RedisEngine, tmp_path: Path) -> None:
+def test_who_left_while_redis_was_away_is_offline_when_it_is_back(redis_engine: RedisServer, tmp_path: Path) -> None:
     with run_group(tmp_path, redis_engine.url) as group:
         one, two = group.nodes
         alice, carol = one.log_in("alice"), two.log_in("carol")
@@ -372,7 +372,7 @@ def test_who_left_while_redis_was_away_is_offline_when_it_is_back(redis_engine: 
         two.log_in("alice")
 
 
-def test_a_node_does_little_while_redis_is_away(redis_engine: RedisEngine, tmp_path: Path) -> None:
+def test_a_node_does_little_while_redis_is_away(redis_engine: RedisServer, tmp_path: Path) -> None:
     with run_group(tmp_path, redis_engine.url, nodes=1) as group:
         redis_engine.stop()
         group.wait_for_log("ERROR Redis")
@@ -388,7 +388,7 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def test_connections_that_are_cut_lose_nothing(redis_engine: RedisEngine, tmp_path: Path) -> None:
+def test_connections_that_are_cut_lose_nothing(redis_engine: RedisServer, tmp_path: Path) -> None:
     with run_group(tmp_path, redis_engine.url, "--lease", 5) as group:
         alice, bob = group.nodes[0].log_in("alice"), group.nodes[1].log_in("bob")
         alice.chat_with(2)
@@ -449,7 +449,7 @@ def test_redis_may_ask_for_a_password_and_speak_tls(tmp_path: Path) -> None:
         assert "falsch" not in wrong.stderr
 
 
-def test_several_nodes_listen_on_one_port(shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path) -> None:
+def test_several_nodes_listen_on_one_port(shared_redis: RedisServer, redis_prefix: str, tmp_path: Path) -> None:
     with run_group(tmp_path, shared_redis.url, "--reuse-port", nodes=1, prefix=redis_prefix) as one:
         options = ("--reuse-port", "--port", one.port)
         with run_group(tmp_path / "two", shared_redis.url, *options, nodes=1, prefix=redis_prefix) as two:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import RedisEngine
-from tests.group import Group, run_group
-from tests.loadtests import LoadRun, expect_clean, load, run_locust, start_locust
-from tests.processes import wait_for
+from testkit.group import ServerGroup, run_group
+from testkit.loadtests import LoadRun, expect_clean, load, run_locust, start_locust
+from testkit.processes import wait_for
+from testkit.redis_server import RedisServer
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +26,11 @@ TOLERANT = [
 
 
 @contextmanager
-def on_one_port(folder: Path, redis: RedisEngine, nodes: int, *more: object) -> Iterator[list[Group]]:
+def on_one_port(folder: Path, redis: RedisServer, nodes: int, *more: object) -> Iterator[list[ServerGroup]]:
     """Nodes among which the kernel shares clients out."""
     with ExitStack() as stack:
         port: object = 0
-        groups: list[Group] = []
+        groups: list[ServerGroup] = []
         for number in range(nodes):
             options = (*OPTIONS, *more, "--reuse-port", "--port", port)
             groups.append(stack.enter_context(run_group(folder / str(number), redis.url, *options, nodes=1)))
@@ -38,7 +38,7 @@ def on_one_port(folder: Path, redis: RedisEngine, nodes: int, *more: object) -> 
         yield groups
 
 
-def expect_both_to_work(nodes: list[Group]) -> None:
+def expect_both_to_work(nodes: list[ServerGroup]) -> None:
     for node in nodes:
         assert node.log.count("logged in") > 1
 
@@ -47,7 +47,7 @@ def expect_both_to_work(nodes: list[Group]) -> None:
 
 
 @pytest.mark.parametrize("nodes", [2, 3])
-def test_a_run_against_nodes_on_one_port_is_clean(redis_engine: RedisEngine, tmp_path: Path, nodes: int) -> None:
+def test_a_run_against_nodes_on_one_port_is_clean(redis_engine: RedisServer, tmp_path: Path, nodes: int) -> None:
     with on_one_port(tmp_path, redis_engine, nodes) as group:
         expect_clean(run := run_locust(tmp_path, *load(group[0].address, USERS, 6)))
         expect_both_to_work(group)
@@ -55,14 +55,14 @@ def test_a_run_against_nodes_on_one_port_is_clean(redis_engine: RedisEngine, tmp
 
 
 @pytest.mark.parametrize("nodes", [2, 3])
-def test_a_run_through_haproxy_is_clean(redis_engine: RedisEngine, tmp_path: Path, nodes: int) -> None:
+def test_a_run_through_haproxy_is_clean(redis_engine: RedisServer, tmp_path: Path, nodes: int) -> None:
     with run_group(tmp_path, redis_engine.url, *OPTIONS, nodes=nodes, behind_haproxy=True) as group:
         expect_clean(run := run_locust(tmp_path, *load(group.address, USERS, 6)))
         assert group.metrics()["chat_messages_handed_on_total"] > 0
     assert run.ledger["refused"] == run.ledger["in flight"] == 0
 
 
-def test_a_run_with_history_receipts_and_mailboxes_is_clean(redis_engine: RedisEngine, tmp_path: Path) -> None:
+def test_a_run_with_history_receipts_and_mailboxes_is_clean(redis_engine: RedisServer, tmp_path: Path) -> None:
     with on_one_port(tmp_path, redis_engine, 2) as group:
         expect_clean(run := run_locust(tmp_path, *load(group[0].address, USERS, 8), "--features", "all"))
     assert run.rows["mailbox"].count > 0
@@ -76,7 +76,7 @@ AWAY.add("LoginRefused('User Already Online!')")  # at a node that is back befor
 
 
 def disturbed(
-    redis: RedisEngine, folder: Path, disturb: Callable[[list[Group]], object], *more: object, in_doubt: int = 0
+    redis: RedisServer, folder: Path, disturb: Callable[[list[ServerGroup]], object], *more: object, in_doubt: int = 0
 ) -> LoadRun:
     """What the load tester has found of two nodes. Nothing may be lost, doubled, changed or out of order; what was not
     delivered was refused, or went to a connection that ended. So many Errors may be about Messages that have arrived:
@@ -110,8 +110,8 @@ def errors_of(run: LoadRun) -> set[str]:
     return {error.partition(": ")[2] for error in run.errors}
 
 
-def test_redis_restarted(redis_engine: RedisEngine, tmp_path: Path) -> None:
-    def disturb(nodes: list[Group]) -> None:
+def test_redis_restarted(redis_engine: RedisServer, tmp_path: Path) -> None:
+    def disturb(nodes: list[ServerGroup]) -> None:
         redis_engine.stop()
         for node in nodes:
             node.wait_for_log("ERROR Redis")
@@ -125,8 +125,8 @@ def test_redis_restarted(redis_engine: RedisEngine, tmp_path: Path) -> None:
     assert errors_of(run) <= AWAY
 
 
-def test_redis_paused_for_five_seconds(redis_engine: RedisEngine, tmp_path: Path) -> None:
-    def disturb(nodes: list[Group]) -> None:
+def test_redis_paused_for_five_seconds(redis_engine: RedisServer, tmp_path: Path) -> None:
+    def disturb(nodes: list[ServerGroup]) -> None:
         redis_engine.pause()
         time.sleep(5)
         for node in nodes:
@@ -140,8 +140,8 @@ def test_redis_paused_for_five_seconds(redis_engine: RedisEngine, tmp_path: Path
     assert errors_of(run) <= AWAY
 
 
-def test_connections_to_redis_cut_again_and_again(redis_engine: RedisEngine, tmp_path: Path) -> None:
-    def disturb(nodes: list[Group]) -> None:
+def test_connections_to_redis_cut_again_and_again(redis_engine: RedisServer, tmp_path: Path) -> None:
+    def disturb(nodes: list[ServerGroup]) -> None:
         for times in range(1, 6):
             redis_engine.cut_connections()
             for node in nodes:
@@ -152,7 +152,7 @@ def test_connections_to_redis_cut_again_and_again(redis_engine: RedisEngine, tmp
     assert errors_of(run) <= AWAY
 
 
-def test_a_node_killed(redis_engine: RedisEngine, tmp_path: Path) -> None:
+def test_a_node_killed(redis_engine: RedisServer, tmp_path: Path) -> None:
     run = disturbed(
         redis_engine, tmp_path, lambda nodes: nodes[1].process.kill(), "--lease", 1.5 * LEASE, in_doubt=USERS
     )
@@ -160,8 +160,8 @@ def test_a_node_killed(redis_engine: RedisEngine, tmp_path: Path) -> None:
     assert "LoginRefused('User Already Online!')" in errors_of(run), "until the lease has run out"
 
 
-def test_a_node_frozen_for_longer_than_its_lease(redis_engine: RedisEngine, tmp_path: Path) -> None:
-    def disturb(nodes: list[Group]) -> None:
+def test_a_node_frozen_for_longer_than_its_lease(redis_engine: RedisServer, tmp_path: Path) -> None:
+    def disturb(nodes: list[ServerGroup]) -> None:
         nodes[1].process.send_signal(signal.SIGSTOP)
         wait_for("the other one to end it", lambda: redis_engine.command("ZCARD", "chat:nodes") == "1")
         nodes[1].process.send_signal(signal.SIGCONT)

@@ -8,12 +8,12 @@ from cluster.chats import ROWS_AT_ONCE, ReceiverOnline, RedisChats
 from cluster.directory import Directory
 from cluster.engine import Argument, Engine
 from cluster.storage import RedisStorage
-from tests.engine import RedisEngine
+from testkit.redis_server import RedisServer
 from tests.test_chats import ALICE, BOB, CAROL, batch, ids, single
 
 
 @pytest.fixture
-def engine(shared_redis: RedisEngine, redis_prefix: str) -> Iterator[Engine]:
+def engine(shared_redis: RedisServer, redis_prefix: str) -> Iterator[Engine]:
     engine = Engine(shared_redis.url, redis_prefix)
     yield engine
     engine.close()

@@ -7,18 +7,18 @@ from pathlib import Path
 import gevent
 import pytest
 
-from chatserver.outbox import Outbox
-from chatserver.relay import Member
+from chatserver.people.presence import Member
+from chatserver.transport.outbox import Outbox
 from chatstorage.interface import User
 from cluster.directory import Directory
 from cluster.engine import Engine, backoff
 from cluster.lease import Lease
-from cluster.relay import ClusterRelay
+from cluster.presence import ClusterPresence
 from cluster.storage import RedisStorage
 from protocol import Feature, PacketType, encode, encode_login, encode_message, encode_user
-from tests.engine import RedisEngine
-from tests.group import run_group
-from tests.processes import ServerProcess, wait_for
+from testkit.group import run_group
+from testkit.processes import ServerProcess, wait_for
+from testkit.redis_server import RedisServer
 from tests.test_cluster import list_again, read_up_to_pong
 
 pytestmark = pytest.mark.measured
@@ -29,13 +29,13 @@ BOB = User(1, "bob")
 
 
 @pytest.fixture
-def pair(shared_redis: RedisEngine, redis_prefix: str, tmp_path: Path) -> Iterator[Pair]:
+def pair(shared_redis: RedisServer, redis_prefix: str, tmp_path: Path) -> Iterator[Pair]:
     with run_group(tmp_path, shared_redis.url, prefix=redis_prefix) as group:
         yield group.nodes[0], group.nodes[1]
 
 
 @pytest.fixture
-def engine(shared_redis: RedisEngine, redis_prefix: str) -> Iterator[Engine]:
+def engine(shared_redis: RedisServer, redis_prefix: str) -> Iterator[Engine]:
     engine = Engine(shared_redis.url, redis_prefix)
     yield engine
     engine.close()
@@ -99,7 +99,7 @@ def test_mail_comes_in_order_and_once_however_often_its_reader_comes_and_goes(pa
 
 @pytest.mark.slow
 def test_redis_that_stands_still_for_longer_than_the_lease_costs_nobody_the_connection(
-    redis_engine: RedisEngine, tmp_path: Path
+    redis_engine: RedisServer, tmp_path: Path
 ) -> None:
     with run_group(tmp_path, redis_engine.url, "--lease", LEASE, nodes=3) as group:
         wires = [group.log_in(name) for name in ("alice", "bob", "carol")]
@@ -166,7 +166,7 @@ def test_the_pauses_between_tries_grow_to_two_seconds_and_vary() -> None:
 def test_a_reserved_outbox_is_free_again_after_a_login_that_fails(directories: tuple[Directory, Directory]) -> None:
     directory, other = directories
     other.claim(BOB)
-    relay = ClusterRelay(directory, Lease(LEASE), 1, None)
+    presence = ClusterPresence(directory, Lease(LEASE), 1, None)
     member = Member(BOB.id, encode_user(BOB.name, BOB.id, 1), Outbox(1024, lambda: None))
-    assert not relay.join(member)
+    assert not presence.join(member)
     assert not member.outbox.is_reserved

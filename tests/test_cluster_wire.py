@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from tests.engine import NO_REDIS, find_redis
-from tests.group import NO_HAPROXY, find_haproxy
-from tests.processes import ROOT, untraced
+from testkit.group import NO_HAPROXY, find_haproxy
+from testkit.processes import ROOT, untraced
+from testkit.redis_server import NO_REDIS, find_redis
 
 GROUPS = {
     "2 nodes": ("--group", "2"),

@@ -13,9 +13,9 @@ import pytest
 
 from chatserver import __version__
 from chatserver.listener import listen
-from chatserver.options import parse_options
+from chatserver.operations.options import parse_options
+from testkit.processes import ROOT, ServerProcess, run_to_end
 from tests.conftest import StartServer
-from tests.processes import ROOT, ServerProcess, run_to_end
 
 pytestmark = pytest.mark.measured
 

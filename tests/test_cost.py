@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from protocol import PacketType, encode, encode_message
-from tests.processes import DEADLINE, UNWATCHED, ServerProcess, Wire, run_server
+from testkit.processes import DEADLINE, UNWATCHED, ServerProcess, Wire, run_server
 
 UNCOVERED = ["env", *chain.from_iterable(("-u", name) for name in os.environ if name.startswith("COV"))]
 STRACE = ["strace", "-D", "-f", "-qq", "-s", "64", "-o"]
@@ -68,7 +68,7 @@ def test_a_message_takes_so_many_calls(
     tmp_path: Path, conversation: Conversation, python_calls: float, builtin_calls: float, system_calls: float
 ) -> None:
     del system_calls
-    program = ("-m", "tests.counted_server")
+    program = ("-m", "testkit.counted_server")
     with (
         run_server(tmp_path / "data", *OPTIONS, under=UNCOVERED, program=program) as server,
         chatting(server) as wires,

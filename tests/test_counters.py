@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import gevent
 import pytest
 
-from chatserver.connection import Connection
 from chatserver.counters import Counters, Latency
-from protocol import encode_message
-from tests.processes import DEADLINE, wait_for
+from chatserver.transport.connection import Connection
+from protocol import Run, encode_message
+from testkit.processes import DEADLINE, wait_for
 
 RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, for 0 s
 
@@ -34,7 +34,7 @@ def test_a_connection_that_breaks_anywhere_in_a_packet_counts_the_whole_ones(shi
     count = 200_000
     with small_pair() as (sock, client):
         connection = Connection(sock, counters, 10_000_000, DEADLINE)
-        connection.outbox.deliver((first + small * count, 1 + count), counters)
+        connection.outbox.deliver(Run(first + small * count, 1 + count), counters)
         gevent.sleep(0.05)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         client.close()

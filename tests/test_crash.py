@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 
-from chatstorage.chats import ChatFile, Row
+from chatstorage.chats import ChatFile, ChatRow
 from protocol import Envelope
 from stress.crash import CrashTest
-from stress.records import Account, Inspector, find_missing
-from tests.processes import ROOT, untraced
+from stress.records import ExpectedAccount, Inspector, find_missing
+from testkit.processes import ROOT, untraced
 
 HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
@@ -67,11 +67,11 @@ def write(folder: Path, **files: str) -> None:
         (folder / f"{name}.csv").write_text(text)
 
 
-def accounts() -> list[Account]:
-    return [Account("alice", 1, "secret"), Account("bob", 2), Account('"c"', 3)]
+def accounts() -> list[ExpectedAccount]:
+    return [ExpectedAccount("alice", 1, "secret"), ExpectedAccount("bob", 2), ExpectedAccount('"c"', 3)]
 
 
-def inspect(folder: Path, known: list[Account], repaired: bool = True) -> list[str]:
+def inspect(folder: Path, known: list[ExpectedAccount], repaired: bool = True) -> list[str]:
     return Inspector().inspect(folder, known, repaired)
 
 
@@ -133,7 +133,7 @@ def test_a_request_without_an_answer_may_be_done_or_not_and_then_stays_so(folder
     *others, bob, c = accounts()
     inspector = Inspector()
     bob.begin("new")
-    dave = Account("dave")
+    dave = ExpectedAccount("dave")
     dave.begin("")
     known = [*others, bob, c, dave]
     before = {path: path.read_text() for path in folder.iterdir()}
@@ -160,7 +160,7 @@ def test_a_request_without_an_answer_may_be_done_or_not_and_then_stays_so(folder
 
 
 def test_a_sign_up_without_an_answer_never_lacks_its_password(folder: Path) -> None:
-    dave = Account("dave")
+    dave = ExpectedAccount("dave")
     dave.begin("secret")
     replace("users.csv", "3,", "4,dave\n3,")(folder)
     (fault,) = inspect(folder, [*accounts(), dave], repaired=False)
@@ -168,9 +168,9 @@ def test_a_sign_up_without_an_answer_never_lacks_its_password(folder: Path) -> N
 
 
 def test_a_letter_that_was_receipted_and_is_not_there_once_is_missing(tmp_path: Path) -> None:
-    def row(number: int, *texts: str) -> Row:
+    def row(number: int, *texts: str) -> ChatRow:
         packets = b"".join(Envelope("alice").wrap(text.encode()) for text in texts)
-        return Row(number, 1, 2, 1_700_000_000, len(texts), 0, packets)
+        return ChatRow(number, 1, 2, 1_700_000_000, len(texts), 0, packets)
 
     with ChatFile(tmp_path / "chats.db", 100) as chats:
         chats.write([row(1, "one", "two"), row(2, "two"), row(3, "three")], {})

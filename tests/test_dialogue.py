@@ -25,7 +25,7 @@ from protocol import (
     parse_text,
     split_packets,
 )
-from tests.scripted_server import message
+from testkit.scripted_server import message
 
 CHAT = encode_chat_init(1)
 LOGIN = encode_login("alice")

@@ -26,7 +26,7 @@ from protocol import (
     encode_string,
     encode_user,
 )
-from tests.scripted_server import message
+from testkit.scripted_server import message
 from tests.test_dialogue import LIST, LOGIN, Feed, pongs, taken
 
 CHAT = encode_chat_init(1)

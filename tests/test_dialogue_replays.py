@@ -33,7 +33,7 @@ from protocol import (
     encode_receipt,
     encode_string,
 )
-from tests.scripted_server import message, past
+from testkit.scripted_server import message, past
 from tests.test_dialogue import LIST, Feed, packets, pongs, taken, types
 
 CHAT = encode_chat_init(1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from protocol import encode_login
-from tests.processes import DEADLINE, ServerProcess, run_server, wait_for
+from testkit.processes import DEADLINE, ServerProcess, run_server, wait_for
 
 TRACED = "pwrite64,pwritev,pwritev2,write,writev,fsync,fdatasync,ftruncate,rename,renameat,renameat2,sendto,sendmsg"
 STRACE = ["strace", "-D", "-f", "-tt", "-y", "-s", "200", "-e", f"trace={TRACED}", "-o"]  # -D: the server is our child

@@ -18,8 +18,8 @@ from protocol import (
     encode_string,
     encode_user,
 )
+from testkit.processes import ServerProcess, Wire, wait_for
 from tests.conftest import StartServer
-from tests.processes import ServerProcess, Wire, wait_for
 
 MESSAGE = encode_message(b"x")
 

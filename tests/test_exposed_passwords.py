@@ -5,10 +5,10 @@ import socket
 import pytest
 
 from chatclient.address import is_loopback
-from chatserver.address import peer_of
+from chatserver.transport.address import client_address
 from protocol import encode_login
+from testkit.processes import ServerProcess
 from tests.conftest import StartLines, StartServer
-from tests.processes import ServerProcess
 
 WARNING = "unencrypted; the option --tls-cert encrypts"
 
@@ -92,4 +92,4 @@ def test_the_terminal_program_does_not_warn_of_loopback(server: ServerProcess, l
 )
 def test_loopback_is_told_by_the_address(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
-    assert peer_of((host, 9034), encrypted=False).exposed is not expected
+    assert client_address((host, 9034), encrypted=False).exposed is not expected

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from protocol import Reason, encode_login, encode_message
-from tests.faulty_proxy import (
+from testkit.faulty_proxy import (
     Fault,
     FaultyProxy,
     delay,
@@ -20,7 +20,7 @@ from tests.faulty_proxy import (
     swallow_after,
     swap,
 )
-from tests.processes import DEADLINE, ServerProcess, Wire, wait_for
+from testkit.processes import DEADLINE, ServerProcess, Wire, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import pytest
 
 from protocol import Feature, Level, PacketType, Reason, encode, encode_error, encode_login, encode_receipt
+from testkit.processes import DEADLINE, ROOT, UNWATCHED, ServerProcess, Wire, but_for_lateness, run_server, wait_for
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, ROOT, UNWATCHED, ServerProcess, Wire, but_for_lateness, run_server, wait_for
 
 pytestmark = pytest.mark.measured
 

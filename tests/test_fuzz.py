@@ -13,22 +13,22 @@ from unittest.mock import patch
 import pytest
 
 import protocol
-from chatserver import delivery
-from chatserver.accounts import Accounts
-from chatserver.archive import Archive, Mail
-from chatserver.batch import Batch
-from chatserver.delivery import Delivery
-from chatserver.outbox import Fate, Outbox
-from chatserver.receipts import Receipts
-from chatserver.relay import Member, Relay
+from chatserver.messages import delivery
+from chatserver.messages.archive import Archive, Mail
+from chatserver.messages.batch import Batch
+from chatserver.messages.delivery import Delivery
+from chatserver.people.accounts import Accounts
+from chatserver.people.presence import Member, Presence
 from chatserver.session import HANDLERS, PARSERS, Session, State
-from chatstorage.chats import Row
+from chatserver.transport.outbox import Fate, Outbox
+from chatserver.transport.receipts import Receipts
+from chatstorage.chats import ChatRow
 from protocol import Decoder, Envelope, Feature, Level, Login, PacketType, Reason, RemoteProtocolError, Run
 from stress.fuzz import CANNOT, can_fuzz, fuzz
 from stress.inputs import corpus, mutate
 from stress.reading import Broken
 from stress.target import run
-from tests.processes import DEADLINE, ROOT
+from testkit.processes import DEADLINE, ROOT
 
 FIXED = ("-seed=1", "-reload=0")  # else files of the corpus are read again, after so many seconds
 needs_atheris = pytest.mark.skipif(not can_fuzz(), reason=CANNOT)
@@ -48,7 +48,7 @@ def raise_key_error(*_: object) -> None:
 
 
 def to_nobody(_: Outbox, run: Run, __: Fate) -> int:
-    return run[1]
+    return run.messages
 
 
 def wrap_swapped(envelope: Envelope, text: bytes) -> bytes:
@@ -57,7 +57,7 @@ def wrap_swapped(envelope: Envelope, text: bytes) -> bytes:
 
 def take_swapped(decoder: Decoder, envelope: Envelope) -> Run:
     packets, count = take_messages(decoder, envelope)
-    return packets[:-2] + packets[:-3:-1], count
+    return Run(packets[:-2] + packets[:-3:-1], count)
 
 
 def take_invalid(decoder: Decoder, envelope: Envelope) -> Run:
@@ -105,11 +105,11 @@ def accept_for_ever(decoder: Decoder, extra: dict[PacketType, Feature], features
     decoder._accepts = decoder._accepts | {one for one, feature in extra.items() if feature in features}
 
 
-def watch_always(relay: Relay, member: Member, _: bool) -> None:
+def watch_always(relay: Presence, member: Member, _: bool) -> None:
     watch(relay, member, wanted=True)
 
 
-def leave_in_silence(relay: Relay, member: Member) -> None:
+def leave_in_silence(relay: Presence, member: Member) -> None:
     relay.watch(member, wanted=False)
     del relay._online[member.user_id]
 
@@ -131,13 +131,13 @@ def reach_one_by_one(receipts: Receipts, level: Level, first: int, last: int) ->
     receipts._announce()
 
 
-def receipt_to_any(delivery: Delivery, row: Row) -> Batch:
-    batch, sender = batch_again(delivery, row), delivery._relay.find(row.sender)
+def receipt_to_any(delivery: Delivery, row: ChatRow) -> Batch:
+    batch, sender = batch_again(delivery, row), delivery._presence.find(row.sender)
     batch.receipts = sender.receipts if sender else None
     return batch
 
 
-def receipt_to_nobody(delivery: Delivery, row: Row) -> Batch:
+def receipt_to_nobody(delivery: Delivery, row: ChatRow) -> Batch:
     batch = batch_again(delivery, row)
     batch.receipts = None
     return batch
@@ -170,14 +170,14 @@ def date_late(_: int, sender: int, id_width: int) -> bytes:
 
 append = Outbox._append
 refuse_login = Session._refuse_login
-watch = Relay.watch
+watch = Presence.watch
 make_archive, add, last = Archive.__init__, Archive.add, Archive.last
 settled, take_mail = Archive.settled, Archive.take_mail
 batch_again = Delivery._batch_again
 
 FAULTS: dict[str, tuple[object, str, object]] = {
     "an exception of a handler": (HANDLERS[State.CHATTING], "8", raise_key_error),
-    "a message to the wrong one": (Relay, "find", lambda relay, _: relay._online[1]),
+    "a message to the wrong one": (Presence, "find", lambda relay, _: relay._online[1]),
     "a message lost": (Outbox, "deliver", to_nobody),
     "bytes of a long message swapped": (Envelope, "wrap", wrap_swapped),
     "bytes of a message swapped": (Decoder, "messages", take_swapped),
@@ -192,8 +192,8 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "a feature that was not asked for": (Decoder, "accept_extra", accept_always),
     "a feature that a refused login asked for": (Session, "_refuse_login", refuse_and_accept),
     "a feature that is not asked for any more": (Decoder, "accept_extra", accept_for_ever),
-    "presence for who did not ask": (Relay, "watch", watch_always),
-    "presence of who goes forgotten": (Relay, "leave", leave_in_silence),
+    "presence for who did not ask": (Presence, "watch", watch_always),
+    "presence of who goes forgotten": (Presence, "leave", leave_in_silence),
     "a delivered receipt ahead of the truth": (Outbox, "_append", settle_at_once),
     "a stored receipt ahead of the truth": (Archive, "add", store_at_once),
     "a stored receipt forgotten": (Batch, "stored", lambda _: None),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.generator import TICK, Load, LoadMeter
+from loadtest.core.generator import TICK, GeneratorLoad, LoadMeter
 
 
 class Machine:
@@ -45,7 +45,7 @@ def test_too_short_a_run_says_nothing() -> None:
     machine = Machine()
     machine.run(0.4, 1.0)
     assert machine.meter.read().cpu == 0.0
-    assert Machine().meter.read() == Load(0.0, 0.0)
+    assert Machine().meter.read() == GeneratorLoad(0.0, 0.0)
 
 
 def test_the_last_seconds_count_too_but_not_the_last_moment() -> None:
@@ -80,4 +80,4 @@ def test_one_stall_is_one_late_tick_and_moves_no_other() -> None:
 
 
 def test_the_worst_of_several_generators_counts() -> None:
-    assert Load(0.9, 0.001).worst(Load(0.2, 0.02)) == Load(0.9, 0.02)
+    assert GeneratorLoad(0.9, 0.001).worst(GeneratorLoad(0.2, 0.02)) == GeneratorLoad(0.9, 0.02)

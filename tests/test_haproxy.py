@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from chatserver.options import parse_options
+from chatserver.operations.options import parse_options
 from protocol import PacketType, Reason, encode, encode_error, encode_login
-from tests.engine import RedisEngine
-from tests.group import HAPROXY_CONFIG, NO_HAPROXY, Group, find_haproxy, run_group, run_nodes
-from tests.processes import BIG, DEADLINE, stuck_pair, wait_for
+from testkit.group import HAPROXY_CONFIG, NO_HAPROXY, ServerGroup, find_haproxy, run_group, run_nodes
+from testkit.processes import BIG, DEADLINE, stuck_pair, wait_for
+from testkit.redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(find_haproxy() is None, reason=NO_HAPROXY)
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Group]:
+def pair(tmp_path: Path) -> Iterator[ServerGroup]:
     """Two servers that know nothing of each other, with a place each."""
     with run_nodes(tmp_path, "--pool-size", 1, behind_haproxy=True) as group:
         yield group
@@ -55,7 +55,7 @@ def test_clients_go_where_there_are_fewest(tmp_path: Path) -> None:
         del clients
 
 
-def test_who_waits_gets_the_first_place_that_is_free_on_any_node(pair: Group) -> None:
+def test_who_waits_gets_the_first_place_that_is_free_on_any_node(pair: ServerGroup) -> None:
     served = [pair.log_in("alice"), pair.log_in("bob")]
     for number in (1, 0):
         waiting = pair.connect()
@@ -65,7 +65,7 @@ def test_who_waits_gets_the_first_place_that_is_free_on_any_node(pair: Group) ->
         served.append(waiting)
 
 
-def test_who_closes_its_side_at_once_is_still_answered(pair: Group) -> None:
+def test_who_closes_its_side_at_once_is_still_answered(pair: ServerGroup) -> None:
     with pair.connect() as client:
         client.send(encode_login("alice"))
         client.half_close()
@@ -91,7 +91,7 @@ def test_who_has_closed_its_side_is_answered_however_late(tmp_path: Path) -> Non
         sender.close()
 
 
-def test_an_error_that_closes_arrives_and_who_does_not_close_is_let_go(pair: Group) -> None:
+def test_an_error_that_closes_arrives_and_who_does_not_close_is_let_go(pair: ServerGroup) -> None:
     rude = pair.connect()
     rude.send(b"\x00\x00", b"x" * 100_000)
     rude.expect_error(Reason.UNKNOWN_PACKET_TYPE)
@@ -101,7 +101,7 @@ def test_an_error_that_closes_arrives_and_who_does_not_close_is_let_go(pair: Gro
         other.expect_pong()
 
 
-def test_everyone_on_a_node_that_stops_is_told_and_the_next_ones_get_another(pair: Group) -> None:
+def test_everyone_on_a_node_that_stops_is_told_and_the_next_ones_get_another(pair: ServerGroup) -> None:
     first = pair.log_in("alice")
     (node,) = [node for node in pair.nodes if "alice" in node.log]
     assert node.stop() == 0
@@ -111,7 +111,7 @@ def test_everyone_on_a_node_that_stops_is_told_and_the_next_ones_get_another(pai
         second.expect_pong()
 
 
-def test_a_node_that_is_killed_ends_its_clients_and_the_next_ones_get_another(pair: Group) -> None:
+def test_a_node_that_is_killed_ends_its_clients_and_the_next_ones_get_another(pair: ServerGroup) -> None:
     with pair.log_in("alice") as client:
         (node,) = [node for node in pair.nodes if "alice" in node.log]
         node.process.kill()
@@ -121,7 +121,7 @@ def test_a_node_that_is_killed_ends_its_clients_and_the_next_ones_get_another(pa
 
 
 def test_users_whom_it_sends_to_different_nodes_chat(
-    tmp_path: Path, shared_redis: RedisEngine, redis_prefix: str
+    tmp_path: Path, shared_redis: RedisServer, redis_prefix: str
 ) -> None:
     with run_group(tmp_path, shared_redis.url, behind_haproxy=True, prefix=redis_prefix) as group:
         alice, bob = group.log_in("alice"), group.log_in("bob")
@@ -131,7 +131,7 @@ def test_users_whom_it_sends_to_different_nodes_chat(
         alice.expect_message("bob:hello")
 
 
-def test_the_metrics_of_a_group_are_the_sum(pair: Group) -> None:
+def test_the_metrics_of_a_group_are_the_sum(pair: ServerGroup) -> None:
     clients = [pair.log_in("alice"), pair.log_in("bob")]
     assert pair.metrics()["chat_connected"] == 2
     assert pair.stop(signal.SIGINT) == 0

@@ -8,9 +8,9 @@ from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.histogram import Histogram, merged
-from loadtest.summary import latency_table
-from loadtest.verdict import Row
+from loadtest.core.histogram import Histogram, merged
+from loadtest.core.summary import latency_table
+from loadtest.core.verdict import RequestStats
 
 DURATIONS = st.floats(1e-6, 3600)
 
@@ -87,8 +87,8 @@ def test_the_file_is_the_standard_percentile_text_in_milliseconds(tmp_path: Path
 
 def test_the_table_has_a_line_for_each_row_in_microseconds() -> None:
     rows = {
-        "send": Row(Histogram(), count=1200, failures=3),
-        "deliver": Row(histogram_of(*[0.0005] * 98, 0.001, 0.0015), count=100),
+        "send": RequestStats(Histogram(), count=1200, failures=3),
+        "deliver": RequestStats(histogram_of(*[0.0005] * 98, 0.001, 0.0015), count=100),
     }
     assert latency_table(rows) == (
         "Latency (microseconds)\n"

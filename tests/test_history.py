@@ -16,8 +16,8 @@ from protocol import (
     encode_message,
     parse_dated,
 )
+from testkit.processes import DEADLINE, ServerProcess, Wire
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, ServerProcess, Wire
 
 Past = tuple[int, bytes]  # the sender's id, and the Message packets
 

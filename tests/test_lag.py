@@ -11,10 +11,10 @@ import pytest
 from gevent import get_hub
 from gevent.monkey import get_original
 
-from chatserver import lag as module
-from chatserver.lag import LoopLag
+from chatserver.operations import lag as module
+from chatserver.operations.lag import LoopLag
+from testkit.processes import DEADLINE, STALL_SECONDS, ServerProcess, wait_for
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, STALL_SECONDS, ServerProcess, wait_for
 
 
 def block_the_loop(seconds: float = 0.4) -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from loadtest.account import CameAgain, FaultFound
-from loadtest.balance import Fault, Line
-from loadtest.ledger import STAMP_BYTES, Ledger, Stamp, decode_stamp, encode_stamp
+from loadtest.core.balance import Fault, Line
+from loadtest.core.ledger import STAMP_BYTES, Ledger, Stamp, decode_stamp, encode_stamp
+from loadtest.core.pair import CameAgain, FaultFound
 
 
 class Clock:

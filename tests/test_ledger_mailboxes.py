@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from loadtest.account import CameAgain
-from loadtest.ledger import Ledger
+from loadtest.core.ledger import Ledger
+from loadtest.core.pair import CameAgain
 
 USERS = ("ann", "bob", "cat")
 WHO = st.sampled_from(USERS)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from loadtest.account import FaultFound
-from loadtest.balance import Fault
-from loadtest.ledger import Ledger
+from loadtest.core.balance import Fault
+from loadtest.core.ledger import Ledger
+from loadtest.core.pair import FaultFound
 
 USERS = ("ann", "bob", "cat")
 WHO = st.sampled_from(USERS)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from protocol import PacketType, Reason, encode, encode_error, encode_login, encode_message, encode_user
+from testkit.processes import BIG, DEADLINE, RELAYED_BIG, ServerProcess, Wire
 from tests.conftest import StartServer
-from tests.processes import BIG, DEADLINE, RELAYED_BIG, ServerProcess, Wire
 
 pytestmark = pytest.mark.measured
 

@@ -12,21 +12,21 @@ import trustme
 from chatstorage.interface import StorageUnavailable
 from cluster.engine import Engine
 from cluster.link import READ_BYTES, Link
-from tests.engine import RedisEngine, run_redis
-from tests.processes import DEADLINE, wait_for
+from testkit.processes import DEADLINE, wait_for
+from testkit.redis_server import RedisServer, run_redis
 
 CHANNEL = "news"
 MUCH = 16 * 1024 * 1024  # more than two sockets hold
 
 
 @pytest.fixture(params=["plain", "encrypted"])
-def redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisEngine]:
+def redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
     with run_redis(tmp_path / "redis", authority=trustme.CA() if request.param == "encrypted" else None) as redis:
         yield redis
 
 
 @pytest.fixture
-def engine(redis: RedisEngine) -> Iterator[Engine]:
+def engine(redis: RedisServer) -> Iterator[Engine]:
     url = f"{redis.url}?ssl_ca_certs={redis.ca_file}" if redis.url.startswith("rediss") else redis.url
     with closing(Engine(url, "test")) as engine:
         yield engine
@@ -54,7 +54,7 @@ def test_only_channels_that_were_named_are_heard(engine: Engine) -> None:
 
 
 def test_what_a_busy_redis_does_not_take_waits_and_comes_in_order(
-    redis: RedisEngine, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cluster.link.ANSWER_SECONDS", DEADLINE)
     texts = [b"%07d" % number * 10_000 for number in range(MUCH // 70_000)]
@@ -68,7 +68,7 @@ def test_what_a_busy_redis_does_not_take_waits_and_comes_in_order(
         assert not link.failed.is_set()
 
 
-def test_a_redis_that_takes_nothing_more_is_away(redis: RedisEngine, engine: Engine) -> None:
+def test_a_redis_that_takes_nothing_more_is_away(redis: RedisServer, engine: Engine) -> None:
     with Link(engine, [CHANNEL]) as link:
         redis.pause()
         link.publish([(CHANNEL, bytes(MUCH))])
@@ -76,7 +76,7 @@ def test_a_redis_that_takes_nothing_more_is_away(redis: RedisEngine, engine: Eng
         assert link.problem == "Redis: it takes nothing more"
 
 
-def test_a_connection_that_ends_is_told_and_nothing_is_raised(redis: RedisEngine, engine: Engine) -> None:
+def test_a_connection_that_ends_is_told_and_nothing_is_raised(redis: RedisServer, engine: Engine) -> None:
     with Link(engine, [CHANNEL]) as link:
         listener = gevent.spawn(lambda: list(link.messages()))
         redis.kill()
@@ -87,7 +87,7 @@ def test_a_connection_that_ends_is_told_and_nothing_is_raised(redis: RedisEngine
             gevent.sleep(0.01)
 
 
-def test_a_redis_that_does_not_let_us_subscribe_is_away(redis: RedisEngine, engine: Engine) -> None:
+def test_a_redis_that_does_not_let_us_subscribe_is_away(redis: RedisServer, engine: Engine) -> None:
     redis.command("ACL", "SETUSER", "default", "-subscribe")
     with pytest.raises(StorageUnavailable, match="permissions"), Link(engine, [CHANNEL]):
         pass
@@ -97,7 +97,7 @@ def test_a_redis_that_does_not_let_us_subscribe_is_away(redis: RedisEngine, engi
         assert heard(link, 1) == [(CHANNEL, b"now")]
 
 
-def test_nothing_is_left_of_a_link_that_has_ended(redis: RedisEngine, engine: Engine) -> None:
+def test_nothing_is_left_of_a_link_that_has_ended(redis: RedisServer, engine: Engine) -> None:
     with Link(engine, [CHANNEL]):
         before = redis.command("CLIENT", "LIST").count("name=")
     wait_for("both are gone", lambda: redis.command("CLIENT", "LIST").count("name=") == before - 2)

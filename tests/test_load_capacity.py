@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faulty_proxy import Fault, FaultyProxy, Link, delay, swallow_after
-from tests.loadtests import CAPACITY, CHAT, GENEROUS, LoadRun, run_locust, start_locust
-from tests.processes import ServerProcess
+from testkit.faulty_proxy import Fault, FaultyProxy, ProxiedConnection, delay, swallow_after
+from testkit.loadtests import CAPACITY, CHAT, GENEROUS, LoadRun, run_locust, start_locust
+from testkit.processes import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.measured]
 USERS = 2
@@ -31,7 +31,7 @@ def slow_beyond(rate: float, seconds: float) -> Fault:
     """Messages come that much later as long as more than `rate` a second arrive."""
     recent: deque[float] = deque()
 
-    def fault(link: Link, packet: bytes, number: int) -> None:
+    def fault(link: ProxiedConnection, packet: bytes, number: int) -> None:
         now = time.monotonic()
         if number:
             recent.append(now)
@@ -64,7 +64,7 @@ def test_a_search_that_finds_nothing_fails(server: ServerProcess, tmp_path: Path
 
 
 def test_a_rate_with_faults_does_not_count(server: ServerProcess, tmp_path: Path) -> None:
-    def twice(link: Link, packet: bytes, number: int) -> None:
+    def twice(link: ProxiedConnection, packet: bytes, number: int) -> None:
         for _ in range(2 if number else 1):
             link.put(packet)
 

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ports import free_port
-from loadtest.ledger import decode_stamp
+from loadtest.core.ledger import decode_stamp
 from protocol import PacketType, Reason, encode, encode_error, parse_user_id
-from tests.conftest import StartServer
-from tests.faulty_proxy import (
+from testkit.faulty_proxy import (
     Fault,
     FaultyProxy,
-    Link,
+    ProxiedConnection,
     delay,
     duplicate,
     flip,
@@ -27,9 +25,11 @@ from tests.faulty_proxy import (
     swallow_after,
     swap,
 )
-from tests.loadtests import CHAT, LoadRun, Pair, load, read_ledger, read_numbers, start_locust
-from tests.processes import DEADLINE, ServerProcess, wait_for
-from tests.scripted_server import ScriptedServer
+from testkit.loadtests import CHAT, LoadRun, Pair, load, read_ledger, read_numbers, start_locust
+from testkit.ports import free_port
+from testkit.processes import DEADLINE, ServerProcess, wait_for
+from testkit.scripted_server import ScriptedServer
+from tests.conftest import StartServer
 
 pytestmark = pytest.mark.slow
 
@@ -164,7 +164,7 @@ def test_a_pause_shows_in_the_highest_latencies(server: ServerProcess, tmp_path:
 
 
 def test_what_has_not_come_when_the_time_to_drain_is_over_is_lost(server: ServerProcess, tmp_path: Path) -> None:
-    def late(link: Link, packet: bytes, number: int) -> None:
+    def late(link: ProxiedConnection, packet: bytes, number: int) -> None:
         link.put(packet, 60.0 if number > 50 else 0.0)
 
     run, _ = run_damaged(server, late, tmp_path, "--drain", 2, *PONGS_MAY_WAIT)
@@ -202,7 +202,7 @@ def test_a_server_that_stands_still_cannot_slow_down_what_measures_it(server: Se
 
 
 def test_a_signal_while_users_wait_for_the_last_messages_loses_none(server: ServerProcess, tmp_path: Path) -> None:
-    def late(link: Link, packet: bytes, number: int) -> None:
+    def late(link: ProxiedConnection, packet: bytes, number: int) -> None:
         link.put(packet, 1.5 if number else 0.0)
 
     with (

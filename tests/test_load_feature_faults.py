@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ports import free_port
 from client import ChatClient
 from protocol import HEADER_BYTES, STRING_PREFIX_BYTES, Feature, Level, PacketType, encode_receipt, parse_receipt
+from testkit.faulty_proxy import Fault, FaultyProxy, ProxiedConnection, delay
+from testkit.loadtests import LoadRun, expect_clean, load, run_until, start_locust
+from testkit.ports import free_port
+from testkit.processes import ServerProcess, wait_for
 from tests.conftest import StartServer
-from tests.faulty_proxy import Fault, FaultyProxy, Link, delay
-from tests.loadtests import LoadRun, expect_clean, load, run_until, start_locust
-from tests.processes import ServerProcess, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def told(run: LoadRun, row: str) -> str:
 
 
 def test_receipts_that_are_lost_fail_nothing(server: ServerProcess, tmp_path: Path) -> None:
-    def lose(link: Link, packet: bytes, _: int) -> None:
+    def lose(link: ProxiedConnection, packet: bytes, _: int) -> None:
         if packet[0] != PacketType.RECEIPT:
             link.put(packet)
 
@@ -64,7 +64,7 @@ def test_receipts_that_are_lost_fail_nothing(server: ServerProcess, tmp_path: Pa
 def test_receipts_that_are_ahead_of_the_truth_fail_their_row(server: ServerProcess, tmp_path: Path) -> None:
     seen: Counter[Level] = Counter()
 
-    def exaggerate(link: Link, packet: bytes, _: int) -> None:
+    def exaggerate(link: ProxiedConnection, packet: bytes, _: int) -> None:
         link.put(packet)
         if packet[0] != PacketType.RECEIPT:
             return
@@ -92,11 +92,11 @@ def test_receipts_that_are_ahead_of_the_truth_fail_their_row(server: ServerProce
 
 
 def test_what_is_lost_doubled_or_overtaken_out_of_a_mailbox_is_named(server: ServerProcess, tmp_path: Path) -> None:
-    first: dict[Link, bytes] = {}
+    first: dict[ProxiedConnection, bytes] = {}
     kinds = cycle(("lost", "duplicated", "reordered"))
     damages: Counter[str] = Counter()
 
-    def damage(link: Link, packet: bytes, number: int) -> None:
+    def damage(link: ProxiedConnection, packet: bytes, number: int) -> None:
         """To the first message of each connection, if the very next packet is another one by its sender: then it is
         certain to be noticed. Until then it waits, at the longest for the answer to the ping before the client leaves.
         """
@@ -207,10 +207,10 @@ def test_a_killed_server_owes_what_was_stored_and_may_repeat_what_was_delivered(
 
 
 def test_a_past_that_is_not_what_was_said_fails_the_row(server: ServerProcess, tmp_path: Path) -> None:
-    replays: dict[Link, list[bytes]] = {}
+    replays: dict[ProxiedConnection, list[bytes]] = {}
     damages = iter(("leave out", "exchange", "ascribe"))
 
-    def damage(link: Link, packet: bytes, _: int) -> None:
+    def damage(link: ProxiedConnection, packet: bytes, _: int) -> None:
         if packet[0] == PacketType.HISTORY and len(packet) > HEADER_BYTES:
             replays.setdefault(link, []).append(packet)
         elif packet[0] == PacketType.HISTORY:

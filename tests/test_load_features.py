@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ports import free_port
 from protocol import NO_FEATURES, Feature, encode_login
-from tests.conftest import StartServer
-from tests.loadtests import (
+from testkit.loadtests import (
     ROWS,
     expect_clean,
     expect_refusal,
@@ -21,7 +19,9 @@ from tests.loadtests import (
     start_locust,
     two_processes,
 )
-from tests.processes import DEADLINE, ServerProcess, answers, wait_for
+from testkit.ports import free_port
+from testkit.processes import DEADLINE, ServerProcess, answers, wait_for
+from tests.conftest import StartServer
 
 pytestmark = pytest.mark.measured
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from protocol import Reason, encode_error
+from testkit.loadtests import LoadRun, load, run_until, start_locust
+from testkit.processes import PUSH_BYTES, RELAYED_BIG, ServerProcess, stuck_pair, wait_for
 from tests.conftest import StartServer
-from tests.loadtests import LoadRun, load, run_until, start_locust
-from tests.processes import PUSH_BYTES, RELAYED_BIG, ServerProcess, stuck_pair, wait_for
 
 USERS = 20
 

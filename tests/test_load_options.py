@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 
-from locustload.options import DEFAULTS, check
+from loadtest.locust.options import DEFAULTS, check
 
 
 def options(**changed: object) -> Namespace:

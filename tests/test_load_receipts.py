@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.receipts import KEPT, Receipts
+from loadtest.core.receipts import KEPT, ReceiptLedger
 
 STORED, DELIVERED = "stored", "delivered"
 
 
-def sent(count: int) -> Receipts[str, int]:
+def sent(count: int) -> ReceiptLedger[str, int]:
     """So many messages have been sent; of each its number is what is known."""
-    receipts: Receipts[str, int] = Receipts((STORED, DELIVERED))
+    receipts: ReceiptLedger[str, int] = ReceiptLedger((STORED, DELIVERED))
     for number in range(1, count + 1):
         receipts.expect(number, number)
     return receipts

@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from benchmarks.ports import free_port
-from tests.conftest import StartServer
-from tests.faulty_proxy import FaultyProxy, Link
-from tests.loadtests import (
+from testkit.faulty_proxy import FaultyProxy, ProxiedConnection
+from testkit.loadtests import (
     CHAT,
     GENEROUS,
     ROWS,
@@ -25,7 +23,9 @@ from tests.loadtests import (
     signed_up,
     start_locust,
 )
-from tests.processes import ROOT, ServerProcess
+from testkit.ports import free_port
+from testkit.processes import ROOT, ServerProcess
+from tests.conftest import StartServer
 
 pytestmark = pytest.mark.measured
 
@@ -118,7 +118,7 @@ def number_of(name: str) -> int:
 def test_messages_have_the_size_that_was_asked_for(server: ServerProcess, tmp_path: Path, size: int) -> None:
     texts = []
 
-    def note(link: Link, packet: bytes, number: int) -> None:
+    def note(link: ProxiedConnection, packet: bytes, number: int) -> None:
         if number:
             texts.append(packet[4:].partition(b":")[2])
         link.put(packet)

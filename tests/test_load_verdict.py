@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faulty_proxy import FaultyProxy, lose_every
-from tests.loadtests import load, run_locust, run_until
-from tests.processes import ServerProcess
+from testkit.faulty_proxy import FaultyProxy, lose_every
+from testkit.loadtests import load, run_locust, run_until
+from testkit.processes import ServerProcess
 
 pytestmark = pytest.mark.measured
 

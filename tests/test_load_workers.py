@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ports import free_port
-from tests.loadtests import (
+from testkit.loadtests import (
     CHAT,
     LoadRun,
     LocustProcess,
@@ -21,7 +20,8 @@ from tests.loadtests import (
     start_locust,
     two_processes,
 )
-from tests.processes import ServerProcess, wait_for
+from testkit.ports import free_port
+from testkit.processes import ServerProcess, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.measured]
 USERS = 20

@@ -1,8 +1,8 @@
 """What the log holds, and what it never does: no text and no password, and nothing for each message."""
 
 from protocol import Reason, encode_login, encode_message
+from testkit.processes import BIG, ServerProcess, but_for_lateness
 from tests.conftest import StartServer
-from tests.processes import BIG, ServerProcess, but_for_lateness
 
 SECRETS = ("sesame", "simsalabim", "forty-two", "malformed-text", "too-long-a-pass", "early-text")
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.ports import free_port
-from chatserver.logs import LineHandler
+from chatserver.operations.logs import LineHandler
 from protocol import encode_login
-from tests.processes import DEADLINE, ROOT, Wire, answers, but_for_lateness, wait_for
+from testkit.ports import free_port
+from testkit.processes import DEADLINE, ROOT, Wire, answers, but_for_lateness, wait_for
 
 pytestmark = pytest.mark.measured
 
@@ -161,7 +161,7 @@ def test_a_server_whose_log_goes_nowhere_serves_all_the_same(stderr: str, tmp_pa
 def test_no_file_that_got_the_number_of_a_closed_standard_error_is_written_to(tmp_path: Path) -> None:
     program = (
         "import logging, os, sys\n"
-        "from chatserver.logs import start_log\n"
+        "from chatserver.operations.logs import start_log\n"
         "print(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT))\n"
         "start_log('info')\n"
         "logging.info('this would spoil the file')\n"

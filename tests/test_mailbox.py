@@ -19,8 +19,8 @@ from protocol import (
     encode_message,
     encode_receipt,
 )
+from testkit.processes import BIG, PATIENT, RELAYED_BIG, Flood, ServerProcess, Wire, stuck_pair, wait_for
 from tests.conftest import StartServer
-from tests.processes import BIG, PATIENT, RELAYED_BIG, Flood, ServerProcess, Wire, stuck_pair, wait_for
 
 BOTH = Feature.MAILBOX | Feature.RECEIPTS
 

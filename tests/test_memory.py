@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from chatserver import memory
-from chatserver.connection import RECV_BYTES
 from chatserver.listener import RECEIVE_BUFFER_BYTES
-from chatserver.options import parse_options
-from chatserver.outbox import PUT_BYTES, Outbox
+from chatserver.operations import memory
+from chatserver.operations.options import parse_options
+from chatserver.transport.connection import RECV_BYTES
+from chatserver.transport.outbox import PUT_BYTES, Outbox
 from protocol import Envelope
 from stress.hostile import attack
 from tests.conftest import StartServer

@@ -19,8 +19,8 @@ from protocol import (
     encode_message,
     encode_user,
 )
+from testkit.processes import BIG, DEADLINE, PATIENT, RELAYED_BIG, ServerProcess, Wire, run_to_end, stuck_pair, wait_for
 from tests.conftest import StartServer
-from tests.processes import BIG, DEADLINE, PATIENT, RELAYED_BIG, ServerProcess, Wire, run_to_end, stuck_pair, wait_for
 
 pytestmark = pytest.mark.measured
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatstorage.chats import ChatFile, Row, export
+from chatstorage.chats import ChatFile, ChatRow, export
 from chatstorage.files import fsync_folder, replace
 from chatstorage.interface import StorageUnavailable, skeleton
 from cluster import migrate
@@ -30,9 +30,9 @@ from cluster.migrate import CannotMigrate, carry, carry_back
 from cluster.storage import RedisStorage
 from protocol import Envelope
 from storage import CsvStorage, StorageError, User
-from tests.engine import RedisEngine
-from tests.processes import ROOT, run_server
-from tests.programs import ScreenProgram
+from testkit.processes import ROOT, run_server
+from testkit.programs import ScreenProgram
+from testkit.redis_server import RedisServer
 from tests.test_admin import admin, contents, refusal
 
 pytestmark = pytest.mark.measured
@@ -48,7 +48,7 @@ class Found(NamedTuple):
     users: list[User]
     passwords: dict[int, str | None]
     next_id: int
-    rows: list[Row]
+    rows: list[ChatRow]
 
 
 def in_folder(folder: Path) -> Found:
@@ -74,11 +74,13 @@ def in_redis(url: str, prefix: str) -> Found:
         return Found(users, passwords, next_id, sorted(RedisChats(engine, 100).export()))
 
 
-def message(number: int, sender: int, receiver: int, waiting: int = 0) -> Row:
-    return Row(number, sender, receiver, 1_700_000_000 + number, 1, waiting, WRAP(b"%d" % number), 2**61 + 1, number)
+def message(number: int, sender: int, receiver: int, waiting: int = 0) -> ChatRow:
+    return ChatRow(
+        number, sender, receiver, 1_700_000_000 + number, 1, waiting, WRAP(b"%d" % number), 2**61 + 1, number
+    )
 
 
-def make_database(folder: Path, names: dict[str, str | None], rows: list[Row], removed: list[int]) -> None:
+def make_database(folder: Path, names: dict[str, str | None], rows: list[ChatRow], removed: list[int]) -> None:
     with CsvStorage(folder, PLENTY * PLENTY, 2**32 - 1) as storage:
         for name, password_hash in names.items():
             storage.sign_up(name, password_hash)
@@ -115,7 +117,7 @@ class Group(NamedTuple):
 
 
 @pytest.fixture
-def group(shared_redis: RedisEngine, redis_prefix: str) -> Group:
+def group(shared_redis: RedisServer, redis_prefix: str) -> Group:
     return Group(shared_redis.url, redis_prefix)
 
 
@@ -151,7 +153,7 @@ def test_a_server_starts_on_what_came_back_and_delivers_the_mail(group: Group, t
     make_database(tmp_path / "data", {"bob": None, "alice": None}, [], removed=[])
     wrap = Envelope("alice").wrap
     with ChatFile(tmp_path / "data" / "chats.db", 100) as chats:
-        chats.write([Row(1, 2, 1, 1_700_000_000, 2, 1, wrap(b"seen") + wrap(b"for later"))], {})
+        chats.write([ChatRow(1, 2, 1, 1_700_000_000, 2, 1, wrap(b"seen") + wrap(b"for later"))], {})
     admin(tmp_path / "data", "migrate", *group.options)
     admin(tmp_path / "back", "migrate", "--back", *group.options)
     with run_server(tmp_path / "back") as server:
@@ -198,16 +200,16 @@ names = st.lists(st.text("abcżó\"'#ﬁ", min_size=1, max_size=8), unique_by=sk
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), names=names)
 def test_any_database_is_the_same_there_and_back(
-    shared_redis: RedisEngine, data: st.DataObject, names: list[str]
+    shared_redis: RedisServer, data: st.DataObject, names: list[str]
 ) -> None:
     ids = range(1, len(names) + 1)
     user = st.sampled_from(ids) if names else st.nothing()
     texts = st.lists(st.binary(max_size=200), min_size=1, max_size=3)
     new_id = count(data.draw(st.sampled_from([1, 2**32, 2**62])), data.draw(st.integers(1, 1000)))
 
-    def row(sender: int, receiver: int, texts: list[bytes], waiting: int) -> Row:
+    def row(sender: int, receiver: int, texts: list[bytes], waiting: int) -> ChatRow:
         packets = b"".join(WRAP(text[:100]) for text in texts)
-        return Row(next(new_id), sender, receiver, 10**9, len(texts), min(waiting, len(texts)), packets)
+        return ChatRow(next(new_id), sender, receiver, 10**9, len(texts), min(waiting, len(texts)), packets)
 
     rows = data.draw(
         st.lists(st.builds(row, user, user, texts, st.integers(0, 3)), max_size=12) if names else st.just([])

@@ -8,9 +8,9 @@ import pytest
 from protocol import HISTORY_END, Level, PacketType, encode, encode_presence, encode_string
 from stress import letters
 from stress.conversations import Ending, conversation
-from stress.mutate import SERVER_OPTIONS, Report, mutate
+from stress.mutate import SERVER_OPTIONS, MutationReport, mutate
+from testkit.faulty_proxy import Fault, FaultyProxy, ProxiedConnection
 from tests.conftest import StartServer
-from tests.faulty_proxy import Fault, FaultyProxy, Link
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ PRESENCE = encode_presence(True, "nobody", 99, 1)
 NOBODY_DEAF = 665  # from this conversation of seed 1 on, for long: a test with a deaf one takes seconds longer
 
 
-def check(report: Report, conversations: int) -> None:
+def check(report: MutationReport, conversations: int) -> None:
     assert not report.faults, str(report)
     assert report.conversations == conversations
     assert report.sent == report.received > 0
@@ -46,24 +46,24 @@ def test_honest_users_notice_nothing_of_many_mutated_conversations(start_server:
     assert report.answers["Too Slow"] + report.answers["(cut)"] > 0  # the latter if we were held up
 
 
-def lose(_: Link, __: bytes) -> None:
+def lose(_: ProxiedConnection, __: bytes) -> None:
     """It does not arrive."""
 
 
-def change(link: Link, packet: bytes) -> None:
+def change(link: ProxiedConnection, packet: bytes) -> None:
     link.put(packet[:-1] + b"!")
 
 
-def double(link: Link, packet: bytes) -> None:
+def double(link: ProxiedConnection, packet: bytes) -> None:
     link.put(packet)
     link.put(packet)
 
 
 @pytest.mark.parametrize("damage", [lose, change, double])
 def test_an_honest_message_that_is_damaged_is_a_fault(
-    start_server: StartServer, damage: Callable[[Link, bytes], object]
+    start_server: StartServer, damage: Callable[[ProxiedConnection, bytes], object]
 ) -> None:
-    def fault(link: Link, packet: bytes, _: int) -> None:
+    def fault(link: ProxiedConnection, packet: bytes, _: int) -> None:
         if b"honest-one:7 " in packet:
             damage(link, packet)
         else:
@@ -75,7 +75,7 @@ def test_an_honest_message_that_is_damaged_is_a_fault(
 def test_an_honest_message_that_the_next_one_overtakes_is_a_fault(start_server: StartServer) -> None:
     held: list[bytes] = []
 
-    def fault(link: Link, packet: bytes, _: int) -> None:
+    def fault(link: ProxiedConnection, packet: bytes, _: int) -> None:
         if b"honest-one:7 " in packet:
             held.append(packet)
             return
@@ -88,9 +88,9 @@ def test_an_honest_message_that_the_next_one_overtakes_is_a_fault(start_server: 
 
 @pytest.mark.parametrize("damage", [lose, change, double])
 def test_a_letter_that_is_damaged_is_a_fault(
-    start_server: StartServer, damage: Callable[[Link, bytes], object]
+    start_server: StartServer, damage: Callable[[ProxiedConnection, bytes], object]
 ) -> None:
-    def fault(link: Link, packet: bytes, _: int) -> None:
+    def fault(link: ProxiedConnection, packet: bytes, _: int) -> None:
         if packet.endswith(b"letter-writer:7"):
             damage(link, packet)
         else:
@@ -103,7 +103,7 @@ def test_a_letter_that_is_damaged_is_a_fault(
 def test_a_receipt_that_does_not_come_is_a_fault(
     start_server: StartServer, level: Level, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fault(link: Link, packet: bytes, _: int) -> None:
+    def fault(link: ProxiedConnection, packet: bytes, _: int) -> None:
         if packet[0] != PacketType.RECEIPT or packet[2] != level:
             link.put(packet)
 
@@ -112,7 +112,7 @@ def test_a_receipt_that_does_not_come_is_a_fault(
 
 
 def test_a_packet_within_a_replay_that_does_not_belong_there_is_a_fault(start_server: StartServer) -> None:
-    def fault(link: Link, packet: bytes, _: int) -> None:
+    def fault(link: ProxiedConnection, packet: bytes, _: int) -> None:
         link.put(packet)
         if packet[0] == PacketType.HISTORY and packet != HISTORY_END:
             link.put(PRESENCE)
@@ -121,7 +121,7 @@ def test_a_packet_within_a_replay_that_does_not_belong_there_is_a_fault(start_se
 
 
 def test_a_packet_for_who_did_not_ask_is_a_fault(start_server: StartServer) -> None:
-    def fault(link: Link, packet: bytes, _: int) -> None:
+    def fault(link: ProxiedConnection, packet: bytes, _: int) -> None:
         link.put(packet)
         if packet[0] == PacketType.ERROR:
             link.put(PRESENCE)
@@ -134,7 +134,7 @@ def test_a_packet_for_who_did_not_ask_is_a_fault(start_server: StartServer) -> N
     [encode(PacketType.ERROR, encode_string(b"No Such Reason")), encode(PacketType.MESSAGE, b"x"), b"\x77\x00"],
 )
 def test_an_answer_that_is_no_packet_of_the_protocol_is_a_fault(start_server: StartServer, packet: bytes) -> None:
-    def fault(link: Link, answer: bytes, _: int) -> None:
+    def fault(link: ProxiedConnection, answer: bytes, _: int) -> None:
         is_error = answer[0] == PacketType.ERROR
         link.put(packet if is_error else answer)
 

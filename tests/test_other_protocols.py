@@ -11,9 +11,9 @@ from pathlib import Path
 import gevent
 import pytest
 
-from benchmarks.ports import free_port
-from tests.loadtests import CAPACITY, load, run_locust, run_until, start_locust
-from tests.processes import DEADLINE, ROOT, answers, wait_for
+from testkit.loadtests import CAPACITY, load, run_locust, run_until, start_locust
+from testkit.ports import free_port
+from testkit.processes import DEADLINE, ROOT, answers, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.measured]
 

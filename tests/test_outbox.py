@@ -6,8 +6,8 @@ import gevent
 import pytest
 from gevent import Greenlet
 
-from chatserver.outbox import MARK_BYTES, PUT_BYTES, Outbox
-from protocol import Envelope, PacketType, encode
+from chatserver.transport.outbox import MARK_BYTES, PUT_BYTES, Outbox
+from protocol import Envelope, PacketType, Run, encode
 
 WRAP = Envelope("alice").wrap
 
@@ -132,7 +132,7 @@ def test_the_writer_is_told_once_until_it_takes() -> None:
 
 
 def deliver(box: Outbox, messages: list[bytes], fate: Told) -> int:
-    return box.deliver((b"".join(messages), len(messages)), fate)
+    return box.deliver(Run(b"".join(messages), len(messages)), fate)
 
 
 # What becomes of Messages

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.pairing import PAIRINGS, Pairing
+from loadtest.core.pairing import PAIRINGS, Pairing
 
 USERS = st.lists(st.integers(0, 50), min_size=1, unique=True)
 

@@ -16,8 +16,8 @@ from protocol import (
     encode_login,
     encode_message,
 )
+from testkit.processes import BIG, DEADLINE, PATIENT, RELAYED_BIG, Flood, ServerProcess, Wire, stuck_pair, wait_for
 from tests.conftest import StartServer
-from tests.processes import BIG, DEADLINE, PATIENT, RELAYED_BIG, Flood, ServerProcess, Wire, stuck_pair, wait_for
 
 pytestmark = pytest.mark.measured
 

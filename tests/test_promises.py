@@ -5,9 +5,9 @@ import urllib.request
 
 import pytest
 
-from chatserver.options import parse_options
+from chatserver.operations.options import parse_options
+from testkit.processes import DEADLINE, ROOT
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, ROOT
 
 PAGE = (ROOT / "docs" / "RELIABILITY.md").read_text()
 

@@ -19,6 +19,7 @@ from protocol import (
     LocalProtocolError,
     PacketType,
     Reason,
+    Run,
 )
 from protocol import RemoteProtocolError as Fault
 
@@ -151,7 +152,7 @@ def test_a_stream_is_split_into_its_packets(found: list[bytes]) -> None:
 def test_the_first_messages_of_a_run_are_what_they_were(said: list[bytes], count: int) -> None:
     wrapped = [Envelope("s").wrap(text) for text in said]
     packets = [packet for message in wrapped for packet in protocol.split_packets(message)]
-    several, one = (b"".join(packets), len(packets)), (wrapped[0], 1)
+    several, one = Run(b"".join(packets), len(packets)), Run(wrapped[0], 1)
     assert protocol.each_message(several) == packets
     assert protocol.each_message(protocol.first_messages(several, count)) == packets[:count]
     assert protocol.each_message(one) == [wrapped[0]]

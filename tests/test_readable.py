@@ -8,8 +8,8 @@ import pytest
 from gevent import Timeout
 from greenlet import GreenletExit
 
-from chatserver.readable import InputOver, Readable, plain_socket
-from tests.processes import DEADLINE
+from chatserver.transport.readable import InputOver, Readable, plain_socket
+from testkit.processes import DEADLINE
 
 
 class Counting(Readable):

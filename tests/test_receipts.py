@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatserver.outbox import Outbox
-from chatserver.receipts import MAX_RANGES, Receipts
+from chatserver.transport.outbox import Outbox
+from chatserver.transport.receipts import MAX_RANGES, Receipts
 from protocol import (
     EXTRA_FROM_SERVER,
     FROM_SERVER,
@@ -21,8 +21,8 @@ from protocol import (
     encode_receipt,
     parse_receipt,
 )
+from testkit.processes import Flood, ServerProcess, Wire
 from tests.conftest import StartServer
-from tests.processes import Flood, ServerProcess, Wire
 
 pytestmark = pytest.mark.measured
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from stress.restart import SPREADS, Comeback, histogram, logged_in, moments, most_within, restart
+from testkit.faulty_proxy import FaultyProxy
+from testkit.loadtests import load, start_locust
+from testkit.processes import wait_for
 from tests.conftest import StartServer
-from tests.faulty_proxy import FaultyProxy
-from tests.loadtests import load, start_locust
-from tests.processes import wait_for
 
 CLIENTS, TERMINALS = 20, 2
 LOAD_USERS = 15

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.schedule import Schedule
+from loadtest.core.schedule import Schedule
 
 
 def test_the_millionth_moment_is_where_it_belongs() -> None:

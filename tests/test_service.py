@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from chatserver.control import STOP_SECONDS
-from chatserver.options import parse_options
-from tests.processes import DEADLINE, ROOT
+from chatserver.operations.control import STOP_SECONDS
+from chatserver.operations.options import parse_options
+from testkit.processes import DEADLINE, ROOT
 
 UNIT = ROOT / "deploy" / "chat.service"
 MIB = 1024 * 1024

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from chatserver.accounts import Accounts
-from chatserver.address import Peer
 from chatserver.counters import Counters
-from chatserver.delivery import Delivery
-from chatserver.outbox import Outbox
-from chatserver.relay import Relay
+from chatserver.messages.delivery import Delivery
+from chatserver.people.accounts import Accounts
+from chatserver.people.presence import Presence
 from chatserver.session import HANDLERS, PARSERS, Session, State
+from chatserver.transport.address import ClientAddress
+from chatserver.transport.outbox import Outbox
 from protocol import (
     EXTRA_FROM_CLIENT,
     FROM_CLIENT,
@@ -36,10 +36,10 @@ PING, PONG = encode(PacketType.PING, b"?"), encode(PacketType.PONG, b"?")
 class Client:
     """A session with its outbox, and what came out of it."""
 
-    def __init__(self, accounts: Accounts, relay: Relay, delivery: Delivery, counters: Counters) -> None:
+    def __init__(self, accounts: Accounts, presence: Presence, delivery: Delivery, counters: Counters) -> None:
         self.outbox = Outbox(64 * 1024, lambda: None)
-        peer = Peer("test", "test")
-        self.session = Session(accounts, relay, delivery, counters, self.outbox, self._close, peer)
+        peer = ClientAddress("test", "test")
+        self.session = Session(accounts, presence, delivery, counters, self.outbox, self._close, peer)
 
     def _close(self, reason: Reason) -> None:
         self.outbox.close(encode_error(reason))
@@ -59,13 +59,13 @@ class Room:
     """What sessions share."""
 
     def __init__(self, storage: CsvStorage) -> None:
-        self.relay = Relay()
+        self.presence = Presence()
         self.counters = Counters()
-        self.accounts = Accounts(storage, self.relay, self.counters, 1, password_required=False, login_attempts=10)
-        self.delivery = Delivery(self.relay, None, self.counters, storage.is_user, 1)
+        self.accounts = Accounts(storage, self.presence, self.counters, 1, password_required=False, login_attempts=10)
+        self.delivery = Delivery(self.presence, None, self.counters, storage.is_user, 1)
 
     def client(self, *packets: bytes) -> Client:
-        client = Client(self.accounts, self.relay, self.delivery, self.counters)
+        client = Client(self.accounts, self.presence, self.delivery, self.counters)
         client.send(*packets)
         return client
 
@@ -186,7 +186,7 @@ def test_ending_a_session_twice_is_as_good_as_once(room: Room) -> None:
     again = room.client(ALICE)
     alice.session.end()
     assert again.send(PING) == PONG
-    assert room.relay.is_online(1)
+    assert room.presence.is_online(1)
 
 
 @pytest.mark.parametrize("before", [(), (encode_login("alice"),)], ids=["before the login", "before the first chat"])
@@ -220,7 +220,7 @@ def test_who_has_gone_costs_neither_lists_nor_replays_but_its_messages_arrive(
     alice, bob = room.client(CURIOUS), room.client(BOB)
     alice.send(encode_chat_init(2))
     made: list[str] = []
-    monkeypatch.setattr(room.relay, "everyone", lambda: made.append("list"))
+    monkeypatch.setattr(room.presence, "everyone", lambda: made.append("list"))
     monkeypatch.setattr(room.delivery, "replay", lambda *_: made.append("replay"))
     alice.outbox.lead_nowhere()
     alice.send(PAST * 3, ALICE * 3, encode_message(b"goodbye"))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.processes import ROOT
+from testkit.processes import ROOT
 
 
 def curve(shape: str) -> Callable[[float], float]:

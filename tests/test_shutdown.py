@@ -8,8 +8,8 @@ import time
 import pytest
 
 from protocol import Reason, encode_error, encode_login
+from testkit.processes import DEADLINE, RELAYED_BIG, ServerProcess, stuck_pair, wait_for
 from tests.conftest import StartServer
-from tests.processes import DEADLINE, RELAYED_BIG, ServerProcess, stuck_pair, wait_for
 
 pytestmark = pytest.mark.measured
 

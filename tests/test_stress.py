@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 import psutil
 import pytest
 
-from tests.processes import DEADLINE, ROOT, wait_for
+from testkit.processes import DEADLINE, ROOT, wait_for
 
 pytestmark = pytest.mark.slow
 

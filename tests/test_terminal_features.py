@@ -15,11 +15,11 @@ from protocol import (
     encode_presence,
     parse_history_request,
 )
+from testkit.processes import ServerProcess
+from testkit.programs import ScreenProgram
+from testkit.scripted_server import SECONDS, ScriptedServer, message, past
+from testkit.terminals import choose_bob, start, start_scripted
 from tests.conftest import StartServer, StartTerminal
-from tests.processes import ServerProcess
-from tests.programs import ScreenProgram
-from tests.scripted_server import SECONDS, ScriptedServer, message, past
-from tests.terminals import choose_bob, start, start_scripted
 
 pytestmark = pytest.mark.measured
 

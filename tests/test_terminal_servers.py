@@ -2,12 +2,12 @@
 
 import pytest
 
-from benchmarks.ports import free_port
 from client import ChatClient, MessageReceived
 from protocol import PacketType, Reason, encode_user, parse_login, parse_text
+from testkit.ports import free_port
+from testkit.scripted_server import ScriptedServer
+from testkit.terminals import FEATURES, choose_bob, let_in, let_in_alone, start_scripted, take_chat
 from tests.conftest import StartServer, StartTerminal
-from tests.scripted_server import ScriptedServer
-from tests.terminals import FEATURES, choose_bob, let_in, let_in_alone, start_scripted, take_chat
 
 pytestmark = pytest.mark.measured
 

@@ -14,11 +14,10 @@ import gevent
 import pytest
 import trustme
 
-from chatserver.tls import TlsStream, server_context
+from chatserver.transport.tls import TlsStream, server_context
 from client import ChatClient, ConnectionClosed, ConnectionFailed, tls_context
 from protocol import Envelope, PacketType, Reason, encode, encode_error, encode_login, encode_message
-from tests.conftest import StartServer
-from tests.processes import (
+from testkit.processes import (
     BIG,
     DEADLINE,
     PATIENT,
@@ -31,7 +30,8 @@ from tests.processes import (
     stuck_pair,
     wait_for,
 )
-from tests.tls_wire import RECORD_BYTES, KeyUpdater, TlsSocket, TlsWire, libssl
+from testkit.tls_wire import RECORD_BYTES, KeyUpdater, TlsWire, TracedTlsSocket, libssl
+from tests.conftest import StartServer
 
 pytestmark = pytest.mark.measured
 
@@ -76,8 +76,8 @@ def log_in_tls(server: ServerProcess, name: str) -> TlsWire:
     return wire
 
 
-def half_a_handshake(server: ServerProcess, trust: ssl.SSLContext) -> TlsSocket:
-    client = TlsSocket(socket.create_connection((server.host, server.port), DEADLINE), trust)
+def half_a_handshake(server: ServerProcess, trust: ssl.SSLContext) -> TracedTlsSocket:
+    client = TracedTlsSocket(socket.create_connection((server.host, server.port), DEADLINE), trust)
     hello = client.hello()
     client.send_records(and_then=hello[: len(hello) // 2])
     return client
@@ -348,7 +348,7 @@ def test_a_record_that_has_no_room_is_counted_once_it_is_out(folder: Path, trust
     near, far = socket.socketpair()
     near.settimeout(0.0)
     stream = TlsStream(near, server_context(folder / "server.pem"))
-    client = TlsSocket(far, trust)
+    client = TracedTlsSocket(far, trust)
     client.settimeout(0.0)
     while not stream_is_ready(stream, client):
         pass
@@ -374,7 +374,7 @@ def test_a_record_that_cannot_be_sent_any_more_is_not_counted(folder: Path, trus
     near, far = socket.socketpair()
     near.settimeout(0.0)
     stream = TlsStream(near, server_context(folder / "server.pem"))
-    with TlsSocket(far, trust) as client:
+    with TracedTlsSocket(far, trust) as client:
         client.settimeout(0.0)
         while not stream_is_ready(stream, client):
             pass
@@ -388,7 +388,7 @@ def test_a_record_that_cannot_be_sent_any_more_is_not_counted(folder: Path, trus
     stream.close()
 
 
-def stream_is_ready(stream: TlsStream, client: TlsSocket) -> bool:
+def stream_is_ready(stream: TlsStream, client: TracedTlsSocket) -> bool:
     """One step of a handshake in one thread."""
     for step in (client.shake_hands, partial(stream.recv, 65536)):
         try:
@@ -398,7 +398,7 @@ def stream_is_ready(stream: TlsStream, client: TlsSocket) -> bool:
     return stream._tls.version() is not None
 
 
-def read_some(client: TlsSocket) -> bytes:
+def read_some(client: TracedTlsSocket) -> bytes:
     try:
         return client.recv(65536)
     except BlockingIOError:

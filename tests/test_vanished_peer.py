@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from protocol import Reason, encode_login
+from testkit.processes import BIG, Flood, ServerProcess, Wire, wait_for
 from tests.conftest import StartServer
-from tests.processes import BIG, Flood, ServerProcess, Wire, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -4,27 +4,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.generator import Limits, Load
-from loadtest.histogram import Histogram
-from loadtest.verdict import COUNTS, Condition, Measured, Row, Status, Verdict, duration, judge, parse_condition
+from loadtest.core.generator import GeneratorLimits, GeneratorLoad
+from loadtest.core.histogram import Histogram
+from loadtest.core.verdict import (
+    COUNTS,
+    Condition,
+    Measured,
+    RequestStats,
+    Status,
+    Verdict,
+    duration,
+    judge,
+    parse_condition,
+)
 
 COUNTED = {count: 0 for count in COUNTS if count != "capacity"} | {"requests": 100}
-IDLE = Load(0.12, 0.0008)
-BUSY = Load(0.97, 0.0008)
-LATE = Load(0.12, 0.025)
+IDLE = GeneratorLoad(0.12, 0.0008)
+BUSY = GeneratorLoad(0.97, 0.0008)
+LATE = GeneratorLoad(0.12, 0.025)
 
 
-def row(*seconds: float, count: int = 0, failures: int = 0) -> Row:
+def row(*seconds: float, count: int = 0, failures: int = 0) -> RequestStats:
     histogram = Histogram()
     for value in seconds:
         histogram.record(value)
-    return Row(histogram, count or len(seconds), failures)
+    return RequestStats(histogram, count or len(seconds), failures)
 
 
-def verdict(*conditions: str, load: Load = IDLE, counts: dict[str, int] | None = None, **rows: Row) -> Verdict:
+def verdict(
+    *conditions: str, load: GeneratorLoad = IDLE, counts: dict[str, int] | None = None, **rows: RequestStats
+) -> Verdict:
     named = {name.replace("_", " "): measured for name, measured in rows.items()}
     measured = Measured(named, COUNTED | (counts or {}), load, seconds=10.0)
-    return judge(map(parse_condition, conditions), measured, Limits())
+    return judge(map(parse_condition, conditions), measured, GeneratorLimits())
 
 
 def results(judged: Verdict) -> dict[str, str]:
@@ -215,7 +227,7 @@ def test_a_search_for_the_capacity_fails_if_it_finds_none_but_not_by_what_fails_
 
 
 @pytest.mark.parametrize("load", [BUSY, LATE])
-def test_an_overloaded_generator_makes_latencies_invalid_and_nothing_else(load: Load) -> None:
+def test_an_overloaded_generator_makes_latencies_invalid_and_nothing_else(load: GeneratorLoad) -> None:
     judged = verdict("deliver.p99>1ms", "deliver.max>1s", "deliver.count>5", load=load, deliver=row(0.01))
     assert judged.status is Status.INVALID
     assert judged.status.value == 3
@@ -231,7 +243,7 @@ def test_a_run_that_has_measured_nothing_fails() -> None:
 
 
 def test_what_was_never_measured_fails_even_then() -> None:
-    judged = verdict("deliver.p99>1ms", load=Load(cpu=0.95, lag_p99=0.001), deliver=row())
+    judged = verdict("deliver.p99>1ms", load=GeneratorLoad(cpu=0.95, lag_p99=0.001), deliver=row())
     assert results(judged)["deliver.p99 > 1 ms"] == "FAIL"
 
 
@@ -243,7 +255,7 @@ def test_an_overloaded_generator_is_no_excuse_for_a_broken_ledger() -> None:
 
 
 def test_a_generator_at_its_limits_is_not_beyond_them() -> None:
-    assert verdict(load=Load(Limits().cpu, Limits().lag)).status is Status.PASSED
+    assert verdict(load=GeneratorLoad(GeneratorLimits().cpu, GeneratorLimits().lag)).status is Status.PASSED
 
 
 def test_the_table_is_for_people() -> None:
@@ -276,5 +288,5 @@ def test_the_table_is_for_people() -> None:
         (BUSY, "INVALID: the load generator itself was the bottleneck, so its latencies say nothing (exit status 3)"),
     ],
 )
-def test_the_last_line_of_the_table_says_what_it_comes_to(load: Load, last: str) -> None:
+def test_the_last_line_of_the_table_says_what_it_comes_to(load: GeneratorLoad, last: str) -> None:
     assert verdict(load=load).table().splitlines()[-1] == last

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import HOW_TO_GET, MISSING, locust_page
-from tests.processes import ServerProcess
+from testkit.browser import HOW_TO_GET, MISSING, locust_page
+from testkit.processes import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.measured]
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from benchmarks import compare, servers, traffic
-from benchmarks.dialects import Client, Mqtt, WrongAnswer
+from benchmarks.dialects import BenchmarkClient, Mqtt, WrongAnswer
 from benchmarks.measures import MEASURES, idle_memory, ping_pong_cpu
 from benchmarks.report import PARTY
 from benchmarks.servers import GROUPS, OURS, PEERS, REDIS, RELAYS, VARIANTS, Server, running
 from benchmarks.traffic import Flow, Load, flows, open_arrival, ping_pong, pipelined
-from tests.processes import DEADLINE
+from testkit.processes import DEADLINE
 
 PAIRS = 3
 SECONDS = 0.1
@@ -58,14 +58,14 @@ class Relay:
         ends = {name: socket.socketpair() for pair in range(PAIRS) for name in (f"s{pair}", f"r{pair}")}
         self._far_ends = {name: far for name, (_, far) in ends.items()}
         self.sockets = [sock for both in ends.values() for sock in both]
-        self.clients = {name: Client(name, near) for name, (near, _) in ends.items()}
+        self.clients = {name: BenchmarkClient(name, near) for name, (near, _) in ends.items()}
         for pair in range(PAIRS):
             there, back = ends[f"s{pair}"][1], ends[f"r{receivers(pair)}"][1]
             threading.Thread(target=self._copy, args=(there, back, pair == 1), daemon=True).start()
             threading.Thread(target=self._copy, args=(back, there, False), daemon=True).start()
 
     @property
-    def pairs(self) -> list[tuple[Client, Client]]:
+    def pairs(self) -> list[tuple[BenchmarkClient, BenchmarkClient]]:
         return [(self.clients[f"s{pair}"], self.clients[f"r{pair}"]) for pair in range(PAIRS)]
 
     def inject(self, name: str, data: bytes) -> None:
@@ -91,7 +91,7 @@ def relay(change: Change = unchanged, receivers: Callable[[int], int] = lambda p
             sock.close()
 
 
-def both_ways(pairs: list[tuple[Client, Client]]) -> tuple[list[Flow], list[Flow]]:
+def both_ways(pairs: list[tuple[BenchmarkClient, BenchmarkClient]]) -> tuple[list[Flow], list[Flow]]:
     back = [(receiver, sender) for sender, receiver in pairs]
     return flows(WIRE, pairs, 16, cycle=4), flows(WIRE, back, 16, cycle=4)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2]))  # locust puts this folder on the path, not the project's
 
-from locustload.shapes import CurveShape
+from loadtest.locust.shapes import CurveShape
 
 EDGE = 0.05  # the share of the time for coming, and for going
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2]))  # locust puts this folder on the path, not the project's
 
-from locustload.shapes import CurveShape
+from loadtest.locust.shapes import CurveShape
 
 STEPS = 5
 

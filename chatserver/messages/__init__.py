@@ -1,0 +1,1 @@
+"""A message on its way: to its receiver, to disk, to a mailbox."""

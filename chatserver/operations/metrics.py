@@ -1,0 +1,222 @@
+"""What an operator's tools ask over HTTP: /metrics in Prometheus's text format, /healthz, /readyz."""
+
+import io
+import logging
+import socket
+import struct
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import accumulate
+from typing import Any, TypeAlias
+
+import gevent
+from gevent.pool import Pool
+from gevent.pywsgi import WSGIHandler, WSGIServer
+from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from chatserver.counters import LATENCY_BOUNDS, Latency
+from chatserver.listener import ChatServer
+from chatserver.messages.archive import Archive
+from chatserver.operations.lag import LoopLag
+from protocol import Reason
+from storage import Storage, StorageUnavailable
+
+REQUESTS_AT_ONCE = 4
+REQUEST_SECONDS = 10.0
+REQUEST_BYTES = 16384  # more than Prometheus sends; http.client alone would take 6.5 MB of headers, in four copies
+OPEN_METRICS = "application/openmetrics-text"
+UNACKED_OFFSET = 24  # of tcpi_unacked in struct tcp_info, linux/tcp.h; in a listening socket it counts who waits
+
+WsgiApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class ServerCollector(Collector):
+    """Reads the server's plain integers when Prometheus asks."""
+
+    def __init__(
+        self, server: ChatServer, storage: Storage, archive: Archive | None, lag: LoopLag, memory_bound: int
+    ) -> None:
+        self._server = server
+        self._storage = storage
+        self._archive = archive
+        self._lag = lag
+        self._memory_bound = memory_bound
+
+    def collect(self) -> Iterator[Metric]:
+        """One metric after the other."""
+        yield from self._gauges()
+        yield from self._counters()
+        counters = self._server.context.counters
+        yield _latency(
+            "chat_storage_seconds", "Writes to the CSV files, waiting for their turn included", counters.storage
+        )
+        yield _latency("chat_commit_seconds", "Commits of messages to chats.db", counters.commits)
+
+    def _gauges(self) -> Iterator[Metric]:
+        outboxes = [connection.outbox.size for connection in self._server.connections]
+        values: dict[str, tuple[str, float | None]] = {
+            "chat_connected": ("Clients that are served", len(outboxes)),
+            "chat_online": ("Users who are online here", len(self._server.context.presence)),
+            "chat_waiting": ("Connections that wait for a place", waiting(self._server)),
+            "chat_signed_up": ("Users who have signed up", _if_known(self._storage.count)),
+            "chat_messages_under_way": (
+                "Messages accepted, and not yet delivered, refused, mailed or found undeliverable",
+                self._server.context.counters.messages_under_way,
+            ),
+            "chat_mailbox_messages": (
+                "Messages that wait for users who are away",
+                _if_known(self._archive.waiting_messages) if self._archive else None,
+            ),
+            "chat_outbox_bytes": ("Bytes that wait to be sent, of all clients", sum(outboxes)),
+            "chat_outbox_bytes_max": (
+                "Bytes that wait to be sent, of the client with the most",
+                max(outboxes, default=0),
+            ),
+            "chat_memory_bound_bytes": ("What process_resident_memory_bytes stays below", self._memory_bound),
+            "chat_loop_lag_seconds": ("How late the loop was at worst, in the last ten seconds", self._lag.worst),
+        }
+        for name, (text, value) in values.items():
+            if value is not None:
+                yield GaugeMetricFamily(name, text, value)
+
+    def _counters(self) -> Iterator[Metric]:
+        counters = self._server.context.counters
+        totals = {
+            "chat_connections": ("Clients that got a place", counters.connections),
+            "chat_sign_ups": ("New users", counters.sign_ups),
+            "chat_logins": ("Logins granted", counters.logins),
+            "chat_exposed_passwords": ("Clients that sent a password unencrypted", counters.exposed_passwords),
+            "chat_messages_accepted": ("Well-formed Messages read from clients", counters.messages_accepted),
+            "chat_messages_delivered": ("Messages sent to their receivers", counters.messages_delivered),
+            "chat_messages_undeliverable": (
+                "Messages that waited for a receiver whose connection ended",
+                counters.messages_undeliverable,
+            ),
+            "chat_messages_mailed": ("Messages that went to a mailbox", counters.messages_mailed),
+            "chat_mailbox_delivered": ("Messages out of mailboxes sent to their receivers", counters.mailbox_delivered),
+            "chat_messages_stored": ("Messages written to disk", counters.messages_stored),
+            "chat_messages_handed_on": (
+                "Messages for users of other servers of the group",
+                counters.messages_handed_on,
+            ),
+            "chat_messages_taken_on": ("Messages from users of other servers of the group", counters.messages_taken_on),
+            "chat_received_bytes": ("Bytes from clients", counters.bytes_received),
+            "chat_sent_bytes": ("Bytes to clients", counters.bytes_sent),
+            "chat_delays": ("How often a client over its --rate was made to wait", counters.delays),
+            "chat_loop_blocked": ("How often the loop was late by over 100 ms", self._lag.blocked),
+        }
+        for name, (text, value) in totals.items():
+            yield CounterMetricFamily(name, text, value)
+        yield _by_reason("chat_login_failures", "Logins refused", counters.login_failures)
+        yield _by_reason("chat_messages_refused", "Messages answered with an Error", counters.messages_refused)
+        yield _by_reason("chat_disconnects", "Connections ended", counters.disconnects)
+
+
+def _if_known(figure: Callable[[], int]) -> int | None:
+    """One that is elsewhere, and perhaps not to be had now."""
+    try:
+        return figure()
+    except StorageUnavailable:
+        return None
+
+
+class _Request(io.RawIOBase):
+    """What a client sends, up to REQUEST_BYTES; then it ends."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._room = REQUEST_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._sock.recv_into(buffer, min(len(buffer), self._room)) if self._room else 0
+        self._room -= count
+        return count
+
+
+class _Handler(WSGIHandler):
+    def __init__(self, sock: Any, address: Any, server: Any) -> None:
+        super().__init__(sock, address, server, io.BufferedReader(_Request(sock)))  # type: ignore[call-arg]
+
+
+class MetricsServer(WSGIServer):
+    """A few requests at once, none of which may take its time or room: a port that is open is attacked."""
+
+    handler_class = _Handler
+
+    def handle(self, sock: Any, address: Any) -> None:
+        """Serve one connection, for REQUEST_SECONDS altogether; a socket's own timeout begins anew at each byte."""
+        deadline = gevent.spawn_later(REQUEST_SECONDS, _cut, sock)
+        try:
+            super().handle(sock, address)
+        finally:
+            deadline.kill(block=False)
+
+
+def serve_metrics(address: tuple[str, int], server: ChatServer, collector: ServerCollector) -> MetricsServer:
+    """Start to answer on this address. Raises OSError."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    app = _routes(server, make_wsgi_app(registry))
+    metrics = MetricsServer(
+        address, app, spawn=Pool(REQUESTS_AT_ONCE), log=None, error_log=logging.getLogger("metrics")
+    )
+    metrics.start()
+    return metrics
+
+
+def _cut(sock: socket.socket) -> None:
+    with suppress(OSError):  # the client was faster
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def waiting(server: ChatServer) -> int | None:
+    """How many connections wait in the listen queue; None where the system does not tell, or nobody listens."""
+    if sys.platform != "linux" or server.closed:
+        return None
+    info = server.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED_OFFSET + 4)
+    return int(struct.unpack_from("=I", info, UNACKED_OFFSET)[0])
+
+
+def _routes(server: ChatServer, metrics: WsgiApp) -> WsgiApp:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def start_and_close(status: str, headers: list[tuple[str, str]]) -> Any:
+            return start_response(status, [*headers, ("Connection", "close")])  # who keeps it keeps a place
+
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                asked_for = environ.get("HTTP_ACCEPT", "")  # a version that makes no sense would be our fault
+                environ["HTTP_ACCEPT"] = OPEN_METRICS if OPEN_METRICS in asked_for else ""
+                return metrics(environ, start_and_close)
+            case "/healthz":
+                status, body = "200 OK", "ok\n"
+            case "/readyz" if not server.draining:
+                status, body = "200 OK", "ready\n"
+            case "/readyz":
+                status, body = "503 Service Unavailable", "draining\n"
+            case _:
+                status, body = "404 Not Found", "there is /metrics, /healthz and /readyz\n"
+        start_and_close(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [body.encode()]
+
+    return app
+
+
+def _latency(name: str, text: str, latency: Latency) -> Metric:
+    bounds = [*map(str, LATENCY_BOUNDS), "+Inf"]
+    buckets = list(zip(bounds, accumulate(latency.counts), strict=True))
+    return HistogramMetricFamily(name, text, buckets, latency.seconds)
+
+
+def _by_reason(name: str, text: str, counts: Counter[Reason] | Counter[str]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=["reason"])
+    for reason, count in counts.items():
+        family.add_metric([reason], count)
+    return family

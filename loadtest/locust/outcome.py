@@ -1,0 +1,72 @@
+"""What a run comes to: the reports of all processes made one, judged, printed and written."""
+
+import logging
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from loadtest.core.balance import Balance
+from loadtest.core.capacity import Certificate
+from loadtest.core.generator import GeneratorLoad
+from loadtest.core.summary import latency_table, ledger_table
+from loadtest.core.verdict import Measured, RequestStats, judge, parse_condition
+from loadtest.locust.options import limits
+from loadtest.locust.run import DELIVER, ProcessReport
+
+logger = logging.getLogger(__name__)
+
+
+class Outcome:
+    """The merged reports and their verdict; as a string, what is printed at the end."""
+
+    def __init__(
+        self,
+        reports: Iterable[ProcessReport],
+        exceptions: int,
+        missing: int,
+        given_up: bool,
+        options: Namespace,
+        certificate: Certificate | None = None,
+    ) -> None:
+        self.certificate = certificate
+        self.balance = Balance([])
+        self.rows: defaultdict[str, RequestStats] = defaultdict(RequestStats)
+        load, seconds = GeneratorLoad(), 0.0
+        for report in reports:
+            self.balance += Balance.decode(report["ledger"])
+            load = load.worst(GeneratorLoad(report["cpu"], report["lag_p99"]))
+            seconds = max(seconds, report["seconds"])
+            for name, row in report["rows"].items():
+                self.rows[name].count += row["count"]
+                self.rows[name].failures += row["failures"]
+                self.rows[name].histogram.add(row["histogram"])
+        counts = self.balance.totals() | {"exceptions": exceptions, "missing_reports": missing}
+        counts["given_up"] = int(given_up)
+        counts["requests"] = sum(row.count for row in self.rows.values())
+        if certificate:  # which counts only what its generator could keep up with
+            counts["capacity"] = round(certificate.best.rate) if certificate.best else 0
+            load = certificate.best.load if certificate.best else GeneratorLoad()
+        self.verdict = judge(
+            map(parse_condition, options.fail_if),
+            Measured(self.rows, counts, load, seconds),
+            limits(options),
+        )
+
+    def __str__(self) -> str:
+        parts = [latency_table(self.rows), ledger_table(self.balance), self.verdict.table()]
+        if self.certificate:
+            parts.insert(0, str(self.certificate))
+        return "\n\n".join(parts)
+
+    def write(self, options: Namespace) -> bool:
+        """Write the files that were asked for. False for one that cannot be written, which is told."""
+        try:
+            if options.histogram:
+                self.rows[DELIVER].histogram.write(Path(options.histogram))
+            if options.ledger:
+                self.balance.write(Path(options.ledger))
+        except OSError as error:
+            logger.error("cannot write %s: %s", error.filename, error.strerror)
+            return False
+        return True
