@@ -190,9 +190,13 @@ class Decoder:
             add(text)
             begin = stop + MESSAGE_HEADER_BYTES
             header = data[stop:begin]
-        self._at = begin - MESSAGE_HEADER_BYTES
-        self.has_more = self._at < end
-        return Run(b"".join(wrapped), len(wrapped) // 2)
+        at = begin - MESSAGE_HEADER_BYTES
+        if at < end:
+            self._at = at
+        else:
+            self._data, self._at = b"", 0
+            self.has_more = False
+        return tuple.__new__(Run, (b"".join(wrapped), len(wrapped) // 2))  # Run() is a call in Python for each read
 
     def accept_extra(self, extra: Mapping[PacketType, Feature], features: Feature) -> None:
         """From the next packet on the peer may send of these types those whose feature is among `features` alone."""
