@@ -9,6 +9,7 @@ import pytest
 
 from chatserver.counters import Counters, Latency
 from chatserver.transport.connection import Connection
+from chatserver.transport.states import Output
 from protocol import Run, encode_message
 from testkit.processes import DEADLINE, wait_for
 
@@ -38,7 +39,7 @@ def test_a_connection_that_breaks_anywhere_in_a_packet_counts_the_whole_ones(shi
         gevent.sleep(0.05)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         client.close()
-        wait_for("the reset", lambda: connection.outbox.leads_nowhere)
+        wait_for("the reset", lambda: connection.outbox.state is Output.UNREACHABLE)
         connection.finish(DEADLINE)
     delivered = 1 + (counters.bytes_sent - len(first)) // len(small)
     assert counters.messages_delivered == delivered

@@ -62,7 +62,7 @@ def test_an_outbox_is_bounded_in_memory_however_small_the_packets_are(size: int)
     taken: list[bytes] = []
     box = Outbox(limit, lambda: taken.append(b""))
     kept = 0
-    while box._size + PUT_BYTES + size <= limit:
+    while box.size + PUT_BYTES + size <= limit:
         packet = bytes(size)
         box.put(packet)
         kept += -(-sys.getsizeof(packet) // 16) * 16 + 9  # as Python's allocator rounds it, and the queue's slot

@@ -7,6 +7,7 @@ import pytest
 from gevent import Greenlet
 
 from chatserver.transport.outbox import MARK_BYTES, PUT_BYTES, Outbox
+from chatserver.transport.states import OutputEvent
 from protocol import Envelope, PacketType, Run, encode
 
 WRAP = Envelope("alice").wrap
@@ -112,7 +113,7 @@ def test_an_outbox_that_leads_nowhere_takes_nothing_more_and_lets_go_of_those_wh
     box.put(b"1234")
     sender = gevent.spawn(box.put, b"5")
     assert waiting(sender)
-    box.lead_nowhere()
+    box.advance(OutputEvent.SEND_FAILED)
     assert sender.get(timeout=5) is False
     assert box.put_each([b"6"]) == 0
     assert not box.closed, "what its client sent before is still handled"
@@ -285,9 +286,9 @@ def test_a_notice_tells_the_writer_and_needs_no_room() -> None:
 
 
 def test_a_reserved_outbox_and_a_closed_one_give_no_notices() -> None:
-    box, puts = outbox(100, puts=2), []
+    puts: list[bool] = []
+    box = Outbox(100 + 2 * PUT_BYTES, lambda: puts.append(True))
     box.notices.append(lambda: b"notice")
-    box._on_due = lambda: puts.append(True)
     with box.reserved():
         box.put(b"own ")
         assert box.take() == b"own "

@@ -9,9 +9,10 @@ from chatserver.counters import Counters
 from chatserver.messages.delivery import Delivery
 from chatserver.people.accounts import Accounts
 from chatserver.people.presence import Presence
-from chatserver.session import HANDLERS, PARSERS, Session, State
+from chatserver.session import PARSERS, Session, State
 from chatserver.transport.address import ClientAddress
 from chatserver.transport.outbox import Outbox
+from chatserver.transport.states import OutputEvent
 from protocol import (
     EXTRA_FROM_CLIENT,
     FROM_CLIENT,
@@ -129,8 +130,8 @@ def test_every_packet_in_every_state(room: Room, state: State, packet: bytes, an
 
 def test_the_tables_cover_every_state_and_every_packet_that_a_client_may_send() -> None:
     assert set(PARSERS) == FROM_CLIENT | EXTRA_FROM_CLIENT.keys()
-    assert set(HANDLERS) == set(State)
-    for state, handlers in HANDLERS.items():  # nobody has asked for anything before the login
+    assert set(Session.HANDLERS) == set(State)
+    for state, handlers in Session.HANDLERS.items():  # nobody has asked for anything before the login
         assert set(handlers) == (FROM_CLIENT if state is State.CONNECTED else set(PARSERS))
 
 
@@ -222,7 +223,7 @@ def test_who_has_gone_costs_neither_lists_nor_replays_but_its_messages_arrive(
     made: list[str] = []
     monkeypatch.setattr(room.presence, "everyone", lambda: made.append("list"))
     monkeypatch.setattr(room.delivery, "replay", lambda *_: made.append("replay"))
-    alice.outbox.lead_nowhere()
+    alice.outbox.advance(OutputEvent.SEND_FAILED)
     alice.send(PAST * 3, ALICE * 3, encode_message(b"goodbye"))
     assert made == []
     assert bob.read().endswith(Envelope("alice").wrap(b"goodbye"))

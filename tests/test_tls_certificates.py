@@ -70,7 +70,7 @@ def refusal(folder: Path, certificate: str, key: str | None) -> str:
         ("server.key", None, "server.key: no certificate in PEM format"),
         ("server.pem", None, "server.pem: no private key in PEM format"),
         ("server.pem", "text.pem", "text.pem: no private key in PEM format"),
-        ("cut.pem", None, "cut.pem: something damaged in PEM format"),
+        ("cut.pem", None, "cut.pem: a damaged certificate in PEM format"),
         ("server.pem", "other.key", "other.key: this is not the key of the certificate in"),
         ("server.pem", "kind.key", "kind.key: this is not the key of the certificate in"),
     ],
@@ -85,7 +85,7 @@ def test_a_file_that_will_not_do_is_one_line_that_names_it(
 
 def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(folder: Path, encrypted_key: Path) -> None:
     line = refusal(folder, "server.pem", encrypted_key.name)
-    assert "encrypted.key: the key is encrypted, and nobody is there to type its password" in line
+    assert "encrypted.key: the key is encrypted; the server needs one without a password" in line
 
 
 @pytest.mark.parametrize(("certificate", "key"), [("server.pem", "server.key"), ("both.pem", None)])

@@ -65,7 +65,7 @@ class ServerCollector(Collector):
             "chat_signed_up": ("Users who have signed up", _if_known(self._storage.count)),
             "chat_messages_under_way": (
                 "Messages accepted, and not yet delivered, refused, mailed or found undeliverable",
-                self._server.context.counters.messages_under_way,
+                self._server.context.counters.messages_in_flight,
             ),
             "chat_mailbox_messages": (
                 "Messages that wait for users who are away",
