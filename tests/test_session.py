@@ -1,4 +1,4 @@
-"""One client's conversation without a socket: every packet type in every state, and what their order means."""
+"""One client's conversation without a socket: every packet type in every state, and the effect of their order."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ PING, PONG = encode(PacketType.PING, b"?"), encode(PacketType.PONG, b"?")
 
 
 class Client:
-    """A session with its outbox, and what came out of it."""
+    """A session with its outbox, read by hand."""
 
     def __init__(self, accounts: Accounts, presence: Presence, delivery: Delivery, counters: Counters) -> None:
         self.outbox = Outbox(64 * 1024, lambda: None)
@@ -46,7 +46,7 @@ class Client:
         self.outbox.close(encode_error(reason))
 
     def send(self, *packets: bytes) -> bytes:
-        """Feed packets and return all that the client would read now."""
+        """Feed packets and return all bytes that the client would read now."""
         self.session.receive(b"".join(packets))
         return self.read()
 
@@ -131,7 +131,7 @@ def test_every_packet_in_every_state(room: Room, state: State, packet: bytes, an
 def test_the_tables_cover_every_state_and_every_packet_that_a_client_may_send() -> None:
     assert set(PARSERS) == FROM_CLIENT | EXTRA_FROM_CLIENT.keys()
     assert set(Session.HANDLERS) == set(State)
-    for state, handlers in Session.HANDLERS.items():  # nobody has asked for anything before the login
+    for state, handlers in Session.HANDLERS.items():  # no feature is on before the login
         assert set(handlers) == (FROM_CLIENT if state is State.CONNECTED else set(PARSERS))
 
 
@@ -147,7 +147,7 @@ def test_the_tables_cover_every_state_and_every_packet_that_a_client_may_send() 
         (bytes.fromhex("03 03 0002 61"), Reason.MALFORMED_PACKET),
     ],
 )
-def test_a_fault_closes_in_every_state_and_nothing_after_it_is_handled(
+def test_a_protocol_error_closes_in_every_state_and_nothing_after_it_is_handled(
     room: Room, state: State, packet: bytes, reason: Reason
 ) -> None:
     client = room.client(*HOW_TO_REACH[state])
@@ -155,7 +155,7 @@ def test_a_fault_closes_in_every_state_and_nothing_after_it_is_handled(
     assert client.outbox.closed
 
 
-def test_a_run_of_messages_is_handed_over_before_a_fault_closes(room: Room) -> None:
+def test_a_run_of_messages_is_handed_over_before_a_protocol_error_closes(room: Room) -> None:
     bob = room.client(BOB)
     alice = room.client(ALICE, encode_chat_init(1))
     bob.read()
@@ -163,7 +163,7 @@ def test_a_run_of_messages_is_handed_over_before_a_fault_closes(room: Room) -> N
     assert bob.read() == Envelope("alice").wrap(b"one") + Envelope("alice").wrap(b"two")
 
 
-def test_each_message_to_a_partner_who_has_left_gets_an_error_before_the_pong(room: Room) -> None:
+def test_each_message_to_a_partner_that_has_left_gets_an_error_before_the_pong(room: Room) -> None:
     bob = room.client(BOB)
     alice = room.client(ALICE, encode_chat_init(1))
     bob.session.end()
@@ -171,7 +171,7 @@ def test_each_message_to_a_partner_who_has_left_gets_an_error_before_the_pong(ro
     assert answer == 2 * error(Reason.USER_NOT_ONLINE) + PONG
 
 
-def test_a_partner_who_comes_back_is_reached_again(room: Room) -> None:
+def test_a_partner_that_logs_in_again_is_reached_again(room: Room) -> None:
     bob = room.client(BOB)
     alice = room.client(ALICE, encode_chat_init(1))
     bob.session.end()
@@ -181,7 +181,7 @@ def test_a_partner_who_comes_back_is_reached_again(room: Room) -> None:
     assert bob.read() == Envelope("alice").wrap(b"again")
 
 
-def test_ending_a_session_twice_is_as_good_as_once(room: Room) -> None:
+def test_ending_a_session_twice_equals_ending_it_once(room: Room) -> None:
     alice = room.client(ALICE)
     alice.session.end()
     again = room.client(ALICE)
@@ -191,7 +191,7 @@ def test_ending_a_session_twice_is_as_good_as_once(room: Room) -> None:
 
 
 @pytest.mark.parametrize("before", [(), (encode_login("alice"),)], ids=["before the login", "before the first chat"])
-def test_messages_without_a_partner_are_not_dispatched_once_the_outbox_is_closed(
+def test_messages_without_a_partner_are_not_handled_once_the_outbox_is_closed(
     room: Room, before: tuple[bytes, ...]
 ) -> None:
     client = room.client(*before)
@@ -203,19 +203,19 @@ def test_messages_without_a_partner_are_not_dispatched_once_the_outbox_is_closed
         client.outbox.close(encode_error(Reason.LOGIN_TIMEOUT))
         return went_in
 
-    client.outbox.put = put_and_close  # type: ignore[method-assign]  # somebody else closes it while this waits
+    client.outbox.put = put_and_close  # type: ignore[method-assign]  # closed by others while this waits
     client.send(*[encode_message(b"hello")] * 100)
     assert room.counters.messages_accepted == 1
 
 
-def test_nothing_is_dispatched_once_somebody_else_has_closed_the_outbox(room: Room) -> None:
+def test_nothing_is_handled_once_the_outbox_was_closed_from_outside(room: Room) -> None:
     alice = room.client()
     alice.outbox.close(error(Reason.LOGIN_TIMEOUT))
     assert alice.send(ALICE, PING) == error(Reason.LOGIN_TIMEOUT)
     assert alice.session.member is None
 
 
-def test_who_has_gone_costs_neither_lists_nor_replays_but_its_messages_arrive(
+def test_an_unreachable_client_costs_neither_lists_nor_replays_but_its_messages_arrive(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alice, bob = room.client(CURIOUS), room.client(BOB)

@@ -9,7 +9,7 @@ WRAP = Envelope("alice").wrap
 ONE, TWO, THREE = WRAP(b"one"), WRAP(b"twos"), WRAP(b"three")
 
 
-class Told:
+class RecordedFate:
     """A fate that records each notification."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Told:
         self.calls.append(("dropped", count))
 
 
-def marks_of(*puts: tuple[bytes, int, Told | None]) -> Marks:
+def marks_of(*puts: tuple[bytes, int, RecordedFate | None]) -> Marks:
     """Marks after these puts: bytes, how many Messages they are, and their fate if they have one."""
     marks = Marks()
     for packets, count, fate in puts:
@@ -33,45 +33,45 @@ def marks_of(*puts: tuple[bytes, int, Told | None]) -> Marks:
 
 
 def test_messages_are_delivered_once_the_last_byte_of_their_put_is_sent() -> None:
-    told = Told()
-    marks = marks_of((b"pong", 0, None), (ONE + TWO, 2, told), (b"pong", 0, None))
+    fate = RecordedFate()
+    marks = marks_of((b"pong", 0, None), (ONE + TWO, 2, fate), (b"pong", 0, None))
     assert marks.sent(4 + len(ONE + TWO) - 1) == 0
-    assert told.calls == []
+    assert fate.calls == []
     assert marks.sent(1) == 1
-    assert told.calls == [("delivered", 2)]
+    assert fate.calls == [("delivered", 2)]
     assert marks.sent(4) == 0
     assert not marks
 
 
 def test_several_puts_sent_at_once_are_delivered_in_order() -> None:
-    told = Told()
-    marks = marks_of((ONE, 1, told), (TWO + THREE, 2, told), (ONE, 1, told))
+    fate = RecordedFate()
+    marks = marks_of((ONE, 1, fate), (TWO + THREE, 2, fate), (ONE, 1, fate))
     assert marks.sent(len(ONE + TWO + THREE)) == 2
-    assert told.calls == [("delivered", 1), ("delivered", 2)]
+    assert fate.calls == [("delivered", 1), ("delivered", 2)]
     assert len(marks) == 1
 
 
 @pytest.mark.parametrize("end", range(len(ONE + TWO + THREE)))
 def test_a_put_cut_anywhere_keeps_its_whole_messages_and_drops_the_others(end: int) -> None:
-    told = Told()
-    marks = marks_of((ONE + TWO + THREE, 3, told))
+    fate = RecordedFate()
+    marks = marks_of((ONE + TWO + THREE, 3, fate))
     whole = (end >= len(ONE)) + (end >= len(ONE + TWO))
     assert marks.drop(ONE + TWO + THREE, 0, end) == (0 if whole else 1)
-    assert told.calls == [("dropped", 3 - whole)]
+    assert fate.calls == [("dropped", 3 - whole)]
     assert marks.length == end
     marks.sent(end)
-    assert told.calls[1:] == ([("delivered", whole)] if whole else [])
+    assert fate.calls[1:] == ([("delivered", whole)] if whole else [])
 
 
 def test_a_single_message_of_several_packets_is_dropped_when_any_of_it_is_cut() -> None:
-    told, split = Told(), WRAP(b"x" * 136)
-    marks = marks_of((split, 1, told))
+    fate, split = RecordedFate(), WRAP(b"x" * 136)
+    marks = marks_of((split, 1, fate))
     assert marks.drop(split, 0, len(split) - 1) == 1
-    assert told.calls == [("dropped", 1)]
+    assert fate.calls == [("dropped", 1)]
 
 
 def test_puts_behind_the_cut_are_dropped_from_the_last_one_on() -> None:
-    first, second, third = Told(), Told(), Told()
+    first, second, third = RecordedFate(), RecordedFate(), RecordedFate()
     marks = marks_of((ONE, 1, first), (TWO, 1, second), (THREE, 1, third))
     marks.sent(len(ONE))
     assert marks.drop(TWO, len(ONE), 3) == 2  # the stream in flight begins after ONE, and THREE is still queued
