@@ -9,8 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import protocol
-from protocol import FROM_CLIENT, FROM_SERVER, Decoder, Envelope, Feature, LocalProtocolError, PacketType, Reason
-from protocol import RemoteProtocolError as Fault
+from protocol import (
+    FROM_CLIENT,
+    FROM_SERVER,
+    Decoder,
+    Envelope,
+    Feature,
+    LocalProtocolError,
+    PacketType,
+    Reason,
+    RemoteProtocolError,
+)
 
 # name, bytes as in section 4, who sends it, (type, body)
 VECTORS = [
@@ -36,8 +45,8 @@ def decode(decoder: Decoder, *chunks: bytes) -> tuple[list[tuple[int, bytes]], R
     try:
         for chunk in chunks:
             packets.extend(decoder.packets(chunk))  # keeps those before an error
-    except Fault as fault:
-        return packets, fault.reason
+    except RemoteProtocolError as error:
+        return packets, error.reason
     return packets, None
 
 
@@ -94,13 +103,13 @@ def test_an_invalid_header_is_refused_at_its_second_byte_after_the_packets_befor
 
 @pytest.mark.parametrize("body", ["", "00", "0005 48656c6c", "0004 48656c6c6f", "0002 c328", "0001 80", "0003 eda080"])
 def test_a_text_that_is_not_exactly_one_utf8_string_is_malformed(body: str) -> None:
-    with pytest.raises(Fault, match=Reason.MALFORMED_PACKET):
+    with pytest.raises(RemoteProtocolError, match=Reason.MALFORMED_PACKET):
         protocol.parse_text(bytes.fromhex(body))
 
 
 @pytest.mark.parametrize("body", ["", "00", "0000", "00000000", "0000000001", "0100000000"])
 def test_an_id_that_is_empty_zero_or_over_four_bytes_is_malformed(body: str) -> None:
-    with pytest.raises(Fault, match=Reason.MALFORMED_PACKET):
+    with pytest.raises(RemoteProtocolError, match=Reason.MALFORMED_PACKET):
         protocol.parse_user_id(bytes.fromhex(body))
 
 
@@ -127,7 +136,7 @@ def test_a_login_has_a_name_and_may_have_a_password_and_features(
 
 @pytest.mark.parametrize("body", ["", "00", "0002 61", "0001 61 00", "0001 61 0002 62", "0001 61 0000 0000", "0001 ff"])
 def test_a_login_that_does_not_parse_is_malformed(body: str) -> None:
-    with pytest.raises(Fault, match=Reason.MALFORMED_PACKET):
+    with pytest.raises(RemoteProtocolError, match=Reason.MALFORMED_PACKET):
         protocol.parse_login(bytes.fromhex(body))
 
 
@@ -182,15 +191,15 @@ def test_any_body_parses_or_is_malformed(body: bytes) -> None:
     for parse in (protocol.parse_login, protocol.parse_user, protocol.parse_user_id, protocol.parse_text):
         try:
             parse(body)
-        except Fault as fault:
-            assert fault.reason is Reason.MALFORMED_PACKET
+        except RemoteProtocolError as error:
+            assert error.reason is Reason.MALFORMED_PACKET
 
 
 @given(names, st.binary(max_size=136))
 def test_a_relayed_text_fits_packets_and_arrives_unchanged(sender: str, text: bytes) -> None:
     text = text.decode(errors="ignore").encode()
-    packets, fault = decode(Decoder(FROM_SERVER), Envelope(sender).wrap(text))
-    assert fault is None
+    packets, error = decode(Decoder(FROM_SERVER), Envelope(sender).wrap(text))
+    assert error is None
     prefix = f"{sender}:".encode()
     pieces = [protocol.parse_text(body) for _, body in packets]
     assert all(piece.startswith(prefix) for piece in pieces)
@@ -241,16 +250,16 @@ def test_messages_decoded_as_a_run_equal_those_decoded_one_by_one(
     envelope = Envelope("n" * name_bytes)
     edges = [0, *sorted(cuts), len(stream)]
     chunks = [stream[start:end] for start, end in pairwise(edges)]
-    packets, fault = decode(one_by_one, *chunks)
+    packets, error = decode(one_by_one, *chunks)
     said: list[bytes] = []
     reason = None
     for kind, body in packets:
         try:
             said.append(envelope.wrap(protocol.parse_text(body)) if kind == PacketType.MESSAGE else body)
-        except Fault as malformed:
+        except RemoteProtocolError as malformed:
             reason = malformed.reason
             break
-    assert relay(together, envelope, chunks) == (said, reason or fault)
+    assert relay(together, envelope, chunks) == (said, reason or error)
 
 
 def relay(decoder: Decoder, envelope: Envelope, chunks: list[bytes]) -> tuple[list[bytes], Reason | None]:
@@ -266,8 +275,8 @@ def relay(decoder: Decoder, envelope: Envelope, chunks: list[bytes]) -> tuple[li
                     break
                 kind, body = packet
                 said.append(envelope.wrap(protocol.parse_text(body)) if kind == PacketType.MESSAGE else body)
-    except Fault as fault:
-        return said, fault.reason
+    except RemoteProtocolError as error:
+        return said, error.reason
     return said, None
 
 
@@ -286,7 +295,7 @@ def test_the_messages_of_one_chunk_are_decoded_as_one_run() -> None:
 def test_fewer_than_140_bytes_are_held_between_two_chunks(chunks: list[bytes]) -> None:
     decoder = Decoder(FROM_CLIENT)
     for chunk in chunks:
-        _, fault = decode(decoder, chunk)
+        _, error = decode(decoder, chunk)
         assert len(decoder.rest) < protocol.MAX_PACKET_BYTES
-        if fault:
+        if error:
             return

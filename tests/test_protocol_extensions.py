@@ -19,9 +19,9 @@ from protocol import (
     LocalProtocolError,
     PacketType,
     Reason,
+    RemoteProtocolError,
     Run,
 )
-from protocol import RemoteProtocolError as Fault
 
 bodies = st.lists(st.binary(max_size=138), max_size=8)
 texts = st.text(max_size=136).map(lambda text: text.encode()[:136].decode(errors="ignore").encode())
@@ -95,7 +95,7 @@ def test_server_packets_survive_the_round_trip(is_online: bool, number: int, lev
 )
 def test_a_body_that_does_not_parse_is_malformed(parse: object, body: str) -> None:
     assert callable(parse)
-    with pytest.raises(Fault, match="Malformed Packet"):
+    with pytest.raises(RemoteProtocolError, match="Malformed Packet"):
         parse(bytes.fromhex(body))
 
 
@@ -115,7 +115,7 @@ def test_a_feature_s_packet_is_unknown_unless_the_feature_is_on(
         packet = bytes((packet_type, 0))
         decoder = Decoder(accepts)
         decoder.accept_extra(extra, ALL_FEATURES & ~feature)
-        with pytest.raises(Fault, match="Unknown Packet Type"):
+        with pytest.raises(RemoteProtocolError, match="Unknown Packet Type"):
             list(decoder.packets(packet))
         decoder = Decoder(accepts)
         ping = bytes((PacketType.PING, 0))
@@ -124,7 +124,7 @@ def test_a_feature_s_packet_is_unknown_unless_the_feature_is_on(
         decoder.accept_extra(extra, feature)  # in the middle of a chunk
         assert next(packets) == (packet_type, b"")
         decoder.accept_extra(extra, NO_FEATURES)
-        with pytest.raises(Fault) as caught:
+        with pytest.raises(RemoteProtocolError) as caught:
             next(packets)
         assert caught.value.reason is Reason.UNKNOWN_PACKET_TYPE
 

@@ -338,7 +338,7 @@ def test_nothing_is_sent_before_the_handshake_is_done(folder: Path) -> None:
         stream = TlsStream(near, server_context(folder / "server.pem"))
         with pytest.raises(OSError, match="no TLS handshake yet") as caught:
             stream.send(encode_error(Reason.LOGIN_TIMEOUT))
-        assert not isinstance(caught.value, BlockingIOError), "whoever waits for room would spin"
+        assert not isinstance(caught.value, BlockingIOError), "a writer that waits for room would spin"
         far.setblocking(False)
         with pytest.raises(BlockingIOError):
             far.recv(1)

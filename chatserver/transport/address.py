@@ -32,7 +32,7 @@ def format_address(address: tuple[str, int]) -> str:
 
 @lru_cache(1024)
 def _parse(host: str) -> tuple[str, bool]:
-    """(origin, whether it is this machine). Cached, as parsing an address costs as much as relaying a message."""
+    """(origin, whether it is this machine). Cached, since parsing an address costs as much as relaying a message."""
     ip = ip_address(host)
     ip = getattr(ip, "ipv4_mapped", None) or ip
     return str(ip if ip.version == 4 else IPv6Network((int(ip), NETWORK_BITS), strict=False)), ip.is_loopback

@@ -30,7 +30,7 @@ class Outbox:
         take, once until it is taken; it must not wait.
         """
         self.state = Output.OPEN
-        self.takes = True  # it is OPEN; this and `closed` are set in advance() alone, for the hot path
+        self.takes = True  # it is OPEN; this and `closed` are set only in advance(), for the hot path
         self.closed = False  # close() was called
         self.is_reserved = False
         self.is_due = False  # there may be something to take

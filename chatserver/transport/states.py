@@ -55,7 +55,7 @@ class Output(Enum):
     OPEN = "takes packets and sends them"
     UNREACHABLE = "a send has failed: takes and sends nothing; the session still handles what the client sent before"
     CLOSING = "takes nothing more, and sends what is queued"
-    TRUNCATED = "the client takes nothing: sends the rest of the packet in flight and the last packet alone"
+    TRUNCATED = "the client takes nothing: sends only the rest of the packet in flight and the last packet"
     ABANDONED = "closed, and a send has failed: nothing goes out any more"
     HALF_CLOSED = "the client has been sent the end of the stream"
     CLOSED = "the socket is closed"
