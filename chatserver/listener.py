@@ -194,9 +194,9 @@ class ChatServer(StreamServer):
         for connection in self.connections:
             connection.close(Reason.SERVER_SHUTTING_DOWN)
         self._places.join(timeout=seconds / 4)
-        finishers = [gevent.spawn(self._finish, *served) for served in self.connections.items()]
+        finishes = [gevent.spawn(self._finish, *served) for served in self.connections.items()]
         ends = [gevent.spawn(self._end_session, connection) for connection in self.connections]
-        last = [*finishers, *ends, *self._finishers]
+        last = [*finishes, *ends, *self._finishers]
         gevent.joinall(last, timeout=max(0, deadline - gevent.get_hub().loop.now()))
         gevent.killall(last)
 

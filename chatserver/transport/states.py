@@ -1,22 +1,25 @@
-"""The life of a connection: one state for each direction, and a table of what leads from state to state.
+"""The life of a connection: a state for each direction, and a table of which event leads from which state to which.
 
-An event that the table does not list for a state is a no-op there: the first close counts, and so does the first failed
-send. What each state allows:
+An event that the table does not list for a state is a no-op there: only the first close counts, and only the first
+failed send. What each state allows:
 
-Input     may read                what ends the state
-OPEN      the session             the client closes; stop_reading(); the session fails
-STOPPED   nobody                  the session has handled what was read, or finds that the client had closed
-UNREAD    finish(), to discard    the client closes, or finish() waits no longer
-ENDED     nobody, nothing comes   -
+Input     may read                          what ends the state
+OPEN      the session                       the client closes; stop_reading(); the session fails
+STOPPED   nobody; the session handles on    all that was read is handled; a last read finds that the client has closed
+UNREAD    finish(), which discards          the client closes
+ENDED     nobody                            -
 
-Output       may put           may send                          what ends the state
-OPEN         everybody         the hub, the writer greenlet      close(); a failed send
-UNREACHABLE  nobody            nobody; input is still handled    close()
-CLOSING      nobody            all that is queued                half-close; no progress; a failed send
-TRUNCATED    nobody            the packet in flight, the Error   half-close; a failed send
-ABANDONED    nobody            nobody                            half-close
-HALF_CLOSED  nobody            nobody                            the socket is closed
-CLOSED       nobody            nobody                            -
+Output       may put                 may send                                     what ends the state
+OPEN         the session and others  hub or writer                                close(); a failed send
+UNREACHABLE  nobody                  nobody; the session still handles input      close()
+CLOSING      nobody                  hub, writer or finish(): what is queued      half-close; no progress; a failed send
+TRUNCATED    nobody                  writer or finish(): packet in flight, Error  half-close; a failed send
+ABANDONED    nobody                  nobody                                       half-close
+HALF_CLOSED  nobody                  nobody                                       finish() closes the socket
+CLOSED       nobody                  nobody                                       -
+
+finish() also closes the socket where half-closing fails. One of three sends at a time: the hub; the writer greenlet,
+while the client is slow; finish(), once the session is over.
 """
 
 from enum import Enum
