@@ -61,7 +61,7 @@ class Counters:
 
     @property
     def messages_in_flight(self) -> int:
-        """Accepted, and neither delivered nor anything else yet."""
+        """Accepted Messages whose fate is still open."""
         settled = self.messages_delivered + self.messages_undeliverable + self.messages_mailed + self.messages_handed_on
         return self.messages_accepted + self.messages_taken_on - settled - self.messages_refused.total()
 
