@@ -91,6 +91,7 @@ group-test: $(VENV)/installed-dev
 
 pictures: $(VENV)/installed-dev
 	$(BIN)/python -m testkit.screenshots docs/pictures
+	$(BIN)/python -m testkit.terminal_picture docs/pictures/chat.svg
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov

@@ -123,9 +123,11 @@ def test_the_chain_behind_the_certificate_is_sent(start_server: StartServer, tmp
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="the openssl program is not installed")
-def test_the_readmes_command_makes_a_certificate_that_clients_trust(start_server: StartServer, tmp_path: Path) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    command = "openssl req" + readme.split("    openssl req")[1].split("\n\n")[0].replace("\\\n", "")
+def test_the_documented_command_makes_a_certificate_that_clients_trust(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "SERVICE.md").read_text()
+    command = "openssl req" + page.split("    openssl req")[1].split("\n\n")[0].replace("\\\n", "")
     command = command.replace("IP:192.0.2.7", f"IP:{HOST}")
     subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True, timeout=60)
     server = start_server("--tls-cert", tmp_path / "chat.pem", "--tls-key", tmp_path / "chat.key")
