@@ -4,7 +4,6 @@ Calls block and carry a time limit in seconds: None waits for ever, `...` (the d
 may sit in receive() while others call.
 """
 
-import random
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +11,6 @@ from time import monotonic
 from types import EllipsisType
 from typing import Self, TypeAlias
 
-from chatclient.address import Address, format_address, parse_address
 from chatclient.connection import ClientConnection
 from chatclient.dialogue import (
     CLOSING,
@@ -27,6 +25,8 @@ from chatclient.dialogue import (
 )
 from chatclient.errors import ChatError, ChatRefused, ConnectionClosed, ConnectionFailed, LoginRefused, ServerError
 from chatclient.tls import tls_context
+from chatnet.address import Address, format_address, parse_address
+from chatnet.backoff import backoff
 from protocol import (
     DEFAULT_PORT,
     NO_FEATURES,
@@ -252,14 +252,3 @@ def _utf8_only() -> Iterator[None]:
         yield
     except UnicodeEncodeError:
         raise LocalProtocolError("this text is no UTF-8") from None
-
-
-def backoff(base: float = 0.5, cap: float = 30.0) -> Iterator[float]:
-    """Seconds to wait before each attempt to reconnect: random up to a limit that doubles ("full jitter").
-
-    Without the jitter all clients of a server that restarts would come back at the same moment.
-    """
-    limit = base
-    while True:
-        yield random.uniform(0, limit)
-        limit = min(cap, 2 * limit)

@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic
 
-from chatclient.address import format_address, is_loopback
 from chatclient.dialogue import Call, Dialogue, Ending, Event
 from chatclient.errors import ConnectionClosed, ConnectionFailed, explain
 from chatclient.tls import RECORD_BYTES, TlsSocket, start_tls
+from chatnet.address import format_address, is_loopback
 from protocol import rest_of_packet
 
 RECEIVE_BYTES = 65536

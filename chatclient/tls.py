@@ -7,8 +7,8 @@ import ssl
 from contextlib import suppress
 from time import monotonic
 
-from chatclient.address import format_address
 from chatclient.errors import ConnectionFailed, explain
+from chatnet.address import format_address
 
 RECORD_BYTES = 2**14  # of data in one record, at most
 WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from chatclient.address import is_loopback
+from chatnet.address import is_loopback
 from chatserver.transport.address import client_address
 from protocol import encode_login
 from testkit.processes import ServerProcess

@@ -4,6 +4,8 @@ from functools import lru_cache
 from ipaddress import IPv6Network, ip_address
 from typing import NamedTuple
 
+from chatnet.address import format_address
+
 NETWORK_BITS = 64  # of an IPv6 address: a client with one address of such a network usually has all of them
 
 
@@ -21,13 +23,7 @@ class ClientAddress(NamedTuple):
 def client_address(address: tuple[str, int], encrypted: bool) -> ClientAddress:
     """Make one of an `address` as accept() returns it."""
     origin, is_local = _parse(address[0])
-    return ClientAddress(format_address(address), origin, not (encrypted or is_local))
-
-
-def format_address(address: tuple[str, int]) -> str:
-    """HOST:PORT, an IPv6 host in brackets."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return ClientAddress(format_address(*address[:2]), origin, not (encrypted or is_local))
 
 
 @lru_cache(1024)
