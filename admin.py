@@ -22,8 +22,9 @@ from chatserver.counters import Counters
 from chatserver.operations.control import NoAnswer, ask, perform
 from chatserver.people.accounts import Accounts, CannotDo
 from chatserver.people.presence import Presence
-from chatstorage import chats
+from chatstorage import chat_file
 from chatstorage.backup import BackupFailed, back_up
+from chatstorage.chats import ChatRow, messages
 from chatterminal.display import drop_output, visible
 from chatterminal.login import ask_twice
 from protocol import HEADER_BYTES, parse_text, split_packets
@@ -120,7 +121,7 @@ def run_on_folder(options: argparse.Namespace, folder: Path) -> None:
         case "export":
             if not (folder / CHATS).exists():
                 raise CannotDo(f"no chats have been kept in {folder}")
-            export(order(folder, {"do": "users"}), chats.export(folder / CHATS))
+            export(order(folder, {"do": "users"}), chat_file.export(folder / CHATS))
         case _:
             order(folder, request_of(options))
 
@@ -224,10 +225,10 @@ def show_progress(text: str) -> None:
 
 def copy_chats(folder: Path, target: Path) -> None:
     if (folder / CHATS).exists():
-        chats.copy(folder / CHATS, target / CHATS)
+        chat_file.copy(folder / CHATS, target / CHATS)
 
 
-def export(users: list[Any], batches: Iterator[chats.ChatRow]) -> None:
+def export(users: list[Any], batches: Iterator[ChatRow]) -> None:
     """A line for each message. A name that nobody has any more is #ID."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
@@ -238,7 +239,7 @@ def export(users: list[Any], batches: Iterator[chats.ChatRow]) -> None:
     for row in batches:
         sent = datetime.fromtimestamp(row.time, UTC).isoformat()
         ends = [names.get(user_id, f"#{user_id}") for user_id in (row.sender, row.receiver)]
-        for message in chats.messages(row):
+        for message in messages(row):
             lines.writerow((sent, *ends, shown(text_of(message))))
 
 

@@ -38,7 +38,7 @@ from chatserver.people.accounts import Accounts
 from chatserver.people.presence import Presence
 from chatserver.transport.limits import Limits
 from chatserver.transport.tls import server_context
-from chatstorage.chats import ChatFile
+from chatstorage.chat_file import ChatFile
 from storage import CHATS, CsvStorage, Storage, StorageError
 
 OPEN_FILES_RESERVE = 64  # the listener, the database, the loop, the log, the interpreter's own

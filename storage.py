@@ -43,7 +43,7 @@ __all__ = [
 USERS = "users.csv"
 PASSWORDS = "passwords.csv"
 STATUS = "status.csv"
-CHATS = "chats.db"  # beside them, and none of ours: chatstorage/chats.py
+CHATS = "chats.db"  # beside them, and none of ours: chatstorage/chat_file.py
 LOCK = "lock"
 
 logger = logging.getLogger("storage")

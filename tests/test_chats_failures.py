@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from chatstorage import chats
-from chatstorage.chats import ChatFile, ChatRow, DamagedDatabase, copy
+from chatstorage import chat_file as module
+from chatstorage.chat_file import ChatFile, DamagedDatabase, copy
+from chatstorage.chats import ChatRow
 from chatstorage.interface import StorageUnavailable
 from testkit.processes import DEADLINE, ROOT, wait_for
 from tests.test_chats import ALICE, BOB, CAROL, OtherProgram, batch, everything, ids, names, single
@@ -41,7 +42,7 @@ def chat_file(path: Path) -> Iterator[ChatFile]:
 WRITER = """
 import sys
 from pathlib import Path
-from chatstorage.chats import ChatFile
+from chatstorage.chat_file import ChatFile
 from tests.test_chats import ALICE, BOB, CAROL, batch
 
 with ChatFile(Path(sys.argv[1]), 1_000_000) as opened:
@@ -225,19 +226,19 @@ def test_an_empty_database_of_another_program_is_refused(path: Path) -> None:
 
 
 def test_a_newer_version_is_refused(path: Path) -> None:
-    spoilt(path, f"PRAGMA user_version = {chats.VERSION + 1}")
-    refuse(path, f"version {chats.VERSION + 1}, and only {chats.VERSION} is known")
+    spoilt(path, f"PRAGMA user_version = {module.VERSION + 1}")
+    refuse(path, f"version {module.VERSION + 1}, and only {module.VERSION} is known")
 
 
 def test_a_truncated_database_is_refused(path: Path) -> None:
     data = spoilt(path)
-    path.write_bytes(data[: len(data) - 3 * chats.PAGE_BYTES])
+    path.write_bytes(data[: len(data) - 3 * module.PAGE_BYTES])
     refuse(path, "malformed")
 
 
 def test_a_database_whose_pages_are_overwritten_is_refused(path: Path) -> None:
     data = spoilt(path)
-    path.write_bytes(data[: chats.PAGE_BYTES] + b"\xff" * (len(data) - chats.PAGE_BYTES))
+    path.write_bytes(data[: module.PAGE_BYTES] + b"\xff" * (len(data) - module.PAGE_BYTES))
     refuse(path, "malformed")
 
 
@@ -297,7 +298,7 @@ def test_a_row_whose_id_is_taken_is_our_own_fault_and_changes_nothing(chat_file:
 def test_a_lock_that_another_program_holds_is_waited_for_and_then_the_write_fails(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chats, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.2)
     with ChatFile(path, 100) as opened:
         opened.write([single(1, ALICE, BOB, waiting=1)], {})
         other = OtherProgram(path)
@@ -323,7 +324,7 @@ def test_a_lock_that_another_program_holds_is_waited_for_and_then_the_write_fail
 
 
 def test_a_lock_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chats, "BUSY_AGAIN_SECONDS", DEADLINE)
+    monkeypatch.setattr(module, "BUSY_AGAIN_SECONDS", DEADLINE)
     program = (
         "import sqlite3, sys, time\n"
         "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -368,8 +369,8 @@ def test_damage_that_shows_later_is_an_error_of_that_call(path: Path) -> None:
     spoilt(path)
     with ChatFile(path, 100) as opened:
         with path.open("r+b") as file:
-            file.seek(chats.PAGE_BYTES)
-            file.write(b"\xff" * (path.stat().st_size - chats.PAGE_BYTES))
+            file.seek(module.PAGE_BYTES)
+            file.write(b"\xff" * (path.stat().st_size - module.PAGE_BYTES))
         with pytest.raises(StorageUnavailable, match=r"chats\.db cannot be read: .*malformed"):
             opened.last(ALICE, BOB, 10)
         with pytest.raises(StorageUnavailable, match=r"chats\.db cannot be written: .*malformed"):

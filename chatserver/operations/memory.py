@@ -16,7 +16,7 @@ from chatserver.messages.archive import MAIL_BYTES, PENDING_BYTES
 from chatserver.people.passwords import HASHES_AT_ONCE
 from chatserver.transport.connection import RECV_BYTES
 from chatserver.transport.outbox import PUT_BYTES
-from chatstorage.chats import CACHE_BYTES
+from chatstorage.chat_file import CACHE_BYTES
 from protocol import MAX_PACKET_BYTES
 
 KIB, MIB = 1024, 1024 * 1024
