@@ -125,7 +125,7 @@ def test_a_copy_that_fails_leaves_the_old_one(chat_file: ChatFile, path: Path, t
     chat_file.write([batch(2, ALICE, BOB, *["x" * 100] * 1000)], {})
     program = (
         "import pathlib, resource, sys\n"
-        "from chatstorage.chats import copy\n"
+        "from chatstorage.chat_file import copy\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))\n"
         "copy(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
     )
@@ -150,7 +150,7 @@ def traced(trace_file: Path, program: str, *arguments: Path) -> list[Call]:
 def test_a_write_is_synced_before_it_returns(trace_file: Path, path: Path) -> None:
     program = (
         "import os, pathlib, sys\n"
-        "from chatstorage.chats import ChatFile\n"
+        "from chatstorage.chat_file import ChatFile\n"
         "from tests.test_chats import single\n"
         "with ChatFile(pathlib.Path(sys.argv[1]), 100) as opened:\n"
         "    for number in range(1, 4):\n"
@@ -176,7 +176,7 @@ def test_a_copy_is_synced_before_it_takes_its_name(trace_file: Path, path: Path,
         opened.write([single(1, ALICE, BOB)], {})
     target = tmp_path / "copies" / "chats.db"
     target.parent.mkdir()
-    program = "import pathlib, sys; from chatstorage.chats import copy; copy(*map(pathlib.Path, sys.argv[1:]))"
+    program = "import pathlib, sys; from chatstorage.chat_file import copy; copy(*map(pathlib.Path, sys.argv[1:]))"
     calls = traced(trace_file, program, path, target)
     (rename,) = [call for call in calls if call.name.startswith("rename") and str(target) in call.arguments]
     *_, written = [call for call in calls if call.is_write and call.file == str(target.with_suffix(".tmp"))]
@@ -269,7 +269,7 @@ def test_what_may_not_be_written_is_refused_at_opening(path: Path, folder_mode: 
     path.parent.chmod(folder_mode)
     program = (
         "import os, pathlib, sys\n"
-        "from chatstorage.chats import ChatFile\n"
+        "from chatstorage.chat_file import ChatFile\n"
         "os.chdir(sys.argv[1])\n"
         "if os.geteuid() == 0:\n"
         "    os.seteuid(65534)\n"
