@@ -285,7 +285,7 @@ def test_the_figures_add_up(start_server: StartServer) -> None:
     bob.expect_message("alice:live")
     figures = server.metrics()
     assert figures["chat_messages_mailed_total"] == figures["chat_mailbox_delivered_total"] == 3
-    assert figures["chat_mailbox_messages"] == figures["chat_messages_under_way"] == 0
+    assert figures["chat_mailbox_messages"] == figures["chat_messages_in_flight"] == 0
     assert figures["chat_messages_delivered_total"] == 1
     wait_for("the last one on disk", lambda: server.metrics()["chat_messages_stored_total"] == 4)
     assert 0 < server.metrics()["chat_commit_seconds_count"] < 4 + 3

@@ -51,7 +51,7 @@ def test_kernel_memory_depends_on_the_backlog() -> None:
 
 def test_the_server_logs_the_bound_at_startup(start_server: StartServer) -> None:
     server = start_server("--pool-size", 7, "--max-users", 9)
-    server.wait_for_log("MiB besides")
+    server.wait_for_log("MiB of kernel buffers")
     log = server.log
     found = re.search(r"memory: (\d+) MiB now, (\d+) MiB at most \(7 places .*, 9 users .*, 2 hashes .*\)", log)
     assert found, log

@@ -102,7 +102,7 @@ def test_the_key_may_be_in_the_certificate_s_file(
 def test_a_key_without_a_certificate_is_bad_usage(folder: Path) -> None:
     done = run_to_end("--tls-key", folder / "server.key")
     assert done.returncode == 2
-    assert "--tls-key is the key of a certificate, which --tls-cert names" in done.stderr
+    assert "--tls-key needs --tls-cert, the certificate that the key belongs to" in done.stderr
 
 
 def test_an_expired_certificate_is_logged_as_a_warning(start_server: StartServer, folder: Path) -> None:
