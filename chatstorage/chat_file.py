@@ -19,14 +19,14 @@ from chatstorage.interface import StorageError, StorageUnavailable
 
 APPLICATION_ID = 0x43686174  # "Chat": what file(1) shows
 VERSION = 1
-BUSY_SECONDS = 5.0  # how long a lock that another program holds is waited for at the opening
-BUSY_AGAIN_SECONDS = 1.0  # ... and when it is open: a write can be tried again
+BUSY_SECONDS = 5.0  # how long opening waits for a lock that another program holds
+BUSY_AGAIN_SECONDS = 1.0  # ... and each later write, which can be tried again
 PAGE_BYTES = 4096
-CACHE_BYTES = 8 << 20  # of pages in memory; the prepared statements need 1 MiB more, and hold on to 127 batches
-CHECKPOINT_BYTES = 8 << 20  # of the -wal file, then what is in it goes to the database, and it is written anew
-ROWS_PER_STATEMENT = 64  # at most, and a power of two: so each statement has seven texts, which stay prepared
-EXPORTED_AT_ONCE = 200  # rows: a reading that lasted would keep the -wal file from being written anew
-OVERSHOOT = 8  # a pair may keep this part (1/8) more than its bound, so that not every commit has to delete
+CACHE_BYTES = 8 << 20  # of pages in memory; the prepared statements need 1 MiB more and keep 127 batches
+CHECKPOINT_BYTES = 8 << 20  # of the -wal file; then SQLite moves it to the database and starts it again
+ROWS_PER_STATEMENT = 64  # at most, and a power of two: so each statement has seven texts, all kept prepared
+EXPORTED_AT_ONCE = 200  # rows: one long read would keep the -wal file from being reset
+OVERSHOOT = 8  # a pair may exceed its bound by 1/8, so that not every commit has to delete
 
 SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
@@ -108,7 +108,7 @@ WHERE id > :after ORDER BY id LIMIT :count
 
 
 class DamagedDatabase(StorageError):
-    """A file that is no database of chats, or one that makes no sense here. It is left as it was."""
+    """A file that is not a database of chats, or not one for this version. It is left unchanged."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
@@ -118,12 +118,12 @@ class DamagedDatabase(StorageError):
 class ChatFile(Chats):
     """The database, open within a `with` block, for one thread at a time.
 
-    A missing file is made, mode 0600. Opening raises DamagedDatabase, StorageUnavailable, and OSError where the file
-    cannot be made; every call raises StorageUnavailable, whose cause is the sqlite3.Error or the OSError. It waits up
-    to BUSY_SECONDS for another program that writes. What a call has written is on disk when it returns.
+    Creates a missing file with mode 0600. Opening raises DamagedDatabase, StorageUnavailable, and OSError if the file
+    cannot be created. Every call raises StorageUnavailable; its cause is the sqlite3.Error or the OSError. Opening
+    waits up to BUSY_SECONDS for another program that writes. What a call writes is on disk when it returns.
 
-    Of each pair of users the last `history_messages` messages are kept, and with them the rest of the oldest batch,
-    up to an eighth more, and what waits in a mailbox. The file does not shrink: the room is used again.
+    For each pair of users it keeps the last `history_messages` messages, the rest of the oldest batch, up to an eighth
+    more, and what waits in a mailbox. The file does not shrink; free room is used again.
     """
 
     def __init__(self, path: Path, history_messages: int) -> None:
@@ -136,7 +136,7 @@ class ChatFile(Chats):
 
     def __enter__(self) -> Self:
         if not self._path.exists():
-            open_file(self._path).close()  # never where it exists: it would end the locks that this process has on it
+            open_file(self._path).close()  # never an existing one: this process would lose its locks on it
         with ExitStack() as stack:
             self._connection = stack.enter_context(closing(_opened(self._path, "rw")))
             with _errors(self._path, "written"):
@@ -157,7 +157,7 @@ class ChatFile(Chats):
     # Reading
 
     def highest_id(self) -> int:
-        """0 where there is no batch."""
+        """0 if there is no batch."""
         with _errors(self._path, "read"):
             (highest,) = self._connection.execute(HIGHEST_ID).fetchone()
         return int(highest)
@@ -181,7 +181,7 @@ class ChatFile(Chats):
     def _take(
         self, query: str, parameters: dict[str, int], size: Callable[[ChatRow], int], enough: int
     ) -> list[ChatRow]:
-        """The first rows, until their sizes come to `enough`."""
+        """The first rows, until their sizes add up to `enough`."""
         rows = []
         with _errors(self._path, "read"), closing(self._connection.execute(query, parameters)) as found:
             for row in map(ChatRow._make, found):
@@ -194,16 +194,16 @@ class ChatFile(Chats):
     # Writing
 
     def write(self, new: Sequence[ChatRow], waiting: Mapping[int, int]) -> None:
-        """All of it, or nothing. The ids of new batches are new, and more may wait than before."""
+        """All or nothing. The ids of `new` must be new; here more messages may wait than before."""
         with self._transaction():
             self._run(INSERT, new)
             self._run(SET_WAITING, [*waiting.items()])
             self._trim([(batch,) for batch in chain((row.id for row in new), waiting)])
 
     def remove(self, user: int) -> None:
-        """Also in the file, where it is overwritten.
+        """Also overwrites the bytes in the file.
 
-        The -wal file may hold it for longer, until that is written anew, or the database is closed.
+        The -wal file may hold them longer, until it is reset or the database is closed.
         """
         with self._transaction():
             self._connection.execute("PRAGMA secure_delete = ON")
@@ -216,7 +216,7 @@ class ChatFile(Chats):
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All that is done within is on disk at the end, or nothing is."""
+        """Everything done within is on disk at the end, or nothing is."""
         with _errors(self._path, "written"):
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -228,19 +228,19 @@ class ChatFile(Chats):
                 raise
 
     def _check_files(self) -> None:
-        """SQLite itself would go on writing to a file that has been deleted."""
+        """Raises FileNotFoundError: SQLite itself would go on writing to a deleted file."""
         for path, opened in self._files.items():
             if not os.path.samestat(path.stat(), opened):
-                raise FileNotFoundError(f"{path} is not the file any more that was opened")
+                raise FileNotFoundError(f"{path} is no longer the file that was opened")
 
     def _trim(self, touched: list[tuple[int]]) -> None:
-        """Bound the pairs of users of these batches. Each batch that goes has as many newer messages as are kept."""
+        """Apply the bound to the pairs of these batches. A deleted batch has as many newer messages as are kept."""
         bound = self._history_messages
         for low, high, kept in set(self._run(OVER_THE_BOUND, touched, bound + bound // OVERSHOOT)):
             self._connection.execute(TRIM, {"low": low, "high": high, "excess": kept - bound})
 
     def _run(self, statement: str, rows: Sequence[tuple[Any, ...]], *before: int) -> list[tuple[Any, ...]]:
-        """Run a statement for these rows, 2^n at once, with the other parameters before them; returns what it finds."""
+        """Run a statement for these rows, 2^n at once, after the `before` parameters; returns the rows it finds."""
         found = []
         start = 0
         while left := len(rows) - start:
@@ -270,20 +270,20 @@ def _set_up(connection: sqlite3.Connection) -> None:
         f"busy_timeout = {round(BUSY_AGAIN_SECONDS * 1000)}",
     ):
         connection.execute(f"PRAGMA {setting}")
-    connection.execute("BEGIN IMMEDIATE")  # where there is nothing to make it shows whether we may write
+    connection.execute("BEGIN IMMEDIATE")  # fails here if the file may not be written
     if _is_empty(connection):
         for statement in SCHEMA:
             connection.execute(statement)
     connection.execute("COMMIT")
 
 
-# What an operator does, while a server may have the file open or not
+# For an operator, with or without a server that has the file open
 
 
 def export(path: Path) -> Iterator[ChatRow]:
-    """All batches, by id; in parts, so that one written meanwhile may be among them, and one deleted not.
+    """All batches, by id. Read in parts: a batch written meanwhile may be included, and a deleted one missing.
 
-    Raises DamagedDatabase, StorageUnavailable, and OSError where there is no such file.
+    Raises DamagedDatabase, StorageUnavailable, and OSError if there is no such file.
     """
     after = 0
     with closing(_opened(path, "ro")) as connection:
@@ -297,9 +297,9 @@ def export(path: Path) -> Iterator[ChatRow]:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy the database as it is at one moment: whole, and on disk, or not at all. A target that exists is replaced.
+    """Copy the database as of one moment: whole and on disk, or not at all. Replaces an existing target.
 
-    Raises DamagedDatabase, StorageUnavailable, and OSError where there is no such file.
+    Raises DamagedDatabase, StorageUnavailable, and OSError if there is no such file.
     """
     temporary = target.with_suffix(".tmp")
     temporary.unlink(missing_ok=True)
@@ -322,7 +322,9 @@ def copy(source: Path, target: Path) -> None:
 
 
 def _opened(path: Path, mode: str) -> sqlite3.Connection:
-    """To a file of ours, or an empty one. Raises DamagedDatabase, StorageUnavailable, OSError where there is none."""
+    """Connect to a database of chats, or an empty file. Raises DamagedDatabase, StorageUnavailable, and OSError if there
+    is no such file.
+    """
     path.stat()
     with _errors(path, "opened"), ExitStack() as stack:
         connection = stack.enter_context(closing(_connect(path, mode)))
@@ -341,7 +343,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
         timeout=BUSY_SECONDS,
-        isolation_level=None,  # a transaction is begun where we say so
+        isolation_level=None,  # transactions begin explicitly
         check_same_thread=False,
     )
 
@@ -352,9 +354,9 @@ def _verify(connection: sqlite3.Connection, path: Path) -> None:
     if application == 0 and _is_empty(connection):
         return
     if application != APPLICATION_ID:
-        raise DamagedDatabase(path, "this is a database of another program")
+        raise DamagedDatabase(path, "this database belongs to another program")
     if version != VERSION:
-        raise DamagedDatabase(path, f"this is a database of version {version}, and only {VERSION} is known here")
+        raise DamagedDatabase(path, f"this database has version {version}; this program knows only version {VERSION}")
     connection.execute(HIGHEST_ID).fetchone()
 
 
@@ -364,7 +366,7 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
 
 @contextmanager
 def _errors(path: Path, done: str) -> Iterator[None]:
-    """Turns an error of the file into StorageUnavailable; not one of our own, such as an id that is stored twice."""
+    """Turn an error of the file into StorageUnavailable; not a programming error, such as an id stored twice."""
     try:
         yield
     except OSError as error:

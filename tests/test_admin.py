@@ -315,7 +315,7 @@ def test_a_backup_of_what_a_crash_left_is_of_the_repaired_database(tmp_path: Pat
     (folder / "passwords.csv").write_text("1,x\n2,y\n3,z\n")
     done = start_admin(folder, "backup", tmp_path / "copy")
     assert done.returncode == 0
-    assert "cut off a last line that was never finished" in done.stderr
+    assert "removed an unfinished last line" in done.stderr
     assert contents(tmp_path / "copy") == {
         "users.csv": b"1,\n2,bob\n",
         "passwords.csv": b"2,y\n",

@@ -227,7 +227,7 @@ def test_an_empty_database_of_another_program_is_refused(path: Path) -> None:
 
 def test_a_newer_version_is_refused(path: Path) -> None:
     spoilt(path, f"PRAGMA user_version = {module.VERSION + 1}")
-    refuse(path, f"version {module.VERSION + 1}, and only {module.VERSION} is known")
+    refuse(path, f"version {module.VERSION + 1}; this program knows only version {module.VERSION}")
 
 
 def test_a_truncated_database_is_refused(path: Path) -> None:
