@@ -21,7 +21,8 @@ from chatserver import __version__
 from chatserver.counters import Counters
 from chatserver.operations.control import NoAnswer, ask, perform
 from chatserver.people.accounts import Accounts, CannotDo
-from chatserver.people.presence import Presence
+from chatserver.people.presence import LocalPresence
+from chatserver.workers import Workers
 from chatstorage import chat_file
 from chatstorage.backup import BackupFailed, back_up
 from chatstorage.chats import ChatRow, messages
@@ -203,7 +204,9 @@ def check_owner(folder: Path) -> None:
 
 
 def accounts_on(storage: Storage) -> Accounts:
-    return Accounts(storage, Presence(), Counters(), id_width=4, password_required=False, login_attempts=inf)
+    return Accounts(
+        storage, LocalPresence(), Counters(), Workers(0), id_width=4, password_required=False, login_attempts=inf
+    )
 
 
 def show(rows: list[Any]) -> None:

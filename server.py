@@ -26,8 +26,9 @@ from chatserver import __version__
 from chatserver.backend import Backend
 from chatserver.counters import Counters
 from chatserver.listener import ChatServer, ServerContext, listen
-from chatserver.messages.archive import Archive
-from chatserver.messages.delivery import Delivery
+from chatserver.messages.archive import Archive, LocalArchive
+from chatserver.messages.commits import CommitQueue
+from chatserver.messages.delivery import LocalDelivery
 from chatserver.operations import memory
 from chatserver.operations.control import control_socket
 from chatserver.operations.lag import LoopLag
@@ -35,9 +36,11 @@ from chatserver.operations.logs import start_log
 from chatserver.operations.metrics import ServerCollector, serve_metrics
 from chatserver.operations.options import parse_options
 from chatserver.people.accounts import Accounts
-from chatserver.people.presence import Presence
+from chatserver.people.presence import LocalPresence
+from chatserver.people.status import StatusFile
 from chatserver.transport.limits import Limits
 from chatserver.transport.tls import server_context
+from chatserver.workers import Workers
 from chatstorage.chat_file import ChatFile
 from storage import CHATS, CsvStorage, Storage, StorageError
 
@@ -95,7 +98,6 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
     backend = _join_group(options, stack) if options.redis else _open_folder(options, stack)
     storage, archive = backend.storage, backend.archive
     context = _make_context(options, backend, tls)
-    stack.callback(context.accounts.close)
     server = ChatServer(listener, context, options.pool_size)
     backend.start(server.kick)
     lag = stack.enter_context(LoopLag())
@@ -142,10 +144,13 @@ def _open_folder(options: Namespace, stack: ExitStack) -> Backend:
         storage = stack.enter_context(CsvStorage(options.data_dir, options.max_users, options.max_id))
     except OSError as error:
         raise CannotStart(f"{options.data_dir}: {error.strerror or error}") from error
-    counters, presence = Counters(), Presence()
+    counters, presence = Counters(), LocalPresence()
     archive = _open_archive(options, stack, storage, counters)
-    delivery = Delivery(presence, archive, counters, storage.is_user, options.id_width)
-    return Backend(storage, archive, presence, delivery, counters)
+    delivery = LocalDelivery(presence, archive, counters, storage.is_user, options.id_width)
+    disk = Workers(1)  # a Storage makes one write at a time
+    status = StatusFile(storage, presence, counters, disk)
+    stack.callback(status.close)
+    return Backend(storage, archive, presence, delivery, counters, disk, status.has_changed)
 
 
 def _open_archive(options: Namespace, stack: ExitStack, storage: Storage, counters: Counters) -> Archive | None:
@@ -161,7 +166,8 @@ def _open_archive(options: Namespace, stack: ExitStack, storage: Storage, counte
         if not storage.is_user(user_id):
             log.info("%s: removed the chats of user %d, who was removed", path, user_id)
             file.remove(user_id)
-    archive = Archive(file, counters, COMMIT_SECONDS[options.sync], options.mailbox_messages)
+    queue = CommitQueue(file, counters, COMMIT_SECONDS[options.sync], Workers(1))
+    archive = LocalArchive(file, queue, counters, options.mailbox_messages)
     stack.callback(archive.close)
     return archive
 
@@ -171,9 +177,11 @@ def _make_context(options: Namespace, backend: Backend, tls: ssl.SSLContext | No
         backend.storage,
         backend.presence,
         backend.counters,
+        backend.disk,
         options.id_width,
         options.require_password,
         options.login_attempts,
+        backend.on_change,
     )
     return ServerContext(
         presence=backend.presence,

@@ -1,4 +1,4 @@
-"""What differs between a server that is alone and one of a group."""
+"""The backend: what a lone server and a node of a group do differently, made once and handed to server.py."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,19 +8,18 @@ from chatserver.counters import Counters
 from chatserver.messages.archive import Archive
 from chatserver.messages.delivery import Delivery
 from chatserver.people.presence import Presence
-from chatstorage.interface import Storage
+from chatserver.workers import Workers
+from chatstorage.interface import Storage, User
 
-Kick: TypeAlias = Callable[..., object]  # of a user's id and, if it is not an operator who wants it, the reason
-
-
-def _nothing(_: Kick) -> None:
-    """A server that is alone has nothing to begin."""
+Kick: TypeAlias = Callable[..., object]  # ends the connection of a user, given the id and, unless by an operator, why
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Where users, past chats and those who are online are. `start` begins what goes on by itself; it is given what
-    ends the connection of a user.
+    """Where users, past chats and online users are kept.
+
+    `disk` runs the writes of `storage`. `on_change` is called when a user has come or gone. `start` begins background
+    work, once the server can end a user's connection.
     """
 
     storage: Storage
@@ -28,4 +27,6 @@ class Backend:
     presence: Presence
     delivery: Delivery
     counters: Counters
-    start: Callable[[Kick], None] = _nothing
+    disk: Workers
+    on_change: Callable[[User], None] = lambda _: None
+    start: Callable[[Kick], None] = lambda _: None

@@ -366,7 +366,7 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
 
 @contextmanager
 def _errors(path: Path, done: str) -> Iterator[None]:
-    """Turn an error of the file into StorageUnavailable; not a programming error, such as an id stored twice."""
+    """Turn an error of the file into StorageUnavailable; not a programming error (an id stored twice)."""
     try:
         yield
     except OSError as error:

@@ -30,10 +30,8 @@ class Chats(ABC):
     """Past chats and mailboxes. Every call raises StorageUnavailable.
 
     For each pair of users it keeps the last messages up to a bound, the rest of the oldest batch, up to an eighth more,
-    and what waits in a mailbox. A database that `is_shared` with other servers is called in the loop, not in a thread.
+    and what waits in a mailbox.
     """
-
-    is_shared = False
 
     @abstractmethod
     def new_id(self) -> int:

@@ -54,11 +54,9 @@ class Storage(ABC):
     a time makes them, while look-ups go on in another. They raise StorageUnavailable, and ValueError for a text that
     cannot be stored: empty, not UTF-8, or containing a NUL or a line end.
 
-    A storage that `is_shared` with other servers is called in the loop. There every call may wait while other greenlets
-    run, and may raise StorageUnavailable; a login or departure sets the status itself.
+    The database of a group of servers is called in the loop: every call may wait there, while other greenlets run, and
+    may raise StorageUnavailable. A login or departure sets the status by itself there.
     """
-
-    is_shared = False
 
     @abstractmethod
     def __enter__(self) -> Self: ...

@@ -1,101 +1,135 @@
-"""Past chats and mailboxes of a group: each node writes what it has handed over itself, and all of it is in Redis."""
+"""Past chats and mailboxes of a node: it writes what it handed over itself, and Redis has all of it."""
 
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import gevent
 
 from chatserver.counters import Counters
-from chatserver.messages.archive import MAIL_BYTES, RETRY_SECONDS, SETTLE_SECONDS, Archive, Mail
-from chatserver.messages.batch import Batch
-from chatstorage.chats import ChatRow, messages
+from chatserver.messages.archive import MAIL_BYTES, SETTLE_SECONDS, Archive, Mail, wait_until_settled, waiting_mail
+from chatserver.messages.batch import Batch, Sender
+from chatserver.messages.commits import RETRY_SECONDS, CommitQueue
+from chatstorage.chats import ChatRow
 from chatstorage.interface import StorageUnavailable
 from cluster.chats import RedisChats
 from cluster.directory import Directory
 from cluster.engine import Script
+from protocol import Level, Run, first_messages
 
 SETTLING = Script("settling")
 
 
 class ClusterArchive(Archive):
-    """`mail` counts what this node alone has seen of mailboxes, and decides nothing here."""
+    """The archive of one node. Mailboxes are in Redis, where every node puts messages into them at once."""
 
     def __init__(
-        self, chats: RedisChats, directory: Directory, counters: Counters, interval: float, mailbox_messages: int
+        self, chats: RedisChats, queue: CommitQueue, directory: Directory, counters: Counters, mailbox_messages: int
     ) -> None:
-        """`interval` as in Archive."""
-        super().__init__(chats, counters, interval, mailbox_messages)
-        self.chats = chats
+        """`queue` writes to `chats`; `mailbox_messages` may wait for one user."""
+        self._chats = chats
+        self._queue = queue
         self._directory = directory
         self._engine = directory.engine
-        self._settling: Counter[int] = Counter()  # how often a user has left, and not all of it is written
+        self._counters = counters
+        self._mailbox_messages = mailbox_messages
+        self._settling: Counter[int] = Counter()  # how often a user has left while something of it was unwritten
 
-    def flush(self) -> None:
-        """Write all that waits to be written, if it can be."""
-        with suppress(StorageUnavailable):
-            self._commit()
+    def wait_for_room(self) -> bool:
+        return self._queue.wait_for_room()
 
-    def waiting_messages(self) -> int:
-        return sum(self.chats.mailbox_sizes().values())
+    def add(self, batch: Batch) -> None:
+        self._queue.add(batch)
 
-    def mail_now(self, row: ChatRow) -> int:
-        """As in RedisChats.mail; a user who is online here, and to whom nothing can be said any more, is leaving."""
-        return self.chats.mail(row, self.mailbox_messages, leaving=self._directory.node)
+    def settled(self, batch: Batch) -> None:
+        if batch.owed:
+            self._queue.settled(batch)
 
-    # Users who leave this node
+    def put_in_mailbox(self, sender: Sender, receiver: int, run: Run, first: int) -> int:
+        """As in Archive. Raises ReceiverOnline for a user who is online, except for one who is leaving this node."""
+        row = ChatRow(
+            self._chats.new_id(),
+            sender.user_id,
+            receiver,
+            int(time.time()),
+            run.messages,
+            run.messages,
+            run.packets,
+            sender.receipts.connection if sender.receipts else 0,
+            first,
+        )
+        while row.count and (room := self._mail(row)) < row.count:
+            packets, count = first_messages(Run(row.packets, row.count), room)
+            row = row._replace(packets=packets, count=count, waiting=count)
+        self._counters.messages_mailed += row.count
+        self._counters.messages_stored += row.count
+        if sender.receipts and row.count:
+            sender.receipts.reach(Level.STORED, first, first + row.count - 1)
+        return row.count
 
-    def is_settling(self, user_id: int) -> bool:
-        """Whether something of this user's chats is still to be written by this node."""
-        return bool(self._under_way[user_id] or self._unwritten)
-
-    def settle(self, user_id: int) -> None:
-        """Write it, and say that it is written. Waits until the connection has let go of what was queued for it."""
-        self._settling[user_id] += 1
-        while self._under_way[user_id]:
-            gevent.sleep(SETTLE_SECONDS)
-        _until_done(self._commit)
-        self._settling[user_id] -= 1
-        if not self._settling[user_id]:
-            _until_done(lambda: self._say_settled(user_id))
-
-    def close(self) -> None:
-        super().close()
-        with suppress(StorageUnavailable):  # nobody waits for a node that is gone
-            for user_id in [*self._settling]:
-                self._say_settled(user_id)
-
-    def _say_settled(self, user_id: int) -> None:
-        self._engine.call("SREM", self._engine.key("settling", user_id), self._directory.node)
-        self._settling.pop(user_id, None)
-
-    # Users who come
-
-    def wait_until_settled(self, user_id: int, goes_on: Callable[[], bool]) -> None:
-        """Wait for the node that this user has left, as long as it `goes_on`. Raises StorageUnavailable."""
-        while goes_on() and self._engine.run(SETTLING, user_id):
-            gevent.sleep(SETTLE_SECONDS)
+    def _mail(self, row: ChatRow) -> int:
+        return self._chats.mail(row, self._mailbox_messages, leaving=self._directory.node)
 
     def has_mail(self, _: int) -> bool:
-        return True  # perhaps
+        return True  # perhaps: only Redis knows
 
     def take_mail(
         self, receiver: int, goes_on: Callable[[], bool], batch_again: Callable[[ChatRow], Batch]
     ) -> Iterator[Mail]:
-        while self._under_way[receiver] and goes_on():
-            gevent.sleep(SETTLE_SECONDS)
+        wait_until_settled(self._queue, receiver, goes_on)
         self.wait_until_settled(receiver, goes_on)
         after = 0
-        while goes_on() and (rows := self._read(self._file.mailbox, receiver, after, MAIL_BYTES)):
-            for row in rows:
-                batch = self._unwritten.get(row.id) or batch_again(row)
-                if batch.waiting and goes_on():
-                    yield self._again(batch, messages(row))
+        while goes_on() and (rows := self._queue.read(self._chats.mailbox, receiver, after, MAIL_BYTES)):
+            yield from waiting_mail(self._queue, rows, goes_on, batch_again)
             after = rows[-1].id
+
+    def last(self, one: int, other: int, count: int) -> Sequence[ChatRow]:
+        return self._queue.read(self._chats.last, one, other, count)
+
+    def waiting_messages(self) -> int:
+        return sum(self._chats.mailbox_sizes().values())
+
+    def close(self) -> None:
+        self._queue.close()
+        with suppress(StorageUnavailable):  # nobody waits for a node that has ended
+            for user_id in [*self._settling]:
+                self._report_settled(user_id)
+
+    def flush(self) -> None:
+        """Write everything that waits to be written, if possible."""
+        with suppress(StorageUnavailable):
+            self._queue.commit()
+
+    # Users who leave this node
+
+    def is_settling(self, user_id: int) -> bool:
+        """Whether this node may still have to write something of this user's chats."""
+        return self._queue.has_in_flight(user_id) or self._queue.has_unwritten
+
+    def settle(self, user_id: int) -> None:
+        """Write it, then report that it is written. Waits until the connection has settled its batches."""
+        self._settling[user_id] += 1
+        wait_until_settled(self._queue, user_id, lambda: True)
+        _until_done(self._queue.commit)
+        self._settling[user_id] -= 1
+        if not self._settling[user_id]:
+            _until_done(lambda: self._report_settled(user_id))
+
+    def _report_settled(self, user_id: int) -> None:
+        self._engine.call("SREM", self._engine.key("settling", user_id), self._directory.node)
+        self._settling.pop(user_id, None)
+
+    # Users who come to this node
+
+    def wait_until_settled(self, user_id: int, goes_on: Callable[[], bool]) -> None:
+        """Wait, as long as it `goes_on`, for the node that this user has left. Raises StorageUnavailable."""
+        while goes_on() and self._engine.run(SETTLING, user_id):
+            gevent.sleep(SETTLE_SECONDS)
 
 
 def _until_done(work: Callable[[], None]) -> None:
-    """However long Redis is away."""
+    """Repeat until it succeeds, however long Redis is away."""
     while True:
         with suppress(StorageUnavailable):
             work()

@@ -16,7 +16,6 @@ import gevent
 from gevent.hub import Waiter
 
 from chatserver.people.presence import Member
-from chatserver.transport.receipts import Receipts
 from cluster.directory import Directory
 from cluster.frames import Answer, Flush, Frame, HandOver, Reached, decode, encode_head
 from cluster.presence import ClusterPresence
@@ -43,11 +42,10 @@ class Question:
     asked: float  # by time.monotonic()
 
 
-class RemoteReceipts(Receipts):
-    """Tells the node of a sender how far its Messages have come."""
+class RemoteReceipts:
+    """A ReceiptSink for a connection at another node: reports to that node."""
 
     def __init__(self, bus: "Bus", node: str, user_id: int, connection: int) -> None:
-        """For a connection there."""
         self.connection = connection
         self._bus = bus
         self._node = node
@@ -56,8 +54,17 @@ class RemoteReceipts(Receipts):
     def reach(self, level: Level, first: int, last: int) -> None:
         self._bus.tell(self._node, Reached(self._user_id, self.connection, level, first, last))
 
-    def is_full(self) -> bool:
-        return False  # the sender's own node makes it wait
+
+@dataclass(slots=True)
+class RemoteSender:
+    """A Sender at another node."""
+
+    user_id: int
+    mails: bool
+    receipts: RemoteReceipts | None
+
+    def wait_for_receipts(self) -> None:
+        """Its own node throttles it."""
 
 
 class Bus:
@@ -66,7 +73,7 @@ class Bus:
     """
 
     def __init__(self, presence: ClusterPresence, directory: Directory) -> None:
-        self.take_over: Callable[[Member, HandOver], tuple[int, Reason] | None]
+        self.take_over: Callable[[RemoteSender, HandOver], tuple[int, Reason] | None]
         self.is_at_once: Callable[[HandOver], bool]
         self.flush: Callable[[], None] = lambda: None
         self._publish: Publish | None = None
@@ -205,7 +212,7 @@ class Bus:
         if frame.receiver not in self._presence.here or self._presence.node_of(frame.sender) != node:
             return NOT_HERE._replace(id=frame.id)
         receipts = RemoteReceipts(self, node, frame.sender, frame.connection) if frame.connection else None
-        sender = self._presence.stand_in(frame.sender, frame.mails, receipts)
+        sender = RemoteSender(frame.sender, frame.mails, receipts)
         if done := self.take_over(sender, frame):
             return Answer(frame.id, done[0], True, done[1])
         return NOT_HERE._replace(id=frame.id)

@@ -38,8 +38,6 @@ class RedisChats(Chats):
     removed is not stored at all.
     """
 
-    is_shared = True
-
     def __init__(self, engine: Engine, history_messages: int, clock: Clock | None = None) -> None:
         """`clock` gives the ids of this node."""
         self._engine = engine

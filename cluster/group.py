@@ -1,10 +1,12 @@
-"""Wires the rooms of cluster/ together, for server.py."""
+"""Wires the parts of a node together, for server.py."""
 
 from argparse import Namespace
 from contextlib import ExitStack
 
 from chatserver.backend import Backend
 from chatserver.counters import Counters
+from chatserver.messages.commits import CommitQueue
+from chatserver.workers import Workers
 from cluster.archive import ClusterArchive
 from cluster.bus import Bus
 from cluster.chats import RedisChats
@@ -18,11 +20,12 @@ from cluster.storage import RedisStorage
 
 
 def join_group(options: Namespace, commit_seconds: float, stack: ExitStack) -> Backend:
-    """Come to the group as a node, which leaves it at the end of `stack`. `commit_seconds` is the interval of Archive.
+    """Join the group as a node, which leaves at the end of `stack`. `commit_seconds` is the interval of CommitQueue.
 
     Raises StorageError.
     """
     counters = Counters()
+    waits_in_loop = Workers(0)  # Redis is asked cooperatively
     engine = Engine(options.redis, options.redis_prefix)
     stack.callback(engine.close)
     directory = Directory(engine, options.lease)
@@ -31,7 +34,8 @@ def join_group(options: Namespace, commit_seconds: float, stack: ExitStack) -> B
     archive = None
     if options.history == "on":
         chats = RedisChats(engine, options.history_messages, directory.clock)
-        archive = ClusterArchive(chats, directory, counters, commit_seconds, options.mailbox_messages)
+        queue = CommitQueue(chats, counters, commit_seconds, waits_in_loop)
+        archive = ClusterArchive(chats, queue, directory, counters, options.mailbox_messages)
     lease = Lease(options.lease)
     presence = ClusterPresence(directory, lease, options.id_width, archive)
     bus = Bus(presence, directory)
@@ -40,4 +44,4 @@ def join_group(options: Namespace, commit_seconds: float, stack: ExitStack) -> B
     stack.callback(node.stop)
     if archive:
         stack.callback(archive.close)
-    return Backend(storage, archive, presence, delivery, counters, node.start)
+    return Backend(storage, archive, presence, delivery, counters, waits_in_loop, start=node.start)

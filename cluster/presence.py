@@ -1,70 +1,61 @@
-"""Who is online on all nodes: a copy of the directory that follows what is told of it, event by event."""
+"""The presence registry of a node: a copy of the directory of all nodes, which follows its events."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import gevent
 from gevent.event import Event
 
 from chatserver.backend import Kick
-from chatserver.people.presence import Member, Presence
-from chatserver.transport.marks import Fate
-from chatserver.transport.outbox import Outbox
-from chatserver.transport.receipts import Receipts
+from chatserver.people.presence import Member, OnlineUser, Presence, Watchers
 from chatstorage.interface import StorageUnavailable, User
 from cluster.archive import ClusterArchive
 from cluster.chats import ReceiverOnline
 from cluster.directory import Directory, Elsewhere, Holder
 from cluster.engine import ANSWER_SECONDS
 from cluster.lease import Lease, now
-from protocol import HEADER_BYTES, Run, encode_user, parse_user
+from protocol import HEADER_BYTES, encode_user, parse_user
 
-SETTLING_SECONDS = 600.0  # that mail of who has left may take to be written, at most
+SETTLING_SECONDS = 600.0  # at most, until the mail of a user who has left is written
 
 log = logging.getLogger("chat")
 
 
-class Nowhere(Outbox):
-    """What the users of other nodes have for an outbox here."""
-
-    def deliver(self, _: Run, __: Fate) -> int:
-        raise ReceiverOnline("on another node, just now")
-
-
 @dataclass(slots=True, eq=False)
-class RemoteMember(Member):
-    """A user who is online on another node."""
+class RemoteUser:
+    """A user who is online at another node: its id, its entry in the list, and the node's name."""
 
-    node: str = ""
+    user_id: int
+    entry: bytes
+    node: str
 
 
 class ClusterPresence(Presence):
-    """`_online` has everyone, as of the last event; `here` those of this node, from before they are told of."""
+    """Who is online on all nodes, as of the last event. `here` has the members of this node, even before others learn
+    of them.
+
+    look_up() and find() raise ReceiverOnline for a user of another node; locate() finds both.
+    """
 
     def __init__(self, directory: Directory, lease: Lease, id_width: int, archive: ClusterArchive | None) -> None:
-        super().__init__()
         self.here: dict[int, Member] = {}
         self.look_up = self._look_up
-        self.is_current = False  # events come in, and none was missed
-        self.is_unsure = False  # something was asked of the directory, and no answer came
-        self.on_lost: Kick = lambda *_: None  # a user of this node is one no more
-        self.on_gone: Callable[[str], object] = lambda _: None  # a node has ended, or was taken for dead
+        self.is_current = False  # events arrive, and none was missed
+        self.is_unsure = False  # a request to the directory got no answer
+        self.on_lost: Kick = lambda *_: None  # a user of this node is online elsewhere, or not at all
+        self.on_gone: Callable[[str], object] = lambda _: None  # a node has ended or failed
         self.on_left: Callable[[str, int], object] = lambda *_: None  # a user has left another node
+        self._users: dict[int, Member | RemoteUser] = {}
+        self._watchers = Watchers()
         self._directory = directory
         self._lease = lease
         self._id_width = id_width
         self._archive = archive
-        self._nowhere = Nowhere(0, lambda: None)
-        self._applied = 0  # the number of the last event
-        self._waiters: dict[Event, int] = {}  # for the event of this number
-
-    # As in Presence
+        self._applied = 0  # number of the last event
+        self._waiters: dict[Event, int] = {}  # the event number that each waits for
 
     def join(self, member: Member) -> bool:
-        """The outbox of one who has joined is reserved: as soon as others know of this user they write, and its session
-        has not put the list there yet. Raises StorageUnavailable.
-        """
         member.outbox.reserve()
         joined = False
         try:
@@ -76,22 +67,22 @@ class ClusterPresence(Presence):
 
     def _join(self, member: Member) -> bool:
         user = user_of(member)
-        self.here[user.id] = member  # before its event can come
+        self.here[user.id] = member  # before its event can arrive
         try:
             number = self._directory.claim(user)
         except (Elsewhere, KeyError):
             self._forget(member)
             return False
         except StorageUnavailable:
-            self.leave(member)  # it is not known whether it has come that far
+            self.leave(member)  # the claim may have succeeded
             raise
-        if not self._wait_for(number) or self._online.get(user.id) is not member:
+        if not self._wait_for(number) or self._users.get(user.id) is not member:
             self.leave(member)
-            raise StorageUnavailable("no word of who is online comes from Redis")
+            raise StorageUnavailable("no presence events arrive from Redis")
         return True
 
     def leave(self, member: Member) -> None:
-        super().leave(member)
+        self._remove(member)
         if not self._forget(member):
             return
         archive = self._archive if self._archive and self._archive.is_settling(member.user_id) else None
@@ -102,12 +93,8 @@ class ClusterPresence(Presence):
         if archive:
             gevent.spawn(archive.settle, member.user_id)
 
-    def _forget(self, member: Member) -> bool:
-        """False where it has been lost already."""
-        is_here = self.here.get(member.user_id) is member
-        if is_here:
-            del self.here[member.user_id]
-        return is_here
+    def watch(self, member: Member, wanted: bool) -> None:
+        self._watchers.watch(member, wanted)
 
     def catch_up(self) -> bool:
         try:
@@ -115,25 +102,55 @@ class ClusterPresence(Presence):
         except StorageUnavailable:
             return False
 
+    def find(self, user_id: int) -> Member | None:
+        member = _only_member(self._users.get(user_id))
+        return member if member is not None and member.outbox.takes else None
+
     def is_online(self, user_id: int) -> bool:
-        """A user of another node may have left just now."""
-        if isinstance(super().find(user_id), RemoteMember):
+        """As in Presence; a user of another node may just have left, so the node catches up first."""
+        if isinstance(self._users.get(user_id), RemoteUser):
             self.catch_up()
-        return super().is_online(user_id)
+        user = self._users.get(user_id)
+        return user is not None and _takes(user)
+
+    def everyone(self) -> Sequence[OnlineUser]:
+        return [user for _, user in sorted(self._users.items()) if _takes(user)]
 
     def __len__(self) -> int:
         return len(self.here)
 
     def _look_up(self, user_id: int) -> Member | None:
+        return _only_member(self.locate(user_id))
+
+    def locate(self, user_id: int) -> Member | RemoteUser | None:
+        """Where a user is online. Waits until the lease of this node is certain."""
         if now() >= self._lease.certain_until:
             self._lease.hold()
-        return self._online.get(user_id)
+        return self._users.get(user_id)
 
-    # What comes from the directory
+    def _forget(self, member: Member) -> bool:
+        """Remove it from `here`; False if it is not there, because it has been lost."""
+        is_here = self.here.get(member.user_id) is member
+        if is_here:
+            del self.here[member.user_id]
+        return is_here
+
+    def _add(self, user: Member | RemoteUser) -> None:
+        self._users[user.user_id] = user
+        self._watchers.notify(user, is_online=True)
+
+    def _remove(self, user: Member | RemoteUser) -> None:
+        if isinstance(user, Member):
+            self._watchers.watch(user, wanted=False)
+        if self._users.get(user.user_id) is user:
+            del self._users[user.user_id]
+            self._watchers.notify(user, is_online=False)
+
+    # Events from the directory
 
     def replace(self, number: int, everyone: Mapping[int, Holder]) -> None:
-        """All is as in this snapshot, whatever was missed."""
-        for user_id in [*self._online.keys() - everyone.keys()]:
+        """Become the same as this snapshot, whatever events were missed."""
+        for user_id in [*self._users.keys() - everyone.keys()]:
             self._disappear(user_id)
         for user_id, holder in everyone.items():
             self._appear(user_id, holder)
@@ -141,7 +158,7 @@ class ClusterPresence(Presence):
         self._reach(number)
 
     def apply(self, event: bytes) -> bool:
-        """One thing has happened; False where one before it was missed."""
+        """Apply one event; False if an earlier one was missed."""
         number, kind, *what = event.decode().split(" ")
         if int(number) <= self._applied:
             return True
@@ -154,7 +171,7 @@ class ClusterPresence(Presence):
                 if self.node_of(int(user_id)) == node:
                     self._disappear(int(user_id))
             case "x", [node]:
-                for gone in [*self._of_node(node)]:
+                for gone in [*self._users_of(node)]:
                     self._disappear(gone)
                 self.on_gone(node)
             case "k", [user_id]:
@@ -165,54 +182,48 @@ class ClusterPresence(Presence):
 
     def node_of(self, user_id: int) -> str:
         """The name of the node where a user is online, or ""."""
-        match self._online.get(user_id):
+        match self._users.get(user_id):
             case None:
                 return ""
-            case RemoteMember(node=node):
+            case RemoteUser(node=node):
                 return node
         return self._directory.node
 
-    def stand_in(self, user_id: int, mails: bool, receipts: Receipts | None) -> Member:
-        """For a user of another node, who writes to one of this node."""
-        return Member(user_id, b"", self._nowhere, mails, receipts)
-
     def users_here(self) -> list[User]:
-        """All who are online on this node, or about to be."""
+        """All users who are online at this node, or about to be."""
         return [user_of(member) for member in self.here.values()]
 
     def lose(self, user_id: int) -> None:
-        """Of this node no more, as another one, or an operator, has it."""
+        """This user is not of this node any more: another node has it, or an operator ended it."""
         if member := self.here.pop(user_id, None):
-            super().leave(member)
-            self.on_lost(user_id, "online here no more")
+            self._remove(member)
+            self.on_lost(user_id, "no longer online at this node")
 
-    def _of_node(self, node: str) -> Iterator[int]:
-        return (user_id for user_id in self._online if self.node_of(user_id) == node)
+    def _users_of(self, node: str) -> Iterator[int]:
+        return (user_id for user_id in self._users if self.node_of(user_id) == node)
 
     def _appear(self, user_id: int, holder: Holder) -> None:
-        known = self._online.get(user_id)
+        known = self._users.get(user_id)
         if holder.node == self._directory.node:
             member = self.here.get(user_id)
-            if member is None or member is known:
-                return
-        else:
-            if isinstance(known, RemoteMember) and known.node == holder.node:
-                return
-            if known is not None:
-                self._disappear(user_id)
-            entry = encode_user(holder.name, user_id, self._id_width)
-            member = RemoteMember(user_id, entry, self._nowhere, node=holder.node)
-        super().join(member)
+            if member is not None and member is not known:
+                self._add(member)
+            return
+        if isinstance(known, RemoteUser) and known.node == holder.node:
+            return
+        if known is not None:
+            self._disappear(user_id)
+        self._add(RemoteUser(user_id, encode_user(holder.name, user_id, self._id_width), holder.node))
 
     def _disappear(self, user_id: int) -> None:
-        """Whoever is just coming to this node does so later."""
-        member = self._online.get(user_id)
-        if member and self.here.get(user_id) is member:
+        """Take a user out; one that is just joining this node appears later."""
+        user = self._users.get(user_id)
+        if user and self.here.get(user_id) is user:
             self.lose(user_id)
-        elif member:
-            super().leave(member)
-            if isinstance(member, RemoteMember):
-                self.on_left(member.node, user_id)
+        elif user:
+            self._remove(user)
+            if isinstance(user, RemoteUser):
+                self.on_left(user.node, user_id)
 
     def _reach(self, number: int) -> None:
         self._applied = number
@@ -230,7 +241,17 @@ class ClusterPresence(Presence):
             del self._waiters[waiter]
 
 
+def _takes(user: Member | RemoteUser) -> bool:
+    return isinstance(user, RemoteUser) or user.outbox.takes
+
+
+def _only_member(user: Member | RemoteUser | None) -> Member | None:
+    if isinstance(user, RemoteUser):
+        raise ReceiverOnline("at another node")
+    return user
+
+
 def user_of(member: Member) -> User:
-    """Whose entry this is."""
+    """The user in this member's list entry."""
     name, user_id = parse_user(member.entry[HEADER_BYTES:])
     return User(user_id, name)

@@ -27,8 +27,6 @@ class RedisStorage(Storage):
     Opening it is joining the group: the status of users is that of the directory, which is leased.
     """
 
-    is_shared = True
-
     def __init__(self, directory: Directory, max_users: int, max_id: int) -> None:
         self._directory = directory
         self._engine = directory.engine

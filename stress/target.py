@@ -16,10 +16,12 @@ import gevent
 from argon2 import PasswordHasher
 
 from chatserver.counters import Counters
-from chatserver.messages.archive import Archive
-from chatserver.messages.delivery import Delivery
+from chatserver.messages.archive import LocalArchive
+from chatserver.messages.commits import CommitQueue
+from chatserver.messages.delivery import LocalDelivery
 from chatserver.people.accounts import Accounts
-from chatserver.people.presence import Presence
+from chatserver.people.passwords import Passwords
+from chatserver.people.presence import LocalPresence
 from chatserver.session import Session, State
 from chatserver.transport.address import ClientAddress as Origin
 from chatserver.transport.outbox import Outbox
@@ -54,16 +56,20 @@ class FuzzTarget:
         self._began = int(time.time())
         self._counters = Counters()
         self._storage, self._chats = MemoryStorage(MAX_USERS), MemoryChats()
-        self._presence = Presence()
+        self._presence = LocalPresence()
         self._accounts = Accounts(
-            self._storage, self._presence, self._counters, 1, password_required=False, login_attempts=inf
+            self._storage,
+            self._presence,
+            self._counters,
+            Workers(0),
+            id_width=1,
+            password_required=False,
+            login_attempts=inf,
+            passwords=Passwords(CHEAP, threads=0),
         )
-        self._accounts._disk = self._accounts._passwords._threads = Workers(0)
-        self._accounts._passwords._hasher = CHEAP
-        self._archive = Archive(self._chats, self._counters, 0.0, MAILBOX_MESSAGES) if keeps else None
-        if self._archive:
-            self._archive._disk = Workers(0)
-        self._delivery = Delivery(self._presence, self._archive, self._counters, self._storage.is_user, 1)
+        self._queue = CommitQueue(self._chats, self._counters, 0.0, Workers(0))
+        self._archive = LocalArchive(self._chats, self._queue, self._counters, MAILBOX_MESSAGES) if keeps else None
+        self._delivery = LocalDelivery(self._presence, self._archive, self._counters, self._storage.is_user, 1)
         self._model = Model(keeps)
         self._said = 0
         self.alice, self.bob = self._connect(), self._connect()
@@ -123,13 +129,13 @@ class FuzzTarget:
             self._chats.cannot_read = self._model.cannot_read = not self._chats.cannot_read
         elif self._archive:
             self._chats.cannot_write = self._model.cannot_write = not self._chats.cannot_write
-            self._archive.is_failing = self._chats.cannot_write
+            self._queue.is_failing = self._chats.cannot_write
 
     def commit(self, number: int) -> None:
         """It is the turn of who writes chats to disk."""
         if self._archive:
             with suppress(StorageUnavailable):
-                self._archive._commit()
+                self._queue.commit()
             self._model.commit()
         self._check(self.hostile[number])
 
@@ -155,10 +161,8 @@ class FuzzTarget:
         """All go; nobody is left online, and nothing under way. What is to be kept is on disk."""
         for client in self._everyone:
             self._end(client)
-        left = self._presence._online, self._presence._watchers, self._counters.messages_in_flight
-        if left != ({}, {}, 0):
-            raise Broken(f"still there: {left}")
-        self._accounts.close()
+        if not self._presence.is_empty or self._counters.messages_in_flight:
+            raise Broken(f"{self._presence.everyone()} are still online, {self._counters.messages_in_flight} in flight")
         if self._archive:
             self._chats.cannot_write = self._model.cannot_write = False
             self._archive.close()
@@ -226,7 +230,7 @@ class FuzzTarget:
             if ranges > wire.ranges(peer.receipts) + len(peer.early | peer.stale_receipts):
                 raise Broken(f"{ranges} ranges tell {peer} {peer.receipts}, or {peer.early}, too")
 
-    def _check_archive(self, archive: Archive) -> None:
+    def _check_archive(self, archive: LocalArchive) -> None:
         """What is on disk in the end, and that nothing is left in memory."""
         kept = [
             (row.sender, row.receiver, packets, number >= row.count - row.waiting)
@@ -237,8 +241,8 @@ class FuzzTarget:
         if kept != said:
             raise Broken(f"kept is {kept} instead of {said}")
         waiting = {user: len(mailbox) for user, mailbox in self._model.mailboxes.items() if mailbox}
-        if +archive.mail != waiting or +archive._under_way or archive._pending or archive._unwritten:
-            raise Broken(f"{archive.mail=} instead of {waiting}, {archive._under_way=}, {archive._pending=}")
+        if +archive.mail != waiting or not self._queue.is_empty:
+            raise Broken(f"{archive.mail=} instead of {waiting}; the queue is empty: {self._queue.is_empty}")
 
 
 OPERATIONS: dict[Operation, Callable[[FuzzTarget, int], None]] = {

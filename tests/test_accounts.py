@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gevent
 import pytest
@@ -13,8 +14,10 @@ from gevent.event import Event
 from chatserver.counters import Counters
 from chatserver.people.accounts import Accounts, CannotDo, Refused
 from chatserver.people.passwords import HASHES_AT_ONCE, Passwords
-from chatserver.people.presence import Member, Presence
+from chatserver.people.presence import LocalPresence, Member
+from chatserver.people.status import StatusFile
 from chatserver.transport.outbox import Outbox
+from chatserver.workers import Workers
 from protocol import Reason
 from storage import CsvStorage, StorageUnavailable, User
 from testkit.processes import wait_for
@@ -45,10 +48,21 @@ class FailingStorage(CsvStorage):
 class Door:
     """Accounts over a database in a folder of its own."""
 
-    def __init__(self, storage: FailingStorage) -> None:
+    def __init__(self, storage: Any) -> None:
         self.storage = storage
-        self.relay = Presence()
-        self.accounts = Accounts(storage, self.relay, Counters(), 1, password_required=False, login_attempts=10)
+        self.presence = LocalPresence()
+        counters, disk = Counters(), Workers(1)
+        self.status = StatusFile(storage, self.presence, counters, disk)
+        self.accounts = Accounts(
+            storage,
+            self.presence,
+            counters,
+            disk,
+            id_width=1,
+            password_required=False,
+            login_attempts=10,
+            on_change=self.status.has_changed,
+        )
 
     def log_in(self, name: str, password: str = "") -> Member:
         return self.accounts.log_in(name, password, Outbox(1024, lambda: None), "test")
@@ -70,7 +84,7 @@ def door(tmp_path: Path) -> Iterator[Door]:
     with FailingStorage(tmp_path / "data", 128, 255) as storage:
         door = Door(storage)
         yield door
-        door.accounts.close()
+        door.status.close()
 
 
 def test_of_two_sign_ups_that_look_alike_at_once_one_is_taken(door: Door) -> None:
@@ -107,7 +121,7 @@ def test_guessing_does_not_keep_the_owner_out(door: Door) -> None:
 def test_a_sign_up_that_cannot_be_written_is_refused_and_claims_nothing(door: Door) -> None:
     door.storage.fails = True
     assert door.outcome("alice") is Reason.STORAGE_UNAVAILABLE
-    assert door.relay.everyone() == []
+    assert door.presence.everyone() == []
     door.storage.fails = False
     assert isinstance(door.outcome("alice"), Member)
 
@@ -120,7 +134,7 @@ def test_who_is_known_comes_and_goes_even_if_that_cannot_be_written(
     member = door.log_in("alice")
     wait_for("the log", lambda: "status.csv is wrong about alice" in caplog.text)
     door.accounts.log_out("alice", member)
-    assert not door.relay.is_online(1)
+    assert not door.presence.is_online(1)
     door.storage.fails = False
     assert isinstance(door.outcome("alice"), Member)
     wait_for("the status", lambda: door.storage.is_online(1))
@@ -147,7 +161,7 @@ def test_a_stored_password_that_is_no_hash_lets_nobody_in(
 
 def test_whoever_is_still_online_at_the_end_is_stored_as_offline(door: Door) -> None:
     door.log_in("alice")
-    door.accounts.close()
+    door.status.close()
     assert not door.storage.is_online(1)
 
 
@@ -172,14 +186,14 @@ class StuckStorage(CsvStorage):
 
 def test_a_slow_disk_stalls_nobody_else(tmp_path: Path) -> None:
     with StuckStorage(tmp_path / "data") as storage:
-        accounts = Accounts(storage, Presence(), Counters(), 1, password_required=False, login_attempts=10)
-        login = gevent.spawn(accounts.log_in, "alice", "", Outbox(1024, lambda: None), "test")
+        door = Door(storage)
+        login = gevent.spawn(door.log_in, "alice")
         for _ in range(100):  # turns of the loop: everyone else's
             gevent.sleep(0.001)
         assert not login.dead
         storage.go_on.set()
         assert login.get(timeout=30).user_id == 1
-        accounts.close()
+        door.status.close()
 
 
 def test_hashing_stalls_nobody_else_and_only_so_many_run_at_once() -> None:
@@ -301,7 +315,7 @@ def test_a_name_that_is_just_logging_in_is_removed_when_that_is_through(stuck: S
     assert kicked == [member.user_id]
     assert stuck.find(name) is None
     door.accounts.log_out(name, member)
-    door.accounts.close()
+    door.status.close()
 
 
 def test_nobody_logs_in_with_a_name_that_is_being_removed(stuck: StuckDisk) -> None:
@@ -313,7 +327,7 @@ def test_nobody_logs_in_with_a_name_that_is_being_removed(stuck: StuckDisk) -> N
     removal.get(timeout=30)
     member = door.log_in("alice")
     assert member.user_id == 2
-    door.accounts.close()
+    door.status.close()
 
 
 def test_who_logs_out_while_the_password_is_changed_is_stored_as_offline(stuck: StuckDisk) -> None:
@@ -327,7 +341,7 @@ def test_who_logs_out_while_the_password_is_changed_is_stored_as_offline(stuck: 
     change.get(timeout=30)
     leaving.get(timeout=30)
     assert not stuck.is_online(1)
-    door.accounts.close()
+    door.status.close()
 
 
 def test_the_session_of_a_removed_user_ends_without_a_word_even_if_the_name_is_back(
@@ -340,7 +354,7 @@ def test_the_session_of_a_removed_user_ends_without_a_word_even_if_the_name_is_b
     door.accounts.log_out("alice", member)
     assert caplog.records == []
     assert again.user_id == 2
-    assert door.relay.is_online(2)
+    assert door.presence.is_online(2)
     wait_for("the status", lambda: door.storage.is_online(2))
 
 
@@ -358,4 +372,4 @@ def test_of_two_operators_who_remove_a_user_at_once_one_is_told_that_there_is_no
     some_turns()
     stuck.go_on.set()
     assert [removal.get(timeout=30) for removal in removals] == ["removed", "there is no user 'alice'"]
-    door.accounts.close()
+    door.status.close()

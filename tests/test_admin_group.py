@@ -176,7 +176,7 @@ def test_every_message_is_exported(engine: Engine) -> None:
 @pytest.mark.measured
 def test_a_backup_is_left_to_redis(engine: Engine, tmp_path: Path) -> None:
     RedisStorage(Directory(engine, lease=60), 10, 255).sign_up("alice", None)
-    assert "its own affair" in refusal(Path(), "backup", tmp_path / "copy")
+    assert "Redis makes its own backups" in refusal(Path(), "backup", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 

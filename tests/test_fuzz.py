@@ -14,11 +14,11 @@ import pytest
 
 import protocol
 from chatserver.messages import delivery
-from chatserver.messages.archive import Archive, Mail
+from chatserver.messages.archive import LocalArchive, Mail
 from chatserver.messages.batch import Batch
-from chatserver.messages.delivery import Delivery
+from chatserver.messages.delivery import LocalDelivery
 from chatserver.people.accounts import Accounts
-from chatserver.people.presence import Member, Presence
+from chatserver.people.presence import LocalPresence, Member
 from chatserver.session import PARSERS, Session, State
 from chatserver.transport.marks import Fate
 from chatserver.transport.outbox import Outbox
@@ -106,13 +106,13 @@ def accept_for_ever(decoder: Decoder, extra: dict[PacketType, Feature], features
     decoder._accepts = decoder._accepts | {one for one, feature in extra.items() if feature in features}
 
 
-def watch_always(relay: Presence, member: Member, _: bool) -> None:
-    watch(relay, member, wanted=True)
+def watch_always(presence: LocalPresence, member: Member, _: bool) -> None:
+    watch(presence, member, wanted=True)
 
 
-def leave_in_silence(relay: Presence, member: Member) -> None:
-    relay.watch(member, wanted=False)
-    del relay._online[member.user_id]
+def leave_in_silence(presence: LocalPresence, member: Member) -> None:
+    presence.watch(member, wanted=False)
+    del presence._online[member.user_id]
 
 
 def settle_at_once(outbox: Outbox, packets: bytes, messages: int = 0, fate: Fate | None = None) -> None:
@@ -121,7 +121,7 @@ def settle_at_once(outbox: Outbox, packets: bytes, messages: int = 0, fate: Fate
         fate.delivered(messages)
 
 
-def store_at_once(archive: Archive, batch: Batch) -> None:
+def store_at_once(archive: LocalArchive, batch: Batch) -> None:
     if batch.receipts:
         batch.receipts.reach(Level.STORED, batch.first, batch.first + batch.count - 1)
     add(archive, batch)
@@ -132,13 +132,13 @@ def reach_one_by_one(receipts: Receipts, level: Level, first: int, last: int) ->
     receipts._announce()
 
 
-def receipt_to_any(delivery: Delivery, row: ChatRow) -> Batch:
+def receipt_to_any(delivery: LocalDelivery, row: ChatRow) -> Batch:
     batch, sender = batch_again(delivery, row), delivery._presence.find(row.sender)
     batch.receipts = sender.receipts if sender else None
     return batch
 
 
-def receipt_to_nobody(delivery: Delivery, row: ChatRow) -> Batch:
+def receipt_to_nobody(delivery: LocalDelivery, row: ChatRow) -> Batch:
     batch = batch_again(delivery, row)
     batch.receipts = None
     return batch
@@ -150,19 +150,19 @@ def take_for_delivered(batch: Batch, count: int) -> None:
     batch._settle()
 
 
-def settle_in_memory(archive: Archive, batch: Batch) -> None:
+def settle_in_memory(archive: LocalArchive, batch: Batch) -> None:
     settled(archive, batch)
     if batch.written is not None:
-        archive._unwritten.pop(batch.id, None)
+        archive._queue._unwritten.pop(batch.id, None)
 
 
-def take_newest_first(archive: Archive, *arguments: Any) -> Sequence[Mail]:
+def take_newest_first(archive: LocalArchive, *arguments: Any) -> Sequence[Mail]:
     return [*take_mail(archive, *arguments)][::-1]
 
 
-def take_too_many(archive: Archive, *arguments: Any) -> None:
+def take_too_many(archive: LocalArchive, *arguments: Any) -> None:
     make_archive(archive, *arguments)
-    archive.mailbox_messages = 1000
+    archive._mailbox_messages = 1000
 
 
 def date_late(_: int, sender: int, id_width: int) -> bytes:
@@ -171,14 +171,14 @@ def date_late(_: int, sender: int, id_width: int) -> bytes:
 
 append = Outbox._append
 refuse_login = Session._refuse_login
-watch = Presence.watch
-make_archive, add, last = Archive.__init__, Archive.add, Archive.last
-settled, take_mail = Archive.settled, Archive.take_mail
-batch_again = Delivery._batch_again
+watch = LocalPresence.watch
+make_archive, add, last = LocalArchive.__init__, LocalArchive.add, LocalArchive.last
+settled, take_mail = LocalArchive.settled, LocalArchive.take_mail
+batch_again = LocalDelivery._batch_again
 
 FAULTS: dict[str, tuple[object, str, object]] = {
     "an exception of a handler": (Session.HANDLERS[State.CHATTING], "8", raise_key_error),
-    "a message to the wrong one": (Presence, "find", lambda relay, _: relay._online[1]),
+    "a message to the wrong one": (LocalPresence, "find", lambda presence, _: presence._online[1]),
     "a message lost": (Outbox, "deliver", to_nobody),
     "bytes of a long message swapped": (Envelope, "wrap", wrap_swapped),
     "bytes of a message swapped": (Decoder, "messages", take_swapped),
@@ -187,30 +187,34 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "a user online twice": (Accounts, "_is_present", lambda *_: False),
     "a user who stays online": (Session, "end", lambda session: session._outbox.close()),
     "any password taken": (Accounts, "_matches", lambda *_: True),
-    "a partner without asking": (Delivery, "why_not", lambda *_: None),
+    "a partner without asking": (LocalDelivery, "why_not", lambda *_: None),
     "a list for who asked for none": (PARSERS, "1", forget_brief),
     "a login refused for a feature that nobody knows": (PARSERS, "1", refuse_unknown),
     "a feature that was not asked for": (Decoder, "accept_extra", accept_always),
     "a feature that a refused login asked for": (Session, "_refuse_login", refuse_and_accept),
     "a feature that is not asked for any more": (Decoder, "accept_extra", accept_for_ever),
-    "presence for who did not ask": (Presence, "watch", watch_always),
-    "presence of who goes forgotten": (Presence, "leave", leave_in_silence),
+    "presence for who did not ask": (LocalPresence, "watch", watch_always),
+    "presence of who goes forgotten": (LocalPresence, "leave", leave_in_silence),
     "a delivered receipt ahead of the truth": (Outbox, "_append", settle_at_once),
-    "a stored receipt ahead of the truth": (Archive, "add", store_at_once),
+    "a stored receipt ahead of the truth": (LocalArchive, "add", store_at_once),
     "a stored receipt forgotten": (Batch, "stored", lambda _: None),
     "a receipt for a number too low": (Session, "_refuse_next", refuse_unnumbered),
     "a receipt for each message": (Receipts, "reach", reach_one_by_one),
-    "a receipt for another connection": (Delivery, "_batch_again", receipt_to_any),
-    "a receipt for mail forgotten": (Delivery, "_batch_again", receipt_to_nobody),
+    "a receipt for another connection": (LocalDelivery, "_batch_again", receipt_to_any),
+    "a receipt for mail forgotten": (LocalDelivery, "_batch_again", receipt_to_nobody),
     "mail of who was dropped lost": (Batch, "dropped", take_for_delivered),
-    "mail delivered twice": (Archive, "settled", settle_in_memory),
-    "mail in the wrong order": (Archive, "take_mail", take_newest_first),
-    "mail for who does not exist": (Delivery, "_may_mail", lambda _, sender, __: sender.mails),
-    "more mail than may wait": (Archive, "__init__", take_too_many),
+    "mail delivered twice": (LocalArchive, "settled", settle_in_memory),
+    "mail in the wrong order": (LocalArchive, "take_mail", take_newest_first),
+    "mail for who does not exist": (LocalDelivery, "_may_mail", lambda _, sender, __: sender.mails),
+    "more mail than may wait": (LocalArchive, "__init__", take_too_many),
     "a replay with something in between": (Outbox, "reserved", lambda _: nullcontext()),
-    "a replay in the wrong order": (Archive, "last", lambda *arguments: last(*arguments)[::-1]),
-    "a replay one too short": (Archive, "last", lambda archive, *pair_and_count: last(archive, *pair_and_count)[1:]),
-    "a replay of others": (Archive, "last", lambda archive, _, __, count: last(archive, 1, 2, count)),
+    "a replay in the wrong order": (LocalArchive, "last", lambda *arguments: last(*arguments)[::-1]),
+    "a replay one too short": (
+        LocalArchive,
+        "last",
+        lambda archive, *pair_and_count: last(archive, *pair_and_count)[1:],
+    ),
+    "a replay of others": (LocalArchive, "last", lambda archive, _, __, count: last(archive, 1, 2, count)),
     "a replay with another date": (delivery, "encode_dated", date_late),
 }
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from chatserver.counters import Counters
-from chatserver.messages.delivery import Delivery
+from chatserver.messages.delivery import Delivery, LocalDelivery
 from chatserver.people.accounts import Accounts
-from chatserver.people.presence import Presence
+from chatserver.people.presence import LocalPresence
 from chatserver.session import PARSERS, Session, State
 from chatserver.transport.address import ClientAddress
 from chatserver.transport.outbox import Outbox
 from chatserver.transport.states import OutputEvent
+from chatserver.workers import Workers
 from protocol import (
     EXTRA_FROM_CLIENT,
     FROM_CLIENT,
@@ -37,7 +38,7 @@ PING, PONG = encode(PacketType.PING, b"?"), encode(PacketType.PONG, b"?")
 class Client:
     """A session with its outbox, read by hand."""
 
-    def __init__(self, accounts: Accounts, presence: Presence, delivery: Delivery, counters: Counters) -> None:
+    def __init__(self, accounts: Accounts, presence: LocalPresence, delivery: Delivery, counters: Counters) -> None:
         self.outbox = Outbox(64 * 1024, lambda: None)
         peer = ClientAddress("test", "test")
         self.session = Session(accounts, presence, delivery, counters, self.outbox, self._close, peer)
@@ -60,10 +61,12 @@ class Sessions:
     """What the sessions of a server share, and clients that start one each."""
 
     def __init__(self, storage: CsvStorage) -> None:
-        self.presence = Presence()
+        self.presence = LocalPresence()
         self.counters = Counters()
-        self.accounts = Accounts(storage, self.presence, self.counters, 1, password_required=False, login_attempts=10)
-        self.delivery = Delivery(self.presence, None, self.counters, storage.is_user, 1)
+        self.accounts = Accounts(
+            storage, self.presence, self.counters, Workers(1), id_width=1, password_required=False, login_attempts=10
+        )
+        self.delivery = LocalDelivery(self.presence, None, self.counters, storage.is_user, 1)
 
     def client(self, *packets: bytes) -> Client:
         client = Client(self.accounts, self.presence, self.delivery, self.counters)
@@ -76,7 +79,6 @@ def sessions(tmp_path: Path) -> Iterator[Sessions]:
     with CsvStorage(tmp_path / "data", 128, 255) as storage:
         sessions = Sessions(storage)
         yield sessions
-        sessions.accounts.close()
 
 
 ALICE, BOB = encode_login("alice"), encode_login("bob")

@@ -1,23 +1,48 @@
 """Where a Message goes: to its receiver, or to the receiver's mailbox, and to the archive in any case."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from chatserver.counters import Counters
 from chatserver.messages.archive import Archive
-from chatserver.messages.batch import Batch
+from chatserver.messages.batch import Batch, ReceiptSink, Sender
 from chatserver.people.presence import Member, Presence
 from chatstorage.chats import ChatRow, messages
-from protocol import HISTORY_END, Reason, Run, encode_dated, encode_error, first_messages
+from protocol import HISTORY_END, Reason, Run, encode_dated, encode_error
 from storage import StorageUnavailable
 
-NOT_ONLINE = Reason.USER_NOT_ONLINE  # looked up for each run of Messages, and an enum's members take their time
+NOT_ONLINE = Reason.USER_NOT_ONLINE  # a constant, because each run of Messages needs it and enum look-ups are slow
 
 log = logging.getLogger("chat")
 
 
-class Delivery:
-    """Hands Messages over, now or later. Without an archive there is no later, and no past."""
+class Delivery(ABC):
+    """Hands Messages over, now or later. Without an archive there is no later, and no history."""
+
+    @abstractmethod
+    def why_not(self, sender: Member, receiver: int) -> Reason | None:
+        """Why this sender may not choose this receiver as its partner now; None if it may (section 3.4)."""
+
+    @abstractmethod
+    def hand_over(self, sender: Member, receiver: int, run: Run, first: int) -> tuple[int, Reason]:
+        """Hand over a run of Messages, waiting for room.
+
+        `first` is the number of the first Message on the sender's connection. Returns how many were taken, and why the
+        others were not.
+        """
+
+    @abstractmethod
+    def catch_up(self, member: Member) -> None:
+        """Put everything in this user's mailbox into its outbox, which is reserved, as the client reads."""
+
+    @abstractmethod
+    def replay(self, member: Member, partner: int, count: int) -> Reason | None:
+        """Put the last `count` messages with this user into the outbox, dated (section 7.3); returns why not, or None."""
+
+
+class LocalDelivery(Delivery):
+    """Delivers among the members of one server."""
 
     def __init__(
         self,
@@ -26,34 +51,32 @@ class Delivery:
         counters: Counters,
         is_user: Callable[[int], bool],
         id_width: int,
+        receipts_of: Callable[[ChatRow], ReceiptSink | None] | None = None,
     ) -> None:
-        """`is_user`: whether somebody has signed up with this id."""
+        """`is_user`: whether a user with this id has signed up. `receipts_of`: where receipts for a batch from a mailbox
+        go, if not to a member of this server.
+        """
         self._presence = presence
         self._archive = archive
         self._counters = counters
         self._is_user = is_user
         self._id_width = id_width
+        self._receipts_of = receipts_of or self._receipts_of_member
 
     def why_not(self, sender: Member, receiver: int) -> Reason | None:
-        """Why this sender may not choose this receiver for a partner now, if it may not."""
         reaches = self._presence.is_online(receiver) or self._may_mail(sender, receiver)
         return None if reaches else NOT_ONLINE
 
-    def hand_over(self, sender: Member, receiver: int, run: Run, first: int) -> tuple[int, Reason]:
-        """Hand over a run of Messages, waiting for room; how many were taken, and why not the others.
-
-        `first` is the number of the first one among those of the sender's connection.
-        """
+    def hand_over(self, sender: Sender, receiver: int, run: Run, first: int) -> tuple[int, Reason]:
+        """As Delivery.hand_over; in a group the sender may be a user of another node."""
         if self._archive is None and sender.receipts is None:  # the short way
             member = self._presence.look_up(receiver)
             taken = member.outbox.deliver(run, self._counters) if member else 0
             return taken, NOT_ONLINE
         if sender.receipts:
-            sender.outbox.wait_while(sender.receipts.is_full)
-        if self._archive:
-            self._archive.wait_for_room()
+            sender.wait_for_receipts()
+        archive = self._archive if self._archive and self._archive.wait_for_room() else None
         member = self._free_member(receiver)
-        archive = None if self._archive is None or self._archive.is_failing else self._archive
         if member is None:
             return self._mail(archive, sender, receiver, run, first)
         batch = self._batch(sender, receiver, run, first)
@@ -68,29 +91,27 @@ class Delivery:
         return taken, NOT_ONLINE
 
     def _deliver_owed(self, archive: Archive, member: Member, batch: Batch, run: Run) -> None:
-        """In the archive before it is put: when the receiver is lost meanwhile, the rest is in the mailbox."""
+        """Add the batch to the archive first: if the receiver is lost meanwhile, the rest is in the mailbox."""
         batch.owed = True
         archive.add(batch)
         taken = member.outbox.deliver(run, batch)
         if taken < batch.count:
             batch.dropped(batch.count - taken)
 
-    def _mail(self, archive: Archive | None, sender: Member, receiver: int, run: Run, first: int) -> tuple[int, Reason]:
-        """As hand_over(), for a receiver who is not online."""
-        if not self._may_mail(sender, receiver):
+    def _mail(self, archive: Archive | None, sender: Sender, receiver: int, run: Run, first: int) -> tuple[int, Reason]:
+        """As hand_over(), for an offline receiver. `archive` is None while nothing can be written."""
+        try:
+            if not self._may_mail(sender, receiver):
+                return 0, NOT_ONLINE
+            if archive is None:
+                return 0, Reason.STORAGE_UNAVAILABLE
+            return archive.put_in_mailbox(sender, receiver, run, first), Reason.MAILBOX_FULL
+        except KeyError:
             return 0, NOT_ONLINE
-        if archive is None:
+        except StorageUnavailable:
             return 0, Reason.STORAGE_UNAVAILABLE
-        room = max(0, archive.mailbox_messages - archive.mail[receiver])
-        batch = self._batch(sender, receiver, first_messages(run, room), first)
-        if batch.count:
-            batch.owed = True
-            archive.add(batch)
-            batch.dropped(batch.count)
-        return batch.count, Reason.MAILBOX_FULL
 
     def catch_up(self, member: Member) -> None:
-        """Put all that waits in this user's mailbox into its outbox, which is reserved, as the client reads."""
         if self._archive is None or not self._archive.has_mail(member.user_id):
             return
         outbox = member.outbox
@@ -104,7 +125,6 @@ class Delivery:
             outbox.put(encode_error(Reason.STORAGE_UNAVAILABLE))
 
     def replay(self, member: Member, partner: int, count: int) -> Reason | None:
-        """Put the last `count` messages with this user into the outbox, dated (section 7.3); why there are none."""
         if not self._is_user(partner):
             return Reason.USER_NOT_ONLINE
         try:
@@ -112,7 +132,7 @@ class Delivery:
         except StorageUnavailable as error:
             log.error("past chats cannot be read: %s", error)
             return Reason.STORAGE_UNAVAILABLE
-        surplus = max(0, sum(row.count for row in rows) - count)  # all of it in the first row
+        surplus = max(0, sum(row.count for row in rows) - count)  # all of it is in the first row
         dated = [
             encode_dated(row.time, row.sender, self._id_width) + message
             for number, row in enumerate(rows)
@@ -123,15 +143,15 @@ class Delivery:
         return None
 
     def _free_member(self, receiver: int) -> Member | None:
-        """The receiver, if it is online and has caught up with its mailbox; waits for that."""
+        """The receiver, if it is a member; waits until its outbox is not reserved."""
         while (member := self._presence.find(receiver)) and member.outbox.is_reserved:
             member.outbox.wait_until_free()
         return member
 
-    def _may_mail(self, sender: Member, receiver: int) -> bool:
+    def _may_mail(self, sender: Sender, receiver: int) -> bool:
         return self._archive is not None and sender.mails and self._is_user(receiver)
 
-    def _batch(self, sender: Member, receiver: int, run: Run, first: int) -> Batch:
+    def _batch(self, sender: Sender, receiver: int, run: Run, first: int) -> Batch:
         return Batch(
             sender.user_id,
             receiver,
@@ -143,9 +163,7 @@ class Delivery:
         )
 
     def _batch_again(self, row: ChatRow) -> Batch:
-        """Out of a mailbox, its last `waiting` Messages; its sender is told if it is still connected."""
-        sender = self._presence.find(row.sender)
-        receipts = sender.receipts if sender else None
+        """The batch of a row in a mailbox, whose last `waiting` Messages are still to be delivered."""
         return Batch(
             row.sender,
             row.receiver,
@@ -154,13 +172,19 @@ class Delivery:
             self._counters,
             self._settled,
             owed=True,
-            receipts=receipts if receipts and receipts.connection == row.connection else None,
+            receipts=self._receipts_of(row),
             first=row.first,
             id=row.id,
             written=row.waiting,
             time=row.time,
             delivered_count=row.count - row.waiting,
         )
+
+    def _receipts_of_member(self, row: ChatRow) -> ReceiptSink | None:
+        """Where the receipts go, if the sender's connection still lasts."""
+        sender = self._presence.find(row.sender)
+        receipts = sender.receipts if sender else None
+        return receipts if receipts and receipts.connection == row.connection else None
 
     def _settled(self, batch: Batch) -> None:
         if self._archive:

@@ -12,7 +12,8 @@ from pathlib import Path
 from argon2 import PasswordHasher
 
 from chatserver.listener import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
-from chatserver.messages.archive import MAIL_BYTES, PENDING_BYTES
+from chatserver.messages.archive import MAIL_BYTES
+from chatserver.messages.commits import PENDING_BYTES
 from chatserver.people.passwords import HASHES_AT_ONCE
 from chatserver.transport.connection import RECV_BYTES
 from chatserver.transport.outbox import PUT_BYTES

@@ -1,1 +1,1 @@
-"""Who may come in, and who is online."""
+"""Who may log in, and who is online."""

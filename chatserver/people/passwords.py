@@ -1,7 +1,7 @@
-"""Passwords are kept as argon2id hashes and checked off the loop.
+"""Passwords: argon2id hashes, made and checked in threads.
 
-A hash takes tens of milliseconds and 64 MiB on purpose, so a threadpool of its own bounds how many are under way; the
-other clients notice nothing.
+A hash takes tens of milliseconds and 64 MiB on purpose, so a thread pool of its own bounds how many run at once; other
+clients notice nothing.
 """
 
 from argon2 import PasswordHasher
@@ -15,18 +15,19 @@ HASHES_AT_ONCE = 2
 class Passwords:
     """Makes and checks hashes."""
 
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher()
-        self._threads = Workers(HASHES_AT_ONCE)
+    def __init__(self, hasher: PasswordHasher | None = None, threads: int = HASHES_AT_ONCE) -> None:
+        """`hasher` with other costs than the library's, and other `threads` (see Workers), are for tests."""
+        self._hasher = hasher or PasswordHasher()
+        self._threads = Workers(threads)
 
     def hash(self, password: str) -> str:
-        """The argon2id hash, with salt and cost in it (PHC string)."""
+        """The argon2id hash, including salt and costs (PHC string)."""
         return self._threads.run(self._hasher.hash, password)
 
     def matches(self, stored: str, password: str) -> bool:
         """Whether `password` is the one that was hashed.
 
-        Raises ValueError or VerificationError for a `stored` that is no hash, or half of one.
+        Raises ValueError or VerificationError if `stored` is not a whole hash.
         """
         try:
             return self._threads.run(self._hasher.verify, stored, password)

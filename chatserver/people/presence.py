@@ -1,95 +1,168 @@
-"""Who is online, and who wants to be told of it.
+"""The presence registry: who is online, and who is notified of changes. It knows no sessions, sockets or passwords."""
 
-The relay moves bytes from one client's greenlet to another's. It knows nothing of sessions, sockets or passwords.
-"""
-
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from chatserver.transport.outbox import Outbox
 from chatserver.transport.receipts import Receipts
 from protocol import HEADER_BYTES, PacketType, encode
 
 
+class OnlineUser(Protocol):
+    """A user in the list of who is online: its id, and its entry in the list as a Config packet."""
+
+    user_id: int
+    entry: bytes
+
+
 @dataclass(slots=True, eq=False)
 class Member:
-    """A user who is online: its id, its entry in the list as bytes, the way to it, and what its client asks for."""
+    """A user who is online at this server: its list entry, its outbox, and the features its client asks for."""
 
     user_id: int
     entry: bytes
     outbox: Outbox
-    mails: bool = False  # may write to who is away
+    mails: bool = False  # may write to offline users (section 7.4)
     receipts: Receipts | None = None
 
+    def wait_for_receipts(self) -> None:
+        """Wait while this member reads its receipts too slowly to get more."""
+        if self.receipts:
+            self.outbox.wait_while(self.receipts.is_full)
 
-class Watcher:
-    """Tells one member who has come and gone: of each user the last thing that happened (section 7.1)."""
+
+class Presence(ABC):
+    """Who is online. One registry serves one server: alone, or as a node of a group.
+
+    `look_up(id)` is as find(), but returns a member even if its outbox takes nothing more. It is an attribute and not a
+    method because every run of Messages calls it.
+    """
+
+    look_up: Callable[[int], Member | None]
+
+    @abstractmethod
+    def join(self, member: Member) -> bool:
+        """Put this member online; False if the user is online elsewhere. May raise StorageUnavailable.
+
+        The member's outbox is reserved from then on: others may write to it as soon as they know of it, but its session
+        puts the list first. After False or an error it is free again.
+        """
+
+    @abstractmethod
+    def leave(self, member: Member) -> None:
+        """Put this member offline. If another member is this user by now, that one stays online."""
+
+    @abstractmethod
+    def watch(self, member: Member, wanted: bool) -> None:
+        """Notify this member of arrivals and departures from now on, or stop doing so (section 7.1)."""
+
+    @abstractmethod
+    def catch_up(self) -> bool:
+        """Wait until everything that has happened so far is known; False if that is impossible now."""
+
+    @abstractmethod
+    def find(self, user_id: int) -> Member | None:
+        """The member with this id, if messages can reach it through its outbox."""
+
+    @abstractmethod
+    def is_online(self, user_id: int) -> bool:
+        """Whether messages can reach this user."""
+
+    @abstractmethod
+    def everyone(self) -> Sequence[OnlineUser]:
+        """All users online, in ascending id order."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many users are online at this server."""
+
+
+class Watchers:
+    """The members who asked for presence notices."""
+
+    def __init__(self) -> None:
+        self._notices: dict[Member, PresenceNotices] = {}
+
+    def watch(self, member: Member, wanted: bool) -> None:
+        """As Presence.watch."""
+        if wanted and member not in self._notices:
+            self._notices[member] = notices = PresenceNotices(member)
+            member.outbox.notices.append(notices.take)
+        elif not wanted and member in self._notices:
+            member.outbox.notices.remove(self._notices.pop(member).take)
+
+    def notify(self, user: OnlineUser, is_online: bool) -> None:
+        """This user has come or gone. Never waits."""
+        for notices in self._notices.values():
+            notices.add(user, is_online)
+
+    def __len__(self) -> int:
+        return len(self._notices)
+
+
+class PresenceNotices:
+    """What one member has still to be told: for each user the latest event (section 7.1)."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
         self._packets: dict[int, bytes] = {}
 
-    def tell(self, other: Member, is_online: bool) -> None:
-        """This user has come, or gone. Never waits."""
-        if other.user_id != self._member.user_id:
-            self._packets.pop(other.user_id, None)  # the order is that of what happened last
-            self._packets[other.user_id] = encode(PacketType.PRESENCE, bytes((is_online,)) + other.entry[HEADER_BYTES:])
+    def add(self, user: OnlineUser, is_online: bool) -> None:
+        """This user has come or gone. Never waits."""
+        if user.user_id != self._member.user_id:
+            self._packets.pop(user.user_id, None)  # the order is that of the latest events
+            self._packets[user.user_id] = encode(PacketType.PRESENCE, bytes((is_online,)) + user.entry[HEADER_BYTES:])
             self._member.outbox.announce()
 
     def take(self) -> bytes:
-        """The packets that are due; then none are."""
-        said = b"".join(self._packets.values())
+        """Remove and return the pending Presence packets."""
+        packets = b"".join(self._packets.values())
         self._packets.clear()
-        return said
+        return packets
 
 
-class Presence:
-    """Who is online, by id."""
+class LocalPresence(Presence):
+    """The registry of a lone server. `join` always succeeds: the caller has made sure that the user is not online."""
 
     def __init__(self) -> None:
         self._online: dict[int, Member] = {}
-        self.look_up: Callable[[int], Member | None] = self._online.get  # as find, but its outbox may take no more
-        self._watchers: dict[Member, Watcher] = {}
+        self._watchers = Watchers()
+        self.look_up = self._online.get
 
     def join(self, member: Member) -> bool:
-        """Online from here on; False where somebody else is this user: with one server the caller has made sure."""
+        member.outbox.reserve()
         self._online[member.user_id] = member
-        for watcher in self._watchers.values():
-            watcher.tell(member, is_online=True)
+        self._watchers.notify(member, is_online=True)
         return True
 
     def leave(self, member: Member) -> None:
-        """Offline from here on; by now somebody else may be this user, and stays."""
-        self.watch(member, wanted=False)
+        self._watchers.watch(member, wanted=False)
         if self._online.get(member.user_id) is member:
             del self._online[member.user_id]
-            for watcher in self._watchers.values():
-                watcher.tell(member, is_online=False)
+            self._watchers.notify(member, is_online=False)
 
     def watch(self, member: Member, wanted: bool) -> None:
-        """From here on this member is told who comes and goes, or is not."""
-        if wanted and member not in self._watchers:
-            self._watchers[member] = watcher = Watcher(member)
-            member.outbox.notices.append(watcher.take)
-        elif not wanted and member in self._watchers:
-            member.outbox.notices.remove(self._watchers.pop(member).take)
+        self._watchers.watch(member, wanted)
 
     def catch_up(self) -> bool:
-        """Know of all who have come and gone by now, whoever has seen to it; False where that cannot be known."""
         return True
 
     def find(self, user_id: int) -> Member | None:
-        """The user of this id, if messages have a way to go there."""
         member = self._online.get(user_id)
         return member if member is not None and member.outbox.takes else None
 
     def is_online(self, user_id: int) -> bool:
-        """Whether messages to this user have a way to go."""
         return self.find(user_id) is not None
+
+    def everyone(self) -> Sequence[Member]:
+        return [member for _, member in sorted(self._online.items()) if member.outbox.takes]
 
     def __len__(self) -> int:
         return sum(member.outbox.takes for member in self._online.values())
 
-    def everyone(self) -> list[Member]:
-        """All who are online, in ascending id order."""
-        return [member for _, member in sorted(self._online.items()) if member.outbox.takes]
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is left: no member, whatever its outbox takes, and no watcher."""
+        return not self._online and not self._watchers
