@@ -1,0 +1,44 @@
+"""Lets pytest-xdist run tests that gevent has patched.
+
+A worker of xdist receives the names of its tests in a thread that was started before conftest.py patched anything, while
+its main thread waits for the next one on an Event. Made after the patch, that event is gevent's: the main thread sees
+no greenlet that could ever set it and raises LoopExit. So execnet, below xdist, gets events and locks of the kernel.
+"""
+
+import os
+from typing import Any
+
+from gevent import monkey
+
+allocate_lock = monkey.get_original("_thread", "allocate_lock")
+
+
+class KernelEvent:
+    """What xdist uses of threading.Event, for one thread that waits."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._gate = allocate_lock()  # open while the event is set
+        self._gate.acquire()
+
+    def set(self) -> None:
+        if not self._is_set:
+            self._is_set = True
+            self._gate.release()
+
+    def clear(self) -> None:
+        if self._is_set:
+            self._is_set = False
+            self._gate.acquire()
+
+    def wait(self) -> None:
+        with self._gate:
+            pass
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    from execnet.gateway_base import ThreadExecModel
+
+    made: dict[str, Any] = {"Event": KernelEvent, "RLock": monkey.get_original("_thread", "RLock")}
+    for name, make in made.items():
+        setattr(ThreadExecModel, name, staticmethod(make))
