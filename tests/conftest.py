@@ -2,13 +2,10 @@ from gevent import monkey
 
 monkey.patch_all()
 
-from tests import xdist_threads  # noqa: F401  # before xdist makes its queue of tests
-
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import chain, pairwise
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,6 +19,7 @@ from testkit.processes import SERVER, ServerProcess, run_server, untraced
 from testkit.programs import Program, ScreenProgram
 from testkit.redis_server import RedisServer, run_redis
 from testkit.scripted_server import SECONDS, ScriptedServer
+from tests import xdist_threads  # noqa: F401  # which lets xdist run what gevent has patched
 from tests.unit import forbid_processes, is_unit_test
 
 hypothesis.settings.register_profile("shared machine", deadline=None)

@@ -149,9 +149,9 @@ def test_the_installed_commands_chat_from_any_folder(installed: Path, address: s
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     received = elsewhere / "bob.out"
-    listen = [installed / "chat", "bob", address, "--linger", str(DEADLINE)]
+    listen = ("bob", address, "--linger", str(DEADLINE))
     with received.open("wb") as output:
-        bob = subprocess.Popen(listen, cwd=elsewhere, stdin=subprocess.DEVNULL, stdout=output)
+        bob = subprocess.Popen([installed / "chat", *listen], cwd=elsewhere, stdin=subprocess.DEVNULL, stdout=output)
     try:
         wait_for_match(bob, received, r"(logged in)")
         alice = run(installed / "chat", "alice", address, cwd=elsewhere, typed="/chat bob\nhello from a wheel\n")

@@ -89,7 +89,9 @@ def forbid_processes(test: str) -> Iterator[None]:
 
 def _audit(event: str, _: object) -> None:
     if _forbidden and event in EVENTS:
-        raise AssertionError(f"{_forbidden[-1]} counts as a unit test and starts a process ({event}): see tests/unit.py")
+        raise AssertionError(
+            f"{_forbidden[-1]} counts as a unit test and starts a process ({event}): see tests/unit.py"
+        )
 
 
 sys.addaudithook(_audit)
