@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def slow_ones_spread(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Never many of them at once, and none at the very end, when it would run alone."""
+    """Spread the slow tests evenly, so that few of them run at once and none runs alone at the end."""
     slow = [item for item in items if item.get_closest_marker("slow")]
     others = [item for item in items if not item.get_closest_marker("slow")]
     places = {
