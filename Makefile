@@ -21,7 +21,7 @@ AT_ONCE = -n 4 --dist load --maxschedchunk 1
 PYTEST = $(BIN)/python -m pytest -q
 
 unit: $(VENV)/installed-dev ## run the tests that start no process (20 seconds)
-	@$(PYTEST) -n 4 -m unit $(ARGS)
+	@$(PYTEST) -n logical -m unit --hypothesis-profile=quick $(ARGS)
 
 test: $(VENV)/installed-dev ## run all tests except the slow ones (four minutes); with ARGS in one process: ARGS="-k tls -x"
 	@$(PYTEST) $(if $(ARGS),$(ARGS),$(AT_ONCE)) -m "not slow"

@@ -23,6 +23,7 @@ from tests import xdist_threads  # noqa: F401  # which lets xdist run what geven
 from tests.unit import forbid_processes, is_unit_test
 
 hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=10)
 hypothesis.settings.load_profile("shared machine")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background programs would ignore it
 for name in [name for name in os.environ if name.startswith("CHAT_")]:

@@ -6,6 +6,8 @@ too. An import that climbs is a sign that a function or an interface belongs one
 
 import ast
 from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmarks": {*SHIPPED, *LOADTEST, "testkit"},
     "tests": {*SHIPPED, *LOADTEST, "testkit", "stress", "benchmarks"},
 }
+
 # The only rooms that may import such a package, with tests/, testkit/, stress/ and benchmarks/.
 ONLY_IN = {
     "locust": {"loadtest.locust", "loadtest.chat", "locustfiles", "examples"},
@@ -92,7 +95,13 @@ FILES = sorted(
     for place in [".", *{room.partition(".")[0] for room in MAY_IMPORT}]
     for file in (ROOT.glob("*.py") if place == "." else (ROOT / place).rglob("*.py"))
 )
-MODULES = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in FILES}
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = set(map(module_of, FILES))
 
 
 def room_of(module: str) -> str | None:
@@ -102,8 +111,13 @@ def room_of(module: str) -> str | None:
     return next((prefix for prefix in prefixes if prefix in MAY_IMPORT), None)
 
 
-def imports(file: Path) -> Iterator[tuple[int, str]]:
+@cache
+def imports(file: Path) -> list[tuple[int, str]]:
     """(line, module) of each import; `from package import module` names the module."""
+    return list(_imports(file))
+
+
+def _imports(file: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -116,12 +130,17 @@ def imports(file: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, full if full in MODULES else node.module
 
 
-def module_of(file: Path) -> str:
-    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
 def test_every_module_has_a_room() -> None:
-    assert [module for module in map(module_of, FILES) if room_of(module) is None] == []
+    assert [module for module in sorted(MODULES) if room_of(module) is None] == []
+    assert [module for module in sorted(MODULES) if room_of(module) == "chatserver"] == ["chatserver"]
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    graph = {
+        module_of(file): {module for _, module in imports(file) if module in MODULES} - {module_of(file)}
+        for file in FILES
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
