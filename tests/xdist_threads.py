@@ -17,12 +17,15 @@ allocate_lock = monkey.get_original("_thread", "allocate_lock")
 
 
 class KernelEvent:
-    """What xdist uses of threading.Event, for one thread that waits."""
+    """threading.Event as far as execnet and xdist use it."""
 
     def __init__(self) -> None:
         self._is_set = False
         self._gate = allocate_lock()  # open while the event is set
         self._gate.acquire()
+
+    def is_set(self) -> bool:
+        return self._is_set
 
     def set(self) -> None:
         if not self._is_set:
@@ -34,9 +37,10 @@ class KernelEvent:
             self._is_set = False
             self._gate.acquire()
 
-    def wait(self) -> None:
-        with self._gate:
-            pass
+    def wait(self, timeout: float | None = None) -> bool:
+        if passed := self._gate.acquire(timeout=-1 if timeout is None else timeout):
+            self._gate.release()
+        return bool(passed)
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:
