@@ -73,8 +73,9 @@ bench-quick: $(VENV)/installed-bench ## the two most telling figures of it (one 
 bench-tester: $(VENV)/installed ## measure how many messages a second one Locust process drives (two minutes)
 	@$(BIN)/python -m benchmarks.tester $(ARGS)
 
-pictures: $(VENV)/installed-dev ## take the docs' pictures of the load tester again (needs Chromium)
+pictures: $(VENV)/installed-dev ## take the docs' pictures again (needs Chromium)
 	$(BIN)/python -m testkit.screenshots docs/pictures
+	$(BIN)/python -m testkit.terminal_picture docs/pictures/chat.svg
 
 clean: ## remove what make has made, but never the database in data/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov build dist *.egg-info

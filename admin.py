@@ -1,7 +1,7 @@
-"""What an operator does to the users and their database: `python admin.py --help`.
+"""The operator's program for users and their database: `python admin.py --help`.
 
-It asks the server that runs on the data folder; where none runs it works on the files itself, in the same way. With
---redis it works on the database of a group of servers.
+It asks the server that runs on the data folder; if none runs, it does the same work on the files itself. With --redis
+it works on the database of a group of servers.
 """
 
 import argparse
@@ -22,26 +22,27 @@ from chatserver.counters import Counters
 from chatserver.operations.control import NoAnswer, ask, perform
 from chatserver.people.accounts import Accounts, CannotDo
 from chatserver.people.presence import Presence
-from chatstorage import chats
+from chatstorage import chat_file
 from chatstorage.backup import BackupFailed, back_up
+from chatstorage.chats import ChatRow, messages
 from chatterminal.display import drop_output, visible
 from chatterminal.login import ask_twice
 from protocol import HEADER_BYTES, parse_text, split_packets
 from storage import CHATS, PASSWORDS, STATUS, USERS, CsvStorage, FolderInUse, Storage, StorageError
 
 ANSWER_SECONDS = 20.0
-IN_USE_SECONDS = 10.0  # a server that starts or stops, or another admin.py, has the folder without listening
+IN_USE_SECONDS = 10.0  # a starting or stopping server, or another admin.py, holds the folder without listening
 MAX_LINE_BYTES = 1000
 HIGHEST_ID = 2**32 - 1
 
 COMMANDS = {
-    "users": "list everyone: id, name, online or offline, whether there is a password",
-    "passwd": "give a user another password",
-    "remove": "remove a user, whose connection ends; the id is never used again, the name is free",
-    "kick": "end the connection of a user",
-    "backup": "copy the database, while it may be in use",
+    "users": "list all users: id, name, online or offline, whether they have a password",
+    "passwd": "set a user's password",
+    "remove": "remove a user and end the connection; the name becomes free, the id is never used again",
+    "kick": "end a user's connection",
+    "backup": "copy the database, even while it is in use",
     "export": "write all past chats as CSV to standard output: time (UTC), sender, receiver, text",
-    "migrate": "carry the database of the data folder into Redis, for a group of servers; no server may run on either",
+    "migrate": "move the database of the data folder into Redis, for a group of servers; stop all servers first",
 }
 
 EPILOG = """\
@@ -58,10 +59,10 @@ examples:
   python admin.py migrate --data-dir data --redis redis://localhost:6379/0
   python admin.py migrate --back --data-dir new --redis redis://localhost:6379/0
 
-It works while the server runs, and while it does not; as the user the data folder belongs to, or as root where a server
-runs. Only migrate needs all servers to be stopped; where it is broken off it can be run again.
+Works with the server up or down; run it as the owner of the data folder (while the server runs, root may do it too).
+Only migrate needs all servers to be stopped; if it is interrupted, run it again.
 
-exit status: 0 done; 1 it could not be done; 2 bad usage; 130 Ctrl-C
+exit status: 0 done; 1 failed; 2 bad usage; 130 Ctrl-C
 """
 
 
@@ -69,7 +70,7 @@ def main() -> int:
     parser = build_parser()
     options = parser.parse_args()
     if options.do == "migrate" and not options.redis:
-        parser.error("migrate needs --redis, which says into which Redis, or out of which")
+        parser.error("migrate needs --redis: the Redis to move the database to or from")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -121,21 +122,21 @@ def run_on_folder(options: argparse.Namespace, folder: Path) -> None:
             )
         case "export":
             if not (folder / CHATS).exists():
-                raise CannotDo(f"no chats have been kept in {folder}")
-            export(order(folder, {"do": "users"}), chats.export(folder / CHATS))
+                raise CannotDo(f"there are no past chats in {folder}")
+            export(order(folder, {"do": "users"}), chat_file.export(folder / CHATS))
         case _:
             order(folder, request_of(options))
 
 
 def run_on_group(options: argparse.Namespace) -> None:
-    from cluster.admin import open_group  # here, as the import of Redis takes its time
+    from cluster.admin import open_group  # here: importing the Redis client takes a while
 
     with open_group(options.redis, options.redis_prefix) as group:
         match options.do:
             case "users":
                 show(list(group.rows()))
             case "backup":
-                raise CannotDo("a backup of Redis is its own affair: copy its RDB or AOF files, or migrate --back")
+                raise CannotDo("Redis makes its own backups: copy its RDB or AOF files, or use migrate --back")
             case "export":
                 export(list(group.rows()), group.export())
             case _:
@@ -161,7 +162,7 @@ def migrate(options: argparse.Namespace) -> None:
 
 
 def request_of(options: argparse.Namespace) -> dict[str, object]:
-    """What is asked of Accounts; with a password, which a person may be asked for. Raises CannotDo."""
+    """The request for Accounts; for passwd it includes the password, which may be typed. Raises CannotDo."""
     request = {name: value for name, value in vars(options).items() if name in ("do", "name")}
     if options.do == "passwd":
         request["password"] = None if options.forget else new_password(options.name)
@@ -174,16 +175,16 @@ def check_folder(folder: Path) -> None:
 
 
 def order(folder: Path, request: dict[str, object]) -> list[Any]:
-    """The rows of the answer, from the server or, where none runs, from the files."""
+    """The rows of the answer, from the server or, if none runs, from the files."""
     give_up = time.monotonic() + IN_USE_SECONDS
     while True:
         try:
             rows = ask(folder, request, ANSWER_SECONDS)
             return perform_alone(folder, request) if rows is None else rows
         except NoAnswer as error:
-            raise CannotDo(f"the server on {folder} does not answer ({error}); it may still do this") from error
+            raise CannotDo(f"the server on {folder} does not answer ({error}); it may still do the work") from error
         except PermissionError:
-            raise CannotDo(f"{folder} belongs to somebody else: only that user, or root, may do this") from None
+            raise CannotDo(f"{folder} belongs to another user: only that user, or root, may do this") from None
         except FolderInUse:
             if time.monotonic() > give_up:
                 raise CannotDo(f"{folder} is in use by a server that does not listen to admin.py") from None
@@ -197,7 +198,7 @@ def perform_alone(folder: Path, request: dict[str, object]) -> list[Any]:
 
 
 def check_owner(folder: Path) -> None:
-    """What a repair writes anew would be ours, and the server could not open it."""
+    """A repair rewrites files as the current user, and the server could not open them. Raises CannotDo."""
     owner = (folder / USERS).stat().st_uid
     if owner != os.geteuid():
         raise CannotDo(f"{folder} belongs to user {owner}, and no server runs on it: be that user (sudo -u '#{owner}')")
@@ -219,18 +220,18 @@ def show(rows: list[Any]) -> None:
 
 
 def show_progress(text: str) -> None:
-    """In place of what was shown last, at a terminal."""
+    """At a terminal, replace the progress shown last."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def copy_chats(folder: Path, target: Path) -> None:
     if (folder / CHATS).exists():
-        chats.copy(folder / CHATS, target / CHATS)
+        chat_file.copy(folder / CHATS, target / CHATS)
 
 
-def export(users: list[Any], batches: Iterator[chats.ChatRow]) -> None:
-    """A line for each message. A name that nobody has any more is #ID."""
+def export(users: list[Any], batches: Iterator[ChatRow]) -> None:
+    """Print a line for each message. A removed user is shown as #ID."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
     names = {user_id: name for user_id, name, *_ in users}
@@ -240,23 +241,23 @@ def export(users: list[Any], batches: Iterator[chats.ChatRow]) -> None:
     for row in batches:
         sent = datetime.fromtimestamp(row.time, UTC).isoformat()
         ends = [names.get(user_id, f"#{user_id}") for user_id in (row.sender, row.receiver)]
-        for message in chats.messages(row):
+        for message in messages(row):
             lines.writerow((sent, *ends, shown(text_of(message))))
 
 
 def text_of(message: bytes) -> str:
-    """What was said, without the sender's name, of a message in one packet or several."""
+    """The text of a message in one packet or several, without the sender's name."""
     pieces = [parse_text(packet[HEADER_BYTES:]).partition(b":")[2] for packet in split_packets(message)]
     return b"".join(pieces).decode()
 
 
 def new_password(name: str) -> str:
-    """Asks at a terminal, twice; else takes a line of standard input. Raises CannotDo."""
+    """Ask twice at a terminal; otherwise read a line of standard input. Raises CannotDo."""
     if not sys.stdin.isatty():
         try:
             password = sys.stdin.buffer.readline(MAX_LINE_BYTES).decode().rstrip("\r\n")
         except UnicodeDecodeError:
-            raise CannotDo("a password is UTF-8") from None
+            raise CannotDo("the password is not UTF-8") from None
         if not password:
             raise CannotDo("there is no password on the first line of standard input")
         return password
@@ -268,7 +269,7 @@ def new_password(name: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Look after the users of a chat server and their database.",
+        description="Manage the users of a chat server and their database.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -283,24 +284,24 @@ def build_parser() -> argparse.ArgumentParser:
     for command, explained in COMMANDS.items():
         added = commands.add_parser(command, help=explained, description=explained[0].upper() + explained[1:] + ".")
         if command == "backup":
-            added.add_argument("folder", metavar="DIR", type=Path, help="folder for the copy: empty, or not there yet")
+            added.add_argument("folder", metavar="DIR", type=Path, help="folder for the copy: empty or new")
         elif command in ("passwd", "remove", "kick"):
             added.add_argument("name", metavar="NAME", help="the user")
         if command == "passwd":
             added.add_argument("--forget", action="store_true", help="remove the password instead")
         if command == "migrate":
-            added.add_argument("--back", action="store_true", help="out of Redis, into a data folder that is made")
+            added.add_argument("--back", action="store_true", help="move from Redis into a new data folder")
         add_places(added, *[argparse.SUPPRESS] * 3)
     return parser
 
 
 def add_places(parser: argparse.ArgumentParser, folder: object, url: object, prefix: object) -> None:
-    """Before the command and after it, with these defaults."""
+    """Add these options, which may stand before the command and after it, with these defaults."""
     explained = "folder of the database (default: the environment variable CHAT_DATA_DIR, or data)"
     parser.add_argument("--data-dir", metavar="DIR", type=Path, default=folder, help=explained)
-    explained = "the database is that of a group of servers, in this Redis (default: CHAT_REDIS, or none)"
+    explained = "work on the database of a group of servers in this Redis (default: CHAT_REDIS, or none)"
     parser.add_argument("--redis", metavar="URL", default=url, help=explained)
-    explained = "what the group's keys begin with (default: CHAT_REDIS_PREFIX, or chat)"
+    explained = "prefix of the group's keys (default: CHAT_REDIS_PREFIX, or chat)"
     parser.add_argument("--redis-prefix", metavar="PREFIX", default=prefix, help=explained)
 
 

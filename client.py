@@ -1,10 +1,9 @@
-"""The client side of the chat protocol (docs/PROTOCOL.md): `ChatClient`, one connection as its caller sees it.
+"""The client side of the chat protocol (docs/PROTOCOL.md): `ChatClient`, one connection for a program.
 
-Calls block and carry a time limit in seconds: None waits for ever, `...` (the default) is the constructor's. One thread
-may sit in receive() while others call.
+Calls block and take a time limit in seconds: None waits for ever, `...` (the default) is the constructor's limit. One
+thread may wait in receive() while others make calls.
 """
 
-import random
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +11,6 @@ from time import monotonic
 from types import EllipsisType
 from typing import Self, TypeAlias
 
-from chatclient.address import Address, format_address, parse_address
 from chatclient.connection import ClientConnection
 from chatclient.dialogue import (
     CLOSING,
@@ -27,6 +25,8 @@ from chatclient.dialogue import (
 )
 from chatclient.errors import ChatError, ChatRefused, ConnectionClosed, ConnectionFailed, LoginRefused, ServerError
 from chatclient.tls import tls_context
+from chatnet.address import Address, format_address, parse_address
+from chatnet.backoff import backoff
 from protocol import (
     DEFAULT_PORT,
     NO_FEATURES,
@@ -72,19 +72,21 @@ Timeout: TypeAlias = float | EllipsisType | None
 class ChatClient:
     """A connection to a chat server, made by the constructor. Closes at the end of a `with` block.
 
-    `for event in client` gives out the events, oldest first, until the connection has ended; `ending` tells why.
+    `for event in client` yields the events, oldest first, until the connection has ended; `ending` says why.
 
-    Every call raises ConnectionClosed once the connection has ended, TimeoutError at its time limit, after which its
-    answer is nobody's, and LocalProtocolError for what the protocol cannot carry. A server that breaks the protocol is
-    a connection ended.
+    Every call raises ConnectionClosed once the connection has ended; TimeoutError at its time limit, after which a late
+    answer is ignored; and LocalProtocolError for what the protocol cannot carry. A server that breaks the protocol ends
+    the connection.
 
-    `username`, `user_id` and `partner_id` are "" and 0 until known; `features` are those that a login was granted with.
+    `username`, `user_id` and `partner_id` are "" and 0 until known; `features` are those that the login was granted.
     """
 
     def __init__(
         self, host: str, port: int = DEFAULT_PORT, timeout: float | None = 10.0, tls: ssl.SSLContext | None = None
     ) -> None:
-        """Connect, with `tls` encrypted. Raises ConnectionFailed. `timeout` also is what calls use that give none."""
+        """Connect; with `tls`, encrypted. `timeout`, in seconds, is also the default of all calls. Raises
+        ConnectionFailed.
+        """
         self.address = ("tls://" if tls else "") + format_address(host, port)
         self.username = ""
         self.user_id = 0
@@ -101,15 +103,15 @@ class ChatClient:
 
     @property
     def exposed(self) -> bool:
-        """Whether others may read what is sent: it is not encrypted, and goes to another machine."""
+        """Whether others could read what is sent: it is not encrypted and leaves this machine."""
         return self._connection.exposed
 
     @property
     def online(self) -> dict[str, int]:
-        """Who is online, name to id, in ascending id order: the list that was last asked for, with our own entry.
+        """Who is online, name to id, in ascending id order: the latest list, own entry included.
 
-        With Feature.PRESENCE it follows who comes and goes: a PresenceChanged counts as soon as it has been read, which
-        any call may do that waits, and so before it is given out as an event. Each change makes another dict.
+        With Feature.PRESENCE it follows arrivals and departures. A PresenceChanged counts as soon as it has been read,
+        which any waiting call may do, and so before receive() returns it. Each change makes a new dict.
         """
         return self._connection.online
 
@@ -117,21 +119,21 @@ class ChatClient:
     def sent(self) -> int:
         """How many Messages have been sent on this connection: the number of the last one, as receipts count them.
 
-        Those of a text count as soon as it is its turn to be written, so no receipt is ahead of them; what a
-        TimeoutError keeps from being sent is taken off again, before the next text has its turn.
+        The Messages of a text count from the moment when its turn to be written comes, so no receipt precedes them. If
+        a TimeoutError keeps some from being sent, they are subtracted before the next text's turn.
         """
         return self._connection.sent
 
     @property
     def ending(self) -> Ending | None:
-        """Why the connection has ended, None while it lasts; events that came before may still be there."""
+        """Why the connection has ended, None while it lasts. Earlier events may still wait for receive()."""
         return self._connection.ending
 
     def login(self, username: str, password: str = "", timeout: Timeout = ..., features: Feature = NO_FEATURES) -> int:
-        """Log in and read who is online; our user id. Raises LoginRefused, after which one may try again.
+        """Log in and read who is online; returns the own user id. Raises LoginRefused; the caller may try again.
 
-        With Feature.BRIEF `online` then is our own entry alone; refresh() brings the list. A login that asks for no
-        features leaves those of an earlier one on this connection as they are.
+        With Feature.BRIEF `online` holds the own entry only; refresh() brings the list. A login without features keeps
+        those of an earlier login on this connection.
         """
         if not is_valid_username(username):
             raise LocalProtocolError(USERNAME_RULE)
@@ -148,10 +150,10 @@ class ChatClient:
         return self.online
 
     def chat(self, partner: int | str, timeout: Timeout = ...) -> int:
-        """Choose who gets our messages, by id or by name; the id. Raises ChatRefused (section 3.4).
+        """Choose the partner who gets our messages, by id or by name; returns the id. Raises ChatRefused (section 3.4).
 
-        With Feature.MAILBOX the partner may be offline; by name only who has been online since our login. After a
-        TimeoutError there is no partner, until chat() is called again.
+        With Feature.MAILBOX the partner may be offline; a name is known only if that user has been online since our
+        login. After a TimeoutError there is no partner until the next chat().
         """
         self._require_login()
         deadline = self._deadline(timeout)
@@ -162,16 +164,16 @@ class ChatClient:
             self._ask(call, ChatRefused, deadline)
         except ChatRefused:
             raise
-        except BaseException:  # nobody knows whom the server takes for our partner now
+        except BaseException:  # it is unknown whom the server regards as our partner now
             self.partner_id = 0
             raise
         self.partner_id = partner
         return partner
 
     def history(self, partner: int | str, count: int = 20, timeout: Timeout = ...) -> list[PastMessage]:
-        """The last `count` messages with a user, oldest first; at most 255. Raises ChatRefused for an unknown one.
+        """The last `count` messages with a user, oldest first; at most 255. Needs Feature.HISTORY (section 7.3).
 
-        By name it finds who is online, or has been since our login. Needs Feature.HISTORY.
+        A name is known if that user is online, or has been since our login. Raises ChatRefused for an unknown user.
         """
         if Feature.HISTORY not in self.features:
             raise LocalProtocolError("a login with Feature.HISTORY comes first")
@@ -181,36 +183,39 @@ class ChatClient:
         return self._ask(Call(encode_history_request(count, partner), replays=True), ChatRefused, deadline).past
 
     def send(self, text: str, timeout: Timeout = ...) -> range:
-        """Write to the partner, in as many Messages as it takes for each to arrive whole; their numbers, for receipts.
+        """Write to the partner, in as many Messages as the text needs; returns their numbers, as receipts count them.
 
-        Waits for room, not for answers: an Error comes as an event. After a TimeoutError the packets up to some point
-        are on their way, the others will not be sent. A receipt may be read before this returns; where one thread alone
-        sends, it knows the numbers before: from `sent` + 1 on.
+        Waits for room, not for answers: an Error arrives as an event. After a TimeoutError the packets up to some point
+        have been sent, and the others will not be. A receipt may be read before this returns; a program with only one
+        sending thread knows the numbers beforehand: they begin with `sent` + 1.
         """
         if not self.partner_id:
-            raise LocalProtocolError("there is nobody to send to before chat()")
+            raise LocalProtocolError("there is no partner before chat()")
         with _utf8_only():
             pieces = split_text(text.encode(), text_room(self.username))
         return self._connection.tell(pieces, self._deadline(timeout))
 
     def ping(self, timeout: Timeout = ...) -> float:
-        """Wait until all that was sent has been handled, and its Errors are events; the round trip in seconds."""
+        """Wait until the server has handled everything sent before, and its Errors are events.
+
+        Returns the round trip in seconds.
+        """
         begin = monotonic()
         self._connection.ask(Call(), self._deadline(timeout))
         return monotonic() - begin
 
     def receive(self, timeout: Timeout = ...) -> Event:
-        """The next event, oldest first. The ones that came before the connection ended are still given out."""
+        """The next event, oldest first. Events that came before the connection ended are still returned."""
         return self._connection.receive(self._deadline(timeout))
 
     def __iter__(self) -> Iterator[Event]:
-        """The events, until the connection has ended and all have been given out."""
+        """The events, until the connection has ended and all of them have been returned."""
         with suppress(ConnectionClosed):
             while True:
                 yield self.receive(timeout=None)
 
     def close(self) -> None:
-        """End the connection, and whatever waits for it; may be called twice. ping() first to lose nothing sent."""
+        """End the connection and every waiting call; may be called twice. Call ping() first to lose nothing sent."""
         self._connection.close()
 
     def _require_login(self) -> None:
@@ -226,7 +231,7 @@ class ChatClient:
         self.user_id = self._ask(call, refused, deadline).users[call.own_name]
 
     def _find(self, name: str, may_be_offline: bool, deadline: float | None) -> int:
-        """The id behind a name; who is online is asked once more where it is not in the list. Raises ChatRefused."""
+        """The id behind a name; asks for the list once more if the name is not in it. Raises ChatRefused."""
         if name not in self.online:
             self._refresh(deadline)
         ids = self._connection.known if may_be_offline else self.online
@@ -251,15 +256,4 @@ def _utf8_only() -> Iterator[None]:
     try:
         yield
     except UnicodeEncodeError:
-        raise LocalProtocolError("this text is no UTF-8") from None
-
-
-def backoff(base: float = 0.5, cap: float = 30.0) -> Iterator[float]:
-    """Seconds to wait before each attempt to reconnect: random up to a limit that doubles ("full jitter").
-
-    Without the jitter all clients of a server that restarts would come back at the same moment.
-    """
-    limit = base
-    while True:
-        yield random.uniform(0, limit)
-        limit = min(cap, 2 * limit)
+        raise LocalProtocolError("this text is not UTF-8") from None

@@ -1,10 +1,10 @@
 """The chat wire protocol (docs/PROTOCOL.md): packet types, limits, encoding and incremental decoding.
 
-Pure: bytes in, packets out, and back. No socket, clock, greenlet or log is known here, so that the server, the client
-and the tests share one understanding of the bytes.
+This module is pure: bytes in, packets out, and back. It knows no socket, clock, greenlet or log, so that the server,
+the client and the tests share one understanding of the bytes.
 
-Two kinds of fault are two types, as in h11: `RemoteProtocolError` is what the peer sent, `LocalProtocolError` is what
-our own caller asked for.
+As in h11, two error types stand for two kinds of fault: `RemoteProtocolError` for what the peer sent,
+`LocalProtocolError` for what our own caller asked for.
 """
 
 import unicodedata
@@ -18,13 +18,13 @@ HEADER_BYTES = 2
 MAX_PACKET_BYTES = 140
 MAX_BODY_BYTES = MAX_PACKET_BYTES - HEADER_BYTES
 STRING_PREFIX_BYTES = 2
-MESSAGE_HEADER_BYTES = HEADER_BYTES + STRING_PREFIX_BYTES  # before its text
+MESSAGE_HEADER_BYTES = HEADER_BYTES + STRING_PREFIX_BYTES  # what precedes a Message's text
 MAX_TEXT_BYTES = MAX_BODY_BYTES - STRING_PREFIX_BYTES
 MAX_USERNAME_BYTES = 32
 MAX_PASSWORD_BYTES = 64
 ID_WIDTHS = (1, 2, 4)
 MAX_ID_BYTES = 4
-MAX_HISTORY = 255  # messages that one History packet can ask for
+MAX_HISTORY = 255  # the most messages that one History packet can ask for
 
 
 class PacketType(IntEnum):
@@ -42,7 +42,7 @@ class PacketType(IntEnum):
 
 
 class Feature(IntFlag):
-    """What a client asks for in its Config (section 7)."""
+    """The optional features that a client asks for in its Config (section 7)."""
 
     PRESENCE = 0x01
     RECEIPTS = 0x02
@@ -56,7 +56,7 @@ ALL_FEATURES = ~NO_FEATURES
 
 
 class Level(IntEnum):
-    """How far a Message has come (section 7.2)."""
+    """What a Receipt confirms about Messages (section 7.2)."""
 
     STORED = 1
     DELIVERED = 2
@@ -64,7 +64,7 @@ class Level(IntEnum):
 
 FROM_CLIENT = frozenset({PacketType.CONFIG, PacketType.CHAT_INIT, PacketType.MESSAGE, PacketType.PING, PacketType.PONG})
 FROM_SERVER = frozenset({PacketType.CONFIG, PacketType.MESSAGE, PacketType.ERROR, PacketType.PING, PacketType.PONG})
-EXTRA_FROM_CLIENT = {PacketType.HISTORY: Feature.HISTORY}  # with the feature that has to be asked for first
+EXTRA_FROM_CLIENT = {PacketType.HISTORY: Feature.HISTORY}  # and the feature that a client must ask for first
 EXTRA_FROM_SERVER = {
     PacketType.PRESENCE: Feature.PRESENCE,
     PacketType.RECEIPT: Feature.RECEIPTS,
@@ -98,7 +98,7 @@ class Reason(StrEnum):
 
 
 class RemoteProtocolError(Exception):
-    """The peer broke the protocol; `reason` is what an Error packet tells it."""
+    """The peer broke the protocol; `reason` is the text of the Error packet that answers it."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.value)
@@ -106,32 +106,34 @@ class RemoteProtocolError(Exception):
 
 
 class LocalProtocolError(Exception):
-    """Our own caller asked for something that the protocol cannot carry."""
+    """Our own caller asked for something that the protocol cannot express."""
 
 
 class Decoder:
     """Cuts a TCP byte stream into packets, however it is chunked (section 1).
 
-    `accepts` holds the packet types that this peer may send: FROM_CLIENT in a server, FROM_SERVER in a client, and what
-    features add to them. Where the stream is at fault RemoteProtocolError is raised, then and at every later call.
+    An invalid header raises RemoteProtocolError, which every later call raises again.
     """
 
     def __init__(self, accepts: Set[PacketType]) -> None:
+        """`accepts`: the packet types that the peer may send, FROM_CLIENT in a server and FROM_SERVER in a client.
+        accept_extra() adds those of features.
+        """
         self._accepts = accepts
         self._data = b""
         self._at = 0  # where the next packet begins
         self._is_ascii = True
-        self.has_more = False  # `next` may have something to say
+        self.has_more = False  # `next` may return a packet or raise
         self._failure: RemoteProtocolError | None = None
 
     def packets(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Feed `data` and yield what `next` returns; to be used up before the next call."""
+        """Feed `data` and yield each packet that `next` returns. Exhaust this before the next call."""
         self.feed(data)
         while packet := self.next():
             yield packet
 
     def feed(self, data: bytes) -> None:
-        """This comes next."""
+        """Append `data` to the stream."""
         if self._failure:
             raise self._failure
         self._data = self._data[self._at :] + data
@@ -140,9 +142,9 @@ class Decoder:
         self.has_more = True
 
     def next(self) -> tuple[int, bytes] | None:
-        """(type, body) of the next packet; None while it is not complete, when fewer than 140 bytes are held.
+        """(type, body) of the next packet; None while it is incomplete, with fewer than 140 bytes held.
 
-        Both faults of a header are found as soon as its two bytes are there.
+        An invalid type or length is found as soon as the header's two bytes are there.
         """
         if self._failure:
             raise self._failure
@@ -163,17 +165,17 @@ class Decoder:
 
     @property
     def rest(self) -> bytes:
-        """What is held."""
+        """The bytes held: the beginning of an incomplete packet."""
         return self._data[self._at :]
 
     def forget(self) -> None:
-        """Hold nothing."""
+        """Discard the bytes held."""
         self._data = b""
 
     def messages(self, envelope: "Envelope") -> "Run":
-        """All Messages that come next, wrapped, as far as they are plain: complete, valid, and one packet again.
+        """The run of plain Messages that comes next, wrapped. Plain means complete, valid and one packet when wrapped.
 
-        What they are not is left to `next`. A call for each would cost more than relaying them.
+        The first packet that is not plain is left to `next`. A call per Message would cost more than relaying it.
         """
         data = self._data
         begin, end = self._at + MESSAGE_HEADER_BYTES, len(data)
@@ -190,12 +192,16 @@ class Decoder:
             add(text)
             begin = stop + MESSAGE_HEADER_BYTES
             header = data[stop:begin]
-        self._at = begin - MESSAGE_HEADER_BYTES
-        self.has_more = self._at < end
-        return Run(b"".join(wrapped), len(wrapped) // 2)
+        at = begin - MESSAGE_HEADER_BYTES
+        if at < end:
+            self._at = at
+        else:
+            self._data, self._at = b"", 0
+            self.has_more = False
+        return tuple.__new__(Run, (b"".join(wrapped), len(wrapped) // 2))  # Run() would be a Python-level call
 
     def accept_extra(self, extra: Mapping[PacketType, Feature], features: Feature) -> None:
-        """From the next packet on the peer may send of these types those whose feature is among `features` alone."""
+        """From the next packet on accept exactly those types of `extra` whose feature is in `features`."""
         wanted = {packet_type for packet_type, feature in extra.items() if feature in features}
         self._accepts = self._accepts - extra.keys() | wanted
 
@@ -221,7 +227,7 @@ def encode_string(text: bytes) -> bytes:
 
 
 def encode_login(username: str, password: str = "", features: Feature = NO_FEATURES) -> bytes:
-    """A client's Config. Raises LocalProtocolError where name and password together do not fit."""
+    """A client's Config. Raises LocalProtocolError if name and password together do not fit."""
     body = encode_string(username.encode())
     if password or features:
         body += encode_string(password.encode())
@@ -231,17 +237,17 @@ def encode_login(username: str, password: str = "", features: Feature = NO_FEATU
 
 
 def encode_user(username: str, user_id: int, id_width: int) -> bytes:
-    """A server's Config: one entry of the list of who is online."""
+    """A server's Config: one entry of the list of online users; `id_width` in bytes."""
     return encode(PacketType.CONFIG, encode_string(username.encode()) + user_id.to_bytes(id_width, "big"))
 
 
 def encode_chat_init(user_id: int) -> bytes:
-    """Chat Init."""
+    """A client's Chat Init. Raises LocalProtocolError if the id is not in 1..2^32-1."""
     return encode(PacketType.CHAT_INIT, _encode_any_id(user_id))
 
 
 def _encode_any_id(user_id: int) -> bytes:
-    """In as few bytes as it needs."""
+    """A user id in as few bytes as it needs."""
     width = max(1, (user_id.bit_length() + 7) // 8)
     if user_id < 1 or width > MAX_ID_BYTES:
         raise LocalProtocolError(f"a user id is a number from 1 to {2 ** (8 * MAX_ID_BYTES) - 1}, not {user_id}")
@@ -259,25 +265,28 @@ def encode_error(reason: Reason) -> bytes:
 
 
 def encode_presence(is_online: bool, username: str, user_id: int, id_width: int) -> bytes:
-    """Another user has come, or gone (section 7.1)."""
+    """A server's Presence: another user went online or offline (section 7.1)."""
     body = bytes((is_online,)) + encode_string(username.encode()) + user_id.to_bytes(id_width, "big")
     return encode(PacketType.PRESENCE, body)
 
 
 def encode_receipt(level: Level, first: int, last: int) -> bytes:
-    """The Messages of these numbers have come so far (section 7.2)."""
+    """A server's Receipt: Messages `first` to `last` have reached this level (section 7.2)."""
     return encode(PacketType.RECEIPT, bytes((level,)) + first.to_bytes(4, "big") + last.to_bytes(4, "big"))
 
 
 def encode_history_request(count: int, user_id: int) -> bytes:
-    """A client's History: the last `count` messages with this user. Raises LocalProtocolError for more than 255."""
+    """A client's History: asks for the last `count` messages with this user (section 7.3).
+
+    Raises LocalProtocolError for more than 255.
+    """
     if not 0 <= count <= MAX_HISTORY:
         raise LocalProtocolError(f"0 to {MAX_HISTORY} messages can be asked for, not {count}")
     return encode(PacketType.HISTORY, bytes((count,)) + _encode_any_id(user_id))
 
 
 def encode_dated(seconds: int, sender_id: int, id_width: int) -> bytes:
-    """A server's History: when the message that follows was sent, in seconds of Unix time, and by whom."""
+    """A server's History: the Unix time in seconds and the sender of the Message that follows."""
     return encode(PacketType.HISTORY, seconds.to_bytes(4, "big") + sender_id.to_bytes(id_width, "big"))
 
 
@@ -285,7 +294,7 @@ HISTORY_END = encode(PacketType.HISTORY, b"")
 
 
 def text_room(sender: str) -> int:
-    """How many bytes of `sender`'s text reach the receiver in one packet (section 3.6)."""
+    """How many bytes of `sender`'s text fit into one packet to the receiver (section 3.6)."""
     return MAX_TEXT_BYTES - len(f"{sender}:".encode())
 
 
@@ -303,35 +312,35 @@ def split_text(text: bytes, room: int) -> list[bytes]:
 
 
 class Run(NamedTuple):
-    """Messages that one sender's chunk brought together, as their receiver gets them.
+    """The Messages that one read brought together, wrapped for their receiver.
 
-    Either each Message is one packet, or there is a single Message of several packets.
+    Each Message is one packet, or a single Message is several packets.
     """
 
     packets: bytes
-    messages: int  # how many
+    messages: int  # their number
 
 
 def each_message(run: Run) -> list[bytes]:
-    """Its Messages, each as its packet, or packets."""
+    """The run's Messages, each as the bytes of its packet or packets."""
     return [run.packets] if run.messages == 1 else split_packets(run.packets)
 
 
 def first_messages(run: Run, count: int) -> Run:
-    """A run of its first `count` Messages."""
+    """A run of the first `count` Messages."""
     return run if count >= run.messages else Run(b"".join(each_message(run)[:count]), count)
 
 
-_MESSAGE_HEADERS = [  # by the length of the text
+_MESSAGE_HEADERS = [  # a Message's first four bytes, indexed by the length of its text
     bytes((PacketType.MESSAGE, STRING_PREFIX_BYTES + length, 0, length)) for length in range(MAX_TEXT_BYTES + 1)
 ]
 
 
 class Envelope:
-    """Wraps one sender's texts as the receiver gets them: Message `sender:text` (section 3.5, 3.6).
+    """Wraps one sender's texts for the receiver: Message `sender:text` (sections 3.5 and 3.6).
 
-    `heads` has, for the first four bytes of a sender's Message, those of the receiver's and what comes before the text,
-    where that is one packet again: made anew for each message they would cost more than relaying it.
+    `heads` maps the first four bytes of the sender's Message to what precedes the text in the receiver's, if that is
+    one packet again. Building this for each message would cost more than relaying it.
     """
 
     def __init__(self, sender: str) -> None:
@@ -340,7 +349,7 @@ class Envelope:
         self.heads = {_MESSAGE_HEADERS[length]: self._head(length) for length in range(self._room + 1)}
 
     def wrap(self, text: bytes) -> bytes:
-        """The Message packet for `text`, or several, in order, where one is too small."""
+        """The Message packet for `text`, or several in order if it does not fit into one."""
         return b"".join([self._head(len(piece)) + piece for piece in split_text(text, self._room)])
 
     def _head(self, length: int) -> bytes:
@@ -351,7 +360,7 @@ class Envelope:
 
 
 def parse_text(body: bytes) -> bytes:
-    """The one String that fills a Message or Error body, as UTF-8 bytes.
+    """The String that fills the body of a Message or Error, as UTF-8 bytes.
 
     Raises RemoteProtocolError (Malformed Packet).
     """
@@ -371,7 +380,7 @@ def _is_text(data: bytes) -> bool:
 
 
 class Login(NamedTuple):
-    """A client's Config. "" is no password; `features` is None where it says nothing about them."""
+    """A client's Config. "" is no password; `features` is None if the packet has no features field."""
 
     username: str
     password: str
@@ -379,7 +388,7 @@ class Login(NamedTuple):
 
 
 def parse_login(body: bytes) -> Login:
-    """A client's Config. A feature that we do not know is left out. Raises RemoteProtocolError (Malformed Packet)."""
+    """A client's Config; unknown features are ignored. Raises RemoteProtocolError (Malformed Packet)."""
     username, rest = _take_string(body)
     password, features = _take_string(rest) if rest else ("", b"")
     if len(features) > 1:
@@ -394,7 +403,7 @@ def parse_user(body: bytes) -> tuple[str, int]:
 
 
 def parse_user_id(body: bytes) -> int:
-    """A UserID that fills its body: 1 to 4 bytes wide, not 0. Raises RemoteProtocolError (Malformed Packet)."""
+    """The UserID that fills `body`: 1 to 4 bytes, not 0. Raises RemoteProtocolError (Malformed Packet)."""
     user_id = int.from_bytes(body, "big")
     if len(body) > MAX_ID_BYTES or user_id == 0:
         raise RemoteProtocolError(Reason.MALFORMED_PACKET)
@@ -402,7 +411,7 @@ def parse_user_id(body: bytes) -> int:
 
 
 class Presence(NamedTuple):
-    """Another user has come, or gone."""
+    """A server's Presence: another user went online or offline."""
 
     is_online: bool
     username: str
@@ -432,7 +441,7 @@ def parse_history_request(body: bytes) -> tuple[int, int]:
 
 
 def parse_dated(body: bytes) -> tuple[int, int] | None:
-    """(Unix time in seconds, sender's id) of a server's History; None where the replay ends.
+    """(Unix time in seconds, sender's id) of a server's History; None at the end of the replay.
 
     Raises RemoteProtocolError (Malformed Packet).
     """
@@ -454,7 +463,7 @@ def _decode(text: bytes) -> str:
 
 
 def whole_packets(stream: bytes) -> tuple[int, int]:
-    """How many whole packets a stream begins with, and their bytes."""
+    """(number, bytes) of the whole packets at the beginning of a stream."""
     count = end = 0
     while end + 1 < len(stream) and (stop := end + HEADER_BYTES + stream[end + 1]) <= len(stream):
         count, end = count + 1, stop
@@ -462,7 +471,7 @@ def whole_packets(stream: bytes) -> tuple[int, int]:
 
 
 def split_packets(stream: bytes) -> list[bytes]:
-    """The packets of a stream of whole ones."""
+    """Split a stream of whole packets into packets."""
     packets, start = [], 0
     while start < len(stream):
         stop = start + HEADER_BYTES + stream[start + 1]
@@ -472,7 +481,7 @@ def split_packets(stream: bytes) -> list[bytes]:
 
 
 def rest_of_packet(stream: bytes, sent: int) -> bytes:
-    """What is missing of the packet that is under way when the first `sent` bytes of whole packets are out."""
+    """The rest of the packet that is partly sent once `sent` bytes of a stream of whole packets are sent."""
     end = 0
     while end < sent:
         end += HEADER_BYTES + stream[end + 1]

@@ -21,6 +21,7 @@ from gevent.event import Event
 
 gevent.config.track_greenlet_tree = False  # who started whom, with stacks: a kilobyte for each client
 
+from chatnet.address import format_address
 from chatserver import __version__
 from chatserver.backend import Backend
 from chatserver.counters import Counters
@@ -35,10 +36,9 @@ from chatserver.operations.metrics import ServerCollector, serve_metrics
 from chatserver.operations.options import parse_options
 from chatserver.people.accounts import Accounts
 from chatserver.people.presence import Presence
-from chatserver.transport.address import format_address
 from chatserver.transport.limits import Limits
 from chatserver.transport.tls import server_context
-from chatstorage.chats import ChatFile
+from chatstorage.chat_file import ChatFile
 from storage import CHATS, CsvStorage, Storage, StorageError
 
 OPEN_FILES_RESERVE = 64  # the listener, the database, the loop, the log, the interpreter's own
@@ -105,7 +105,7 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
         _serve_metrics(options, stack, server, collector)
     server.start()
     name = f"{__version__} with TLS" if tls else __version__
-    log.info("chat server %s, listening on %s", name, format_address(listener.getsockname()))
+    log.info("chat server %s, listening on %s", name, format_address(*listener.getsockname()[:2]))
     log.info("%s", memory.report(options, resident))
     return server
 
@@ -118,7 +118,7 @@ def _serve_metrics(options: Namespace, stack: ExitStack, server: ChatServer, col
             f"metrics on {options.metrics_host}:{options.metrics_port}: {error.strerror or error}"
         ) from error
     stack.callback(metrics.stop)
-    log.info("metrics on http://%s/metrics", format_address(metrics.socket.getsockname()))
+    log.info("metrics on http://%s/metrics", format_address(*metrics.socket.getsockname()[:2]))
 
 
 def _encryption(options: Namespace) -> ssl.SSLContext | None:

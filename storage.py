@@ -1,7 +1,7 @@
 """Users, password hashes and who is online: the `Storage` interface, and its database of plain CSV files.
 
-Look-ups are answered from memory. Whatever survives a restart is on disk before a call returns, and before a look-up
-can see it. Names and hashes are opaque here: who may have which is decided elsewhere, save that two names that look
+Memory answers the look-ups. What survives a restart is on disk before a call returns, and before a look-up can see it.
+Names and hashes are opaque here; other modules decide who may have which. One rule is kept here: two names that look
 alike cannot both sign up.
 """
 
@@ -43,28 +43,27 @@ __all__ = [
 USERS = "users.csv"
 PASSWORDS = "passwords.csv"
 STATUS = "status.csv"
-CHATS = "chats.db"  # beside them, and none of ours: chatstorage/chats.py
+CHATS = "chats.db"  # in the same folder, but written by chatstorage/chat_file.py
 LOCK = "lock"
 
 logger = logging.getLogger("storage")
 
 
 class CsvStorage(Storage):
-    """Three files in `folder`, UTF-8, a line each ending in LF, quoted where RFC 4180 needs it.
+    """Three files in `folder`, in UTF-8; each line ends in LF and is quoted where RFC 4180 requires it.
 
     users.csv      UserID,Username       appended to; a whole line here is what makes a sign-up
     passwords.csv  UserID,argon2id hash  appended to; the last line of an id counts
     status.csv     UserID,Status         1 online, 0 offline; one byte overwritten in place
 
-    "7," in users.csv says that user 7 has been removed, in passwords.csv that the password has. The next opening erases
-    from the disk what else there is about a removed user: what stays is that the id is used.
+    The line "7," removes user 7 in users.csv, and the password of user 7 in passwords.csv. The next opening erases
+    everything else about a removed user from the disk; only the fact that the id was used remains.
 
-    A missing folder (mode 0700) or file (0600) is made. What a crash can leave is repaired on opening, with a warning
-    in the log: a last line without its LF never happened, a password without a user must not pass to the next user of
-    that id.
+    Creates a missing folder (mode 0700) or file (0600). Opening repairs what a crash can leave, and logs a warning: a
+    last line without its LF never happened; a password without a user must not pass to the next user with that id.
 
-    Opening raises FolderInUse, DamagedFile for any other line that makes no sense, and OSError where the folder
-    cannot be made, read or written. `max_id` is the highest id that can be numbered.
+    Opening raises FolderInUse; DamagedFile for any other invalid line; and OSError if the folder cannot be made, read
+    or written. `max_id` is the highest id that the id width can number.
     """
 
     def __init__(self, folder: Path, max_users: int, max_id: int) -> None:
@@ -72,15 +71,15 @@ class CsvStorage(Storage):
         self._max_users = max_users
         self._max_id = max_id
         self._users: dict[int, User] = {}  # by ascending id
-        self._removed: dict[int, bool] = {}  # as of the opening, with whether the name is still in the file
+        self._removed: dict[int, bool] = {}  # at the opening: whether the name is still in the file, by id
         self._highest_id = 0  # of those ever given
         self._by_skeleton: dict[str, User] = {}
         self._passwords: dict[int, str] = {}
         self._online: set[int] = set()
         self._status_offsets: dict[int, int] = {}
         self._files: dict[str, FileIO] = {}
-        self._lengths: dict[str, int] = {}  # in bytes, of what has been committed
-        self._uncommitted = False  # bytes past those lengths may be in the files
+        self._lengths: dict[str, int] = {}  # committed bytes, by file
+        self._uncommitted = False  # the files may have bytes beyond these lengths
         self._open_files = ExitStack()
 
     def __enter__(self) -> Self:
@@ -98,7 +97,7 @@ class CsvStorage(Storage):
             fsync_folder(self._folder)
             self._lengths = {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
             self._lengths[USERS] -= len(torn_user)
-            self._cut_back()  # its fsync matters too: a killed server may have left whole lines that are not on disk
+            self._cut_back()  # also for its fsync: a killed server may have left whole lines that are not on disk
             self._open_files = stack.pop_all()
         return self
 
@@ -157,7 +156,7 @@ class CsvStorage(Storage):
     def remove(self, user_id: int) -> None:
         name = self._users[user_id].name
         self._append({USERS: end_line(user_id)})
-        del self._by_skeleton[skeleton(name)]  # first, so that nobody finds a user whose password has gone
+        del self._by_skeleton[skeleton(name)]  # first, so that nobody finds a user without the password
         del self._users[user_id]
         del self._status_offsets[user_id]
         self._online.discard(user_id)
@@ -182,7 +181,7 @@ class CsvStorage(Storage):
         (self._online.add if online else self._online.discard)(user_id)
 
     def _append(self, lines: dict[str, bytes]) -> None:
-        """Append one line to each of these files, each on disk before the next is begun: all of them or none."""
+        """Append one line to each of these files, each on disk before the next one begins: all or none."""
         try:
             if self._uncommitted:
                 self._cut_back()
@@ -199,8 +198,8 @@ class CsvStorage(Storage):
             self._lengths[name] += len(line)
 
     def _cut_back(self) -> None:
-        """Leave in the files only what was committed, on disk."""
-        for name in (USERS, STATUS, PASSWORDS):  # in this order no crash leaves a user without the password
+        """Truncate the files to what was committed, on disk."""
+        for name in (USERS, STATUS, PASSWORDS):  # in this order, no crash leaves a user without the password
             os.ftruncate(self._files[name].fileno(), self._lengths[name])
             os.fsync(self._files[name].fileno())
         self._uncommitted = False
@@ -212,7 +211,7 @@ class CsvStorage(Storage):
     # Opening
 
     def _load(self) -> bytes:
-        """Read and verify all three files, then repair them; return a torn last line that is still in users.csv."""
+        """Read and verify all three files, then repair them; returns a torn last line that is still in users.csv."""
         self._users, self._by_skeleton, self._passwords, self._online = {}, {}, {}, set()
         self._removed, statuses = {}, set[int]()
 
@@ -229,12 +228,12 @@ class CsvStorage(Storage):
         users, known = self._users.keys(), self._users.keys() | self._removed.keys()
         strays = self._passwords.keys() - users
         for name, fault, repair in (
-            (USERS, torn_user, f"cut off a last line that was never finished: {torn_user!r}"),
-            (PASSWORDS, torn_password, f"cut off a torn last line of {len(torn_password)} bytes"),
-            (PASSWORDS, strays - known, f"removed {len(strays - known)} without a user"),
-            (STATUS, torn_status, f"cut off a torn last line: {torn_status!r}"),
-            (STATUS, statuses - known, f"removed {len(statuses - known)} without a user"),
-            (STATUS, users - statuses, f"added {len(users - statuses)} that users lacked"),
+            (USERS, torn_user, f"removed an unfinished last line: {torn_user!r}"),
+            (PASSWORDS, torn_password, f"removed a torn last line of {len(torn_password)} bytes"),
+            (PASSWORDS, strays - known, f"removed lines without a user: {len(strays - known)}"),
+            (STATUS, torn_status, f"removed a torn last line: {torn_status!r}"),
+            (STATUS, statuses - known, f"removed lines without a user: {len(statuses - known)}"),
+            (STATUS, users - statuses, f"added missing lines: {len(users - statuses)}"),
         ):
             if fault:
                 logger.warning("%s: %s", self._folder / name, repair)
@@ -249,10 +248,12 @@ class CsvStorage(Storage):
         return torn_user
 
     def _reset_status(self) -> None:
-        """Let status.csv say that everyone is offline."""
+        """Write that all users are offline into status.csv."""
         lines = [line(user_id, "0") for user_id in self._users]
         path = self._folder / STATUS
-        if not path.exists() or path.read_bytes() != b"".join(lines):  # a server that ended well starts on a full disk
+        if not path.exists() or path.read_bytes() != b"".join(
+            lines
+        ):  # unchanged after a clean stop, so that a full disk does not prevent a start
             replace(path, lines)
         ends = itertools.accumulate(map(len, lines))
         self._status_offsets = {user_id: end - len("0\n") for user_id, end in zip(self._users, ends, strict=True)}
@@ -261,7 +262,7 @@ class CsvStorage(Storage):
         if user_id > self._max_id:
             raise ValueError(f"user id {user_id} is above the highest id that this server can number ({self._max_id})")
         if user_id in self._removed:
-            raise ValueError(f"user id {user_id} was removed in a line before this one")
+            raise ValueError(f"user id {user_id} was removed in an earlier line")
         if not name:
             user = self._users.pop(user_id, None)
             self._removed[user_id] = user is not None
@@ -269,7 +270,7 @@ class CsvStorage(Storage):
                 del self._by_skeleton[skeleton(user.name)]
             return
         if user_id in self._users:
-            raise ValueError(f"user id {user_id} is there twice")
+            raise ValueError(f"user id {user_id} appears twice")
         if (other := self.look_alike(name)) is not None:
             raise ValueError(f"name {name!r} is the same as, or looks like, that of user {other.id}")
         self._publish(User(user_id, name))
@@ -277,5 +278,5 @@ class CsvStorage(Storage):
     def _add_password(self, user_id: int, password_hash: str) -> None:
         if password_hash:
             self._passwords[user_id] = password_hash
-        elif self._passwords.pop(user_id, None) is None:  # a damaged hash must not open the account to everybody
-            raise ValueError(f"nothing comes after the user id, and there was no password of user {user_id} to remove")
+        elif self._passwords.pop(user_id, None) is None:  # a damaged hash must not open the account to everyone
+            raise ValueError(f"the line removes the password of user {user_id}, who has none")

@@ -1,6 +1,6 @@
 """The program a person chats with: `python terminal.py NAME [HOST[:PORT]]`; `--help` explains it.
 
-At a terminal it keeps a line to type on, with what comes in above it, and reconnects when the server goes away. With
+At a terminal it keeps a line to type on, shows what arrives above it, and reconnects when the server goes away. With
 input or output redirected it works line by line, for scripts, and ends with the connection.
 """
 
@@ -28,20 +28,20 @@ EPILOG = """\
 commands:
 {commands}
   //TEXT                 write "/TEXT" to your partner
-Every other line is a message to your partner; an empty one is ignored. Tab completes commands and names, Ctrl-C clears
-the line or quits, Ctrl-D quits. What waited for you is shown after the login. Who is away, and has not written to you
-yet, is found by id only.
+Every other line is a message to your partner; empty lines are ignored. Tab completes commands and names, Ctrl-C clears
+the line or quits, Ctrl-D quits. Messages that waited for you appear after the login. An offline user who has not
+written to you yet is found by id only.
 
-what became of your messages, at the right of the line you type on (a number counts several):
+status of your messages, at the right edge of the line you type on (a number counts several):
 {marks}
 
-With input or output redirected it works line by line. Messages come out as "name: text", those of /history as
-"2026-11-26 14:03 name: text", in local time. Notices begin with "* ", complaints go to standard error and begin with
-"! ". Control characters come out as \\n, \\x1b, \\u202e. Nothing tells who comes and goes, or how far a message has
-come. A refused /chat leaves you without a partner. The program ends with the connection, or at the end of input when
-all has been handled.
+With input or output redirected it works line by line. It prints messages as "name: text", and those of /history as
+"2026-11-26 14:03 name: text", in local time. Notices begin with "* "; errors go to standard error and begin with "! ".
+Control characters appear as \\n, \\x1b, \\u202e. There is no news of arrivals, departures or receipts. A refused /chat
+leaves you without a partner. The program ends with the connection, or at the end of input once everything has been
+handled.
 
-exit status: 0 all went well; 1 no connection, login refused, or, line by line, something failed; 2 bad usage;
+exit status: 0 success; 1 no connection, login refused, or, line by line, a command or message failed; 2 bad usage;
 130 Ctrl-C
 """
 
@@ -95,17 +95,17 @@ def run(options: argparse.Namespace, tls: ssl.SSLContext | None, interactive: bo
 
 
 def encryption(options: argparse.Namespace) -> ssl.SSLContext | None:
-    """What the address asks for. Raises ValueError."""
+    """The TLS context that the address asks for, None for a plain connection. Raises ValueError."""
     if options.address.tls:
         return tls_context(options.tls_ca or os.environ.get("CHAT_TLS_CA"))
-    if options.tls_ca:  # who gives it must not believe that this is encrypted
-        raise ValueError("--tls-ca is for an address that begins with tls://")
+    if options.tls_ca:  # without this check the user might believe that the connection is encrypted
+        raise ValueError("--tls-ca needs an address that begins with tls://")
     return None
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Chat with somebody.",
+        description="Chat at a terminal, or from a script.",
         epilog=EPILOG.format(commands=command_lines("  "), marks=mark_lines("    ")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -116,10 +116,10 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         type=checked(parse_address),
         default=parse_address("localhost"),
-        help="where the server is (default: localhost:9034); tls://HOST[:PORT] for one that speaks TLS",
+        help="address of the server (default: localhost:9034); tls://HOST[:PORT] if it speaks TLS",
     )
     passwords = parser.add_mutually_exclusive_group()
-    passwords.add_argument("--password", action="store_true", help="ask for a password now, to secure a new name")
+    passwords.add_argument("--password", action="store_true", help="ask for a password now; it secures a new name")
     passwords.add_argument(
         "--password-file",
         metavar="FILE",
@@ -137,14 +137,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         type=checked(seconds),
         default=0.0,
-        help="line by line: go on receiving for so long after the end of input (default: 0)",
+        help="line by line: keep receiving for so long after the end of input (default: 0)",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
 def checked(parse: Callable[[str], object]) -> Callable[[str], object]:
-    """`parse` as an argument's type whose ValueError says what is wrong."""
+    """`parse` as the type of an argument; its ValueError becomes the error message."""
 
     def check(text: str) -> object:
         try:
@@ -174,7 +174,7 @@ def first_line(path: str) -> str:
 def seconds(text: str) -> float:
     number = float(text)
     if not 0 <= number <= threading.TIMEOUT_MAX:
-        raise ValueError(f"{text} is no number of seconds")
+        raise ValueError(f"{text} is not a number of seconds")
     return number
 
 

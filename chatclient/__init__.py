@@ -1,1 +1,1 @@
-"""The rooms behind client.py, which is what programs import; docs/DEVELOPING.md shows who does what."""
+"""What client.py is made of: the pure dialogue, the socket, TLS. Programs import client.py."""

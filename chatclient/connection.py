@@ -1,7 +1,7 @@
 """A client's socket: who reads from it, who writes to it, and for how long.
 
-Whoever waits and finds nobody reading becomes the reader, and hands each answer to the call that waits for it; there is
-no thread of our own. Threads and greenlets will do, patched or not.
+There is no thread of its own. A caller that waits while nobody reads becomes the reader and hands each answer to the
+call that waits for it. Callers may be threads or greenlets, patched or not.
 """
 
 import select
@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic
 
-from chatclient.address import format_address, is_loopback
 from chatclient.dialogue import Call, Dialogue, Ending, Event
 from chatclient.errors import ConnectionClosed, ConnectionFailed, explain
 from chatclient.tls import RECORD_BYTES, TlsSocket, start_tls
+from chatnet.address import format_address, is_loopback
 from protocol import rest_of_packet
 
 RECEIVE_BYTES = 65536
@@ -25,43 +25,43 @@ KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # secon
 
 
 class ClientConnection:
-    """A non-blocking socket and what is said over it.
+    """A non-blocking socket and the dialogue over it.
 
-    A deadline is a time of monotonic(), None is never. What waits raises TimeoutError at its deadline, and
+    A deadline is a time of monotonic(); None means never. Every waiting method raises TimeoutError at its deadline, and
     ConnectionClosed once the connection has ended.
     """
 
     def __init__(self, host: str, port: int, timeout: float | None, tls: ssl.SSLContext | None) -> None:
-        """Connect, in `timeout` seconds. Raises ConnectionFailed."""
+        """Connect within `timeout` seconds. Raises ConnectionFailed."""
         self._socket = _connect(host, port, timeout, tls)
-        self._record = RECORD_BYTES if tls else 0  # what a send may have taken although it found no room
+        self._record = RECORD_BYTES if tls else 0  # bytes that a send may have encrypted although it found no room
         self._changed = threading.Condition()  # guards what follows, and every use of the socket
         self._dialogue = Dialogue()
         self._reading = False
         self._polling = 0
         self._calling = threading.Lock()  # one call at a time
         self._writing = threading.Lock()  # keeps packets whole; guards what follows
-        self._rest = b""  # of a packet or record that a deadline cut in two: goes before anything else
+        self._rest = b""  # the rest of a packet or record that a deadline cut in two: it is sent before anything else
 
     @property
     def exposed(self) -> bool:
-        """Whether others may read what is sent: it is not encrypted, and goes to another machine."""
+        """Whether others could read what is sent: it is not encrypted and leaves this machine."""
         if isinstance(self._socket, TlsSocket):
             return False
         try:
             return not is_loopback(self._socket.getpeername()[0])
-        except OSError:  # nobody is there any more
+        except OSError:  # the peer is gone
             return False
 
     @property
     def online(self) -> dict[str, int]:
-        """Who is online, by all that has been read; a change makes another dict."""
+        """Who is online, as of the last packet read; a change makes a new dict."""
         with self._changed:
             return self._dialogue.online
 
     @property
     def known(self) -> dict[str, int]:
-        """All of whom we have heard, online or not; it grows while one looks."""
+        """All users seen so far, online or not; it may grow during iteration."""
         return self._dialogue.known
 
     @property
@@ -75,41 +75,41 @@ class ClientConnection:
         return self._dialogue.ending
 
     def ask(self, call: Call, deadline: float | None) -> None:
-        """Wait until this call is done."""
+        """Make this call and wait until it is done."""
         with _held(self._calling, deadline):
             self._write(partial(self._dialogue.ask, call), deadline)
             with self._changed:
                 self._wait(lambda: call.done, deadline)
 
     def tell(self, texts: Sequence[bytes], deadline: float | None) -> range:
-        """Send Messages; their numbers.
+        """Send Messages; returns their numbers.
 
-        After a TimeoutError the first ones are on their way, the others will not be sent.
+        After a TimeoutError the first ones have been sent, and the others will not be.
         """
         last = self._write(partial(self._dialogue.tell, texts), deadline)
         return range(last - len(texts) + 1, last + 1)
 
     def receive(self, deadline: float | None) -> Event:
-        """The next event, oldest first; those that came before the ending are still given out."""
+        """The next event, oldest first; events that came before the ending are still returned."""
         with self._changed:
             self._wait(lambda: self._dialogue.events, deadline)
             return self._dialogue.events.popleft()
 
     def close(self) -> None:
-        """End the connection, and whatever waits for it; may be called twice."""
+        """End the connection and every waiting call; may be called twice."""
         with self._changed:
             self._end("this side closed the connection")
-            with suppress(OSError):  # not connected any more: then nobody has to be woken
+            with suppress(OSError):  # no longer connected: nobody waits
                 self._socket.shutdown(socket.SHUT_RDWR)
-            self._changed.wait_for(lambda: not self._polling)  # a number that is polled must not be reused
+            self._changed.wait_for(lambda: not self._polling)  # a polled descriptor must not be reused
             self._socket.close()
 
     # Writing
 
     def _write(self, begin: Callable[[], bytes], deadline: float | None) -> int:
-        """Send the whole packets that `begin` makes when it is their turn; at a TimeoutError one may be cut in two.
+        """Send the packets that `begin` makes when their turn comes; a TimeoutError may cut one in two.
 
-        Returns the number of the last Message sent by then.
+        Returns the number of the last Message sent.
         """
         with _held(self._writing, deadline):
             while self._rest:
@@ -131,9 +131,9 @@ class ClientConnection:
         return last
 
     def _send_some(self, data: bytes | memoryview, deadline: float | None) -> int:
-        """Send what there is room for, at least one byte.
+        """Send as much as there is room for, at least one byte.
 
-        Goes on reading while it waits: two clients that flood each other would wait for each other for ever.
+        Goes on reading while it waits; otherwise two clients that flood each other would wait for ever.
         """
         with self._changed:
             expired = False
@@ -154,18 +154,18 @@ class ClientConnection:
                     self._poll(select.POLLIN | select.POLLOUT, deadline)
 
     def _answer_pings(self) -> None:
-        """Send the Pongs that are due, if no packet is under way; the writer does it otherwise."""
+        """Send the due Pongs unless a packet is being written; then its writer sends them."""
         if self._dialogue.ending or not self._dialogue.pongs or not self._writing.acquire(blocking=False):
             return
         self._rest += self._dialogue.take_pongs()
-        with suppress(OSError):  # no room: they go with the next packet; a broken connection shows at the next read
+        with suppress(OSError):  # no room: the next write sends them; the next read notices a broken connection
             self._rest = self._rest[self._socket.send(self._rest) :]
         self._writing.release()
 
     # Reading; the caller holds the lock
 
     def _wait(self, ready: Callable[[], object], deadline: float | None) -> None:
-        """Wait until `ready()`; the deadline is looked at after a try, so that a limit of 0 takes what is there."""
+        """Wait until `ready()`. Checks the deadline after a try, so that a limit of 0 still takes what is there."""
         expired = False
         while not ready():
             self._raise_if_ended()
@@ -178,7 +178,7 @@ class ClientConnection:
                 self._poll(select.POLLIN, deadline)
 
     def _poll(self, flags: int, deadline: float | None) -> None:
-        """Wait for the socket without the lock. Who asks for POLLIN is the one reader meanwhile, and reads."""
+        """Wait for the socket without the lock. With POLLIN, the caller is the only reader meanwhile."""
         reads = bool(flags & select.POLLIN)
         self._reading |= reads
         self._polling += 1
@@ -195,11 +195,11 @@ class ClientConnection:
                 self._reading = False
                 taken = self._read()
                 while self._record and 0 < taken < RECEIVE_BYTES and (more := self._read()):
-                    taken += more  # a read gives one record, however short, of all that have come
+                    taken += more  # each read returns only one TLS record, however short
             self._changed.notify_all()
 
     def _read(self) -> int:
-        """Take in what has come; the number of bytes."""
+        """Read what has arrived; returns the number of bytes."""
         if self._dialogue.ending:
             return 0
         try:
@@ -216,7 +216,7 @@ class ClientConnection:
     # Ending; the caller holds the lock
 
     def _break(self, error: OSError) -> None:
-        """Nothing can be sent any more; but the Error that says why may still wait to be read."""
+        """Sending fails; the Error that says why may still wait to be read."""
         while self._read():
             continue
         self._end(f"the connection broke ({explain(error)})")

@@ -1,6 +1,6 @@
 """A client's side of the conversation (docs/PROTOCOL.md): which answer belongs to which call, and what is an event.
 
-Pure: bytes in, events and answers out, and the bytes that are to be written. No socket, lock or clock is known here.
+Pure: bytes in; events, answers and bytes to write out. It knows no socket, lock or clock.
 """
 
 import itertools
@@ -31,9 +31,9 @@ from protocol import (
     split_packets,
 )
 
-TLS_ALERT = b"\x15\x03"  # how a TLS server answers who speaks none
+TLS_ALERT = b"\x15\x03"  # how a TLS server answers a client that does not speak TLS
 
-CLOSING = frozenset(  # these end the connection whatever the client does: never the answer to a call
+CLOSING = frozenset(  # Errors that end the connection; never the answer to a call
     {
         Reason.MALFORMED_PACKET,
         Reason.PACKET_TOO_LONG,
@@ -48,7 +48,7 @@ CLOSING = frozenset(  # these end the connection whatever the client does: never
 
 @dataclass(frozen=True, slots=True)
 class MessageReceived:
-    """Somebody wrote to us. A text too long for one packet comes as several (section 3.6)."""
+    """A message to us. A text too long for one packet arrives as several (section 3.6)."""
 
     sender: str
     text: str
@@ -56,14 +56,14 @@ class MessageReceived:
 
 @dataclass(frozen=True, slots=True)
 class ErrorReceived:
-    """An Error that answers no call: to a Message sent earlier, or one that closes (section 5)."""
+    """An Error that answers no call: it refuses an earlier Message, or it closes the connection (section 5)."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceChanged:
-    """Another user has come, or gone (section 7)."""
+    """Another user has come online or gone offline (section 7.1)."""
 
     name: str
     user_id: int
@@ -72,7 +72,7 @@ class PresenceChanged:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptReceived:
-    """Our Messages number `first` to `last`, counted from 1, have come so far (section 7)."""
+    """Our Messages number `first` to `last`, counted from 1, have reached this level (section 7.2)."""
 
     level: Level
     first: int
@@ -84,7 +84,7 @@ Event: TypeAlias = MessageReceived | ErrorReceived | PresenceChanged | ReceiptRe
 
 @dataclass(frozen=True, slots=True)
 class PastMessage:
-    """What somebody wrote, whole, at this Unix time in seconds."""
+    """A message from the history, whole, with its Unix time in seconds (section 7.3)."""
 
     time: int
     sender_id: int
@@ -93,7 +93,7 @@ class PastMessage:
 
 
 class Ending(NamedTuple):
-    """Why the connection has ended; `reason` is the Error that said so, if there was one."""
+    """Why the connection has ended; `reason` is the Error that announced it, if there was one."""
 
     text: str
     reason: str | None
@@ -101,57 +101,57 @@ class Ending(NamedTuple):
 
 @dataclass(slots=True)
 class Call:
-    """A question to the server, and once it is `done`, the answer.
+    """A request to the server and, once it is `done`, the answer.
 
-    `packets` ask it; without any, the answer is that all that was written before has been handled. With `own_name` the
-    answer is a list that this name ends (section 3.2), with `replays` it is past messages (section 7), and otherwise
-    that no Error came (section 3.4).
+    `packets` are the request; without any, the answer confirms that everything written before has been handled. With
+    `own_name` the answer is a list that ends with this name (section 3.2); with `replays` it is past messages (section
+    7.3); otherwise it is that no Error came (section 3.4).
     """
 
     packets: bytes = b""
     own_name: str = ""
-    features: Feature = NO_FEATURES  # that `packets` ask for, if any
+    features: Feature = NO_FEATURES  # requested by `packets`
     replays: bool = False
     done: bool = False
     refusal: str | None = None
     users: dict[str, int] = field(default_factory=dict)
     past: list[PastMessage] = field(default_factory=list)
-    changes: list[PresenceChanged] = field(default_factory=list)  # since it was asked
-    # Replies keep the order of what they answer (section 2), so an answer is what comes between two of them.
-    opens: bytes | None = None  # the Pong before it: Errors up to it belong to earlier Messages
-    ends: bytes | None = None  # the Pong after it, unless a name ends it
-    mark: int = 0  # how much is settled with it
+    changes: list[PresenceChanged] = field(default_factory=list)  # since the request
+    # The server answers in order (section 2), so the answer is what comes between these two Pongs.
+    opens: bytes | None = None  # the Pong before the answer: Errors up to it refuse earlier Messages
+    ends: bytes | None = None  # the Pong after the answer, unless a name ends it
+    mark: int = 0  # how many writes are known to be handled once it is answered
 
 
 class Dialogue:
-    """All that is said on one connection. Whoever asks may give up: what answers that call is nobody's then.
+    """The conversation on one connection. A caller may give up: the answer to its call is then ignored.
 
-    What ask() and tell() return is written in the order of these calls; take_pongs() goes between any two packets.
-    `events` are for the owner to take, oldest first; they outlive the connection.
+    The owner writes what ask() and tell() return in the order of these calls; take_pongs() may go between any two
+    packets. `events` are for the owner to take, oldest first; they outlive the connection.
     """
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque()
-        self.known: dict[str, int] = {}  # all of whom we have heard, with their ids
-        self.pongs = b""  # that are due
+        self.known: dict[str, int] = {}  # the ids of all users seen so far, by name
+        self.pongs = b""  # to be written
         self.sent = 0  # Messages
         self.ending: Ending | None = None
         self._decoder = Decoder(FROM_SERVER)
         self._features = NO_FEATURES  # the server may act on these
         self._users: dict[str, int] = {}  # who is online, in any order
-        self._online: dict[str, int] | None = None  # the same in order; None when it has to be made anew
-        self._replay: list[PastMessage] = []  # what has come of the one that is under way
+        self._online: dict[str, int] | None = None  # the same in order; None after a change
+        self._replay: list[PastMessage] = []  # what has arrived of the current one
         self._tokens = itertools.count(1)
         self._written = 0  # how many times something was written
         self._settled = 0  # how many of them are known to be handled
-        self._calls: deque[Call] = deque()  # that are not answered yet, in the order in which they will be
+        self._calls: deque[Call] = deque()  # not answered yet, in the order of their answers
 
     # Outwards
 
     def tell(self, texts: Iterable[bytes]) -> bytes:
-        """The Messages to write, of 136 bytes of text at most each; their Errors will be events.
+        """The Messages to write, each of at most 136 bytes of text; their Errors become events.
 
-        They count as `sent`, unless take_back() says otherwise.
+        They count as `sent` unless take_back() subtracts them.
         """
         packets = [encode_message(text) for text in texts]
         self._written += 1
@@ -159,16 +159,18 @@ class Dialogue:
         return b"".join(packets)
 
     def take_back(self, packets: bytes) -> None:
-        """These, the last of what tell() or ask() returned last, do not go out after all; nor is a call answered."""
+        """These packets, the end of what tell() or ask() returned last, are not sent after all; a call among them is
+        dropped.
+        """
         self.sent -= sum(packet[0] == PacketType.MESSAGE for packet in split_packets(packets))
         if packets and self._calls and self._calls[-1].mark == self._written:
             self._drop(self._calls.pop())
 
     def ask(self, call: Call) -> bytes:
-        """What to write for this call.
+        """The bytes to write for this call.
 
-        A Ping goes first if what was written earlier may still be answered by an Error. Where the call asks nothing
-        but whether all has been handled, every Error up to its Pong is an event.
+        A Ping goes first if an Error may still answer what was written earlier. For a call without packets, every Error
+        up to its Pong is an event.
         """
         settled = self._settled == self._written
         self._written += 1
@@ -183,28 +185,27 @@ class Dialogue:
         return _ping(call.opens) + call.packets + _ping(call.ends)
 
     def take_pongs(self) -> bytes:
-        """The Pongs that are due, to be written; then none are."""
+        """The Pongs to write; clears them."""
         pongs, self.pongs = self.pongs, b""
         return pongs
 
     def end(self, text: str, reason: str | None = None) -> None:
-        """The connection is over; the first ending counts."""
+        """The connection has ended; the first ending counts."""
         self.ending = self.ending or Ending(text, reason)
 
     # Inwards
 
     @property
     def online(self) -> dict[str, int]:
-        """The list last asked for, name to id, with what Presence has changed since, in ascending id order.
-
-        A change makes another dict.
+        """The latest list, name to id, with all changes by Presence since, in ascending id order. A change makes a new
+        dict.
         """
         if self._online is None:
             self._online = dict(sorted(self._users.items(), key=itemgetter(1)))
         return self._online
 
     def receive(self, data: bytes) -> None:
-        """Take in what the server sent; b"" is that it closed. After the ending nothing counts any more."""
+        """Handle what the server sent; b"" means that it closed. After the ending, input is ignored."""
         if not data:
             self.end("the server closed the connection")
         try:
@@ -223,7 +224,7 @@ class Dialogue:
             call.users[username] = user_id
             if username == call.own_name:
                 self._users = call.users.copy()
-                for change in call.changes:  # an entry may be older than they are
+                for change in call.changes:  # an entry may be older than these
                     self._apply(change)
                 self._online = None
                 self._finish(call)
@@ -275,7 +276,7 @@ class Dialogue:
         asked = next((call for call in self._calls if body in (call.opens, call.ends)), None)
         if asked is None:
             return
-        while self._calls[0] is not asked:  # their answers would have come before
+        while self._calls[0] is not asked:  # their answers did not come
             self._drop(self._calls.popleft())
         if body == asked.opens:
             asked.opens = None
@@ -294,7 +295,7 @@ class Dialogue:
     }
 
     def _answered(self) -> Call | None:
-        """The call that is answered by what comes now."""
+        """The call that the next packet answers."""
         return self._calls[0] if self._calls and self._calls[0].opens is None else None
 
     def _apply(self, change: PresenceChanged) -> None:
@@ -304,12 +305,12 @@ class Dialogue:
             self._users.pop(change.name, None)
 
     def _accept(self) -> None:
-        """What the server may send: it has the last word on features when it answers."""
+        """Accept the packets of every feature that was requested: only the answer says which the server granted."""
         asked = (call.features for call in self._calls)
         self._decoder.accept_extra(EXTRA_FROM_SERVER, reduce(or_, asked, self._features))
 
     def _finish(self, call: Call) -> None:
-        """The first one is answered."""
+        """The first call has its answer."""
         call.done = True
         self._calls.popleft()
         if call.refusal is None and call.features:
@@ -318,7 +319,7 @@ class Dialogue:
         self._settled = call.mark
 
     def _drop(self, call: Call) -> None:
-        """No answer to it will be seen; its features may have been granted."""
+        """This call stays without an answer; its features may have been granted."""
         self._features |= call.features
         self._accept()
 

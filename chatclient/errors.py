@@ -1,10 +1,10 @@
-"""What a call of ChatClient raises, besides TimeoutError and LocalProtocolError."""
+"""The errors that ChatClient raises, besides TimeoutError and LocalProtocolError."""
 
 import ssl
 
 
 class ChatError(Exception):
-    """The base of what can go wrong between a client and its server."""
+    """Base class of everything that can go wrong between a client and its server."""
 
 
 class ConnectionFailed(ChatError):
@@ -12,7 +12,7 @@ class ConnectionFailed(ChatError):
 
 
 class ConnectionClosed(ChatError):
-    """The connection has ended; `reason` is the Error that came before, if there was one (section 5)."""
+    """The connection has ended; `reason` is the Error that the server sent before, if any (section 5)."""
 
     def __init__(self, text: str, reason: str | None = None) -> None:
         super().__init__(text)
@@ -20,7 +20,7 @@ class ConnectionClosed(ChatError):
 
 
 class ServerError(ChatError):
-    """The server refused what was asked; `reason` is the text of its Error (section 5)."""
+    """The server refused a request; `reason` is the text of its Error (section 5)."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(str(reason))
@@ -28,15 +28,15 @@ class ServerError(ChatError):
 
 
 class LoginRefused(ServerError):
-    """The answer to login()."""
+    """The server refused a login()."""
 
 
 class ChatRefused(ServerError):
-    """The answer to chat(), where the old partner stays, or to history()."""
+    """The server refused a chat(), which keeps the old partner, or a history()."""
 
 
 def explain(error: Exception) -> str:
-    """What the system says has gone wrong, in words alone."""
+    """What the system says went wrong, in words only."""
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.replace("_", " ").lower()
     return getattr(error, "strerror", None) or str(error)

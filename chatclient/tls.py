@@ -1,4 +1,4 @@
-"""TLS: whom a client trusts, the handshake, and a socket that behaves like a plain one."""
+"""TLS for clients: which authorities to trust, the handshake, and a socket that behaves like a plain one."""
 
 import os
 import select
@@ -7,20 +7,22 @@ import ssl
 from contextlib import suppress
 from time import monotonic
 
-from chatclient.address import format_address
 from chatclient.errors import ConnectionFailed, explain
+from chatnet.address import format_address
 
 RECORD_BYTES = 2**14  # of data in one record, at most
 WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 NAME_DIFFERS = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
-AUTHORITY_UNKNOWN = frozenset({2, 18, 19, 20, 21})  # X509_V_ERR_*: self-signed, or by somebody who is not known
+AUTHORITY_UNKNOWN = frozenset({2, 18, 19, 20, 21})  # X509_V_ERR_*: self-signed, or by an unknown authority
 NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 
 
 def tls_context(ca: str | os.PathLike[str] | None = None) -> ssl.SSLContext:
-    """For servers that prove their name by a certificate of the authority in the PEM file `ca`, or of one that the
-    system trusts. Raises ValueError for such a file."""
+    """A context that trusts the authority in the PEM file `ca`, or, without it, those that the system trusts.
+
+    Raises ValueError for a file without certificates.
+    """
     try:
         context = ssl.create_default_context(cafile=ca or None)
     except OSError as error:
@@ -30,9 +32,10 @@ def tls_context(ca: str | os.PathLike[str] | None = None) -> ssl.SSLContext:
 
 
 class TlsSocket:
-    """A non-blocking TLS connection with the face of a plain one, for one thread at a time.
+    """A non-blocking TLS connection with the interface of a plain socket, for one thread at a time.
 
-    After a BlockingIOError the next send() has to begin with the same data: RECORD_BYTES of it may be encrypted by now.
+    After a BlockingIOError the next send() must begin with the same data: up to RECORD_BYTES of it may be encrypted
+    already.
     """
 
     def __init__(self, connection: ssl.SSLSocket) -> None:
@@ -42,22 +45,22 @@ class TlsSocket:
         return self._connection.fileno()
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send one record at most: of several nobody would know which are encrypted."""
+        """Send at most one record: of several it would be unknown which ones are encrypted."""
         try:
             return self._connection.write(data[:RECORD_BYTES])
         except WANTS:
             raise BlockingIOError from None
 
     def recv(self, size: int) -> bytes:
-        """What one record holds. With a `size` for all of it nothing stays inside, where poll() does not see it."""
+        """The data of one record. `size` must fit all of it: poll() does not see what stays buffered inside."""
         try:
             return self._connection.read(size)
         except WANTS:
             raise BlockingIOError from None
 
     def shutdown(self, how: int) -> None:
-        """Tell the other side, if there is room, and wait for no answer."""
-        with suppress(OSError, ValueError):  # there is no answer yet, or no room; ValueError: it has been told already
+        """Send the closing alert if there is room, and do not wait for the answer."""
+        with suppress(OSError, ValueError):  # no answer yet, or no room; ValueError: it was sent before
             self._connection.unwrap()
         self._connection.shutdown(how)
 
@@ -68,8 +71,8 @@ class TlsSocket:
 def start_tls(
     connection: socket.socket, context: ssl.SSLContext, host: str, port: int, deadline: float | None
 ) -> TlsSocket:
-    """Shake hands over a connection that does not block. Raises ConnectionFailed."""
-    with connection:  # it is closed, unless the TLS socket takes it over
+    """Do the handshake over a non-blocking connection. Raises ConnectionFailed."""
+    with connection:  # closes it, unless the TLS socket takes it over
         try:
             encrypted = context.wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False)
             try:
@@ -83,7 +86,7 @@ def start_tls(
 
 
 def _shake_hands(connection: ssl.SSLSocket, deadline: float | None) -> None:
-    """With one deadline for all of it, as a socket's timeout would be for each packet under gevent."""
+    """One deadline for the whole handshake; under gevent, a socket's timeout would apply to each packet."""
     while True:
         try:
             return connection.do_handshake()
@@ -99,7 +102,7 @@ def _why_not(error: OSError, address: str) -> str:
         case ssl.SSLCertVerificationError(verify_code=code, verify_message=reason) if code in NAME_DIFFERS:
             return f"the certificate of {address} is for another name ({reason})"
         case ssl.SSLCertVerificationError(verify_code=code, verify_message=reason) if code in AUTHORITY_UNKNOWN:
-            return f"the certificate of {address} is not trusted ({reason}); --tls-ca FILE names who is to be trusted"
+            return f"the certificate of {address} is not trusted ({reason}); --tls-ca FILE names an authority to trust"
         case ssl.SSLCertVerificationError(verify_message=reason):
             return f"the certificate of {address} is not valid ({reason})"
         case ssl.SSLError(reason=reason) if reason in NO_TLS:

@@ -1,3 +1,3 @@
-"""The modules that only server.py wires together; docs/DEVELOPING.md shows who does what."""
+"""What server.py is made of; docs/DEVELOPING.md says what each module does."""
 
 __version__ = "0.2.0"

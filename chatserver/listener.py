@@ -1,4 +1,4 @@
-"""Accepts clients, serves a pool of them at once, and sees them off at shutdown."""
+"""Accepts clients, serves a pool of them at once, and drains their connections at shutdown."""
 
 import logging
 import socket
@@ -20,34 +20,35 @@ from chatserver.transport.address import ClientAddress, client_address
 from chatserver.transport.connection import LINGER_SECONDS, RECV_BYTES, Connection
 from chatserver.transport.limits import Limits, TokenBucket
 from chatserver.transport.readable import plain_socket
+from chatserver.transport.states import Output
 from chatserver.transport.tls import TlsStream
 from protocol import HEADER_BYTES, MAX_PACKET_BYTES, Reason
 
-SEND_BUFFER_BYTES = 64 * 1024  # left to itself the kernel buffers megabytes, and the outbox's bound would mean little
-RECEIVE_BUFFER_BYTES = 128 * 1024  # and megabytes here, even of a connection that only waits for a place
+SEND_BUFFER_BYTES = 64 * 1024  # by default the kernel buffers megabytes, and the outbox's bound would mean little
+RECEIVE_BUFFER_BYTES = 128 * 1024  # likewise, even for a connection that only waits for a place
 KEEPALIVE_IDLE_SECONDS = 30
 KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 3
 VANISHED_SECONDS = 60
-CHUNK_SECONDS = 0.5  # at shutdown: more than enough to handle what has been read, unless a partner is slow
+CHUNK_SECONDS = 0.5  # at shutdown: more than enough to handle what has been read, unless the receiver is slow
 
 log = logging.getLogger("chat")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerContext:
-    """All that the sessions of one process share; made once, in server.py, and handed down."""
+    """What all sessions of one process share; made once, in server.py."""
 
     presence: Presence
     accounts: Accounts
     delivery: Delivery
     counters: Counters
     limits: Limits
-    tls: ssl.SSLContext | None  # None: not encrypted
+    tls: ssl.SSLContext | None  # None: unencrypted
 
 
 def listen(host: str, port: int, backlog: int, write_timeout: float, reuse_port: bool = False) -> socket.socket:
-    """A listening socket, whose options the accepted ones inherit. Raises OSError."""
+    """A listening socket; accepted sockets inherit its options. `write_timeout` in seconds. Raises OSError."""
     *_, (family, kind, proto, _, address) = sorted(
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE),
         key=lambda found: found[0] == socket.AF_INET,
@@ -67,8 +68,8 @@ def listen(host: str, port: int, backlog: int, write_timeout: float, reuse_port:
 
 
 def _socket_options(write_timeout: float) -> list[tuple[int, int, int]]:
-    """A peer that vanished is noticed in about a minute, with traffic under way or without."""
-    vanished = max(VANISHED_SECONDS, 2 * write_timeout)  # later than `Too Slow`, which a peer still there may get
+    """Options that detect a vanished peer within about a minute, with data in flight or without."""
+    vanished = max(VANISHED_SECONDS, 2 * write_timeout)  # after `Too Slow`, which a peer that is still there may get
     by_name = {
         "TCP_NODELAY": 1,
         "TCP_KEEPIDLE": KEEPALIVE_IDLE_SECONDS,
@@ -91,47 +92,47 @@ def _socket_options(write_timeout: float) -> list[tuple[int, int, int]]:
 
 
 class ChatServer(StreamServer):
-    """Serves `pool_size` clients at once; the next ones wait in the kernel's listen queue, in order.
+    """Serves `pool_size` clients at once, each in a place; the next ones wait in the kernel's listen queue, in order.
 
-    Clients that are being seen off (connection.finish) have a pool of the same size to themselves: they hold no slot,
-    unless so many linger that they must.
+    Connections whose session is over finish (Connection.finish) in a second pool of the same size, and so hold no place
+    unless that pool is full.
     """
 
     def __init__(self, listener: socket.socket, context: ServerContext, pool_size: int) -> None:
-        self._slots = Pool(pool_size)
-        super().__init__(listener, self.serve, spawn=self._slots)
+        self._places = Pool(pool_size)
+        super().__init__(listener, self.serve, spawn=self._places)
         self.context = context
-        self._lingering = Pool(pool_size)
-        self._leaving: dict[Connection, None] = {}  # those in it, the longest first
-        self._origins: Counter[str] = Counter()  # connections served, by address
+        self._finishers = Pool(pool_size)
+        self._finishing: dict[Connection, None] = {}  # those in it, the oldest first
+        self._origins: Counter[str] = Counter()  # connections being served, by address
         self.connections: dict[Connection, Session] = {}
         self.draining = False
 
     def do_close(self, *_: object) -> None:
-        """Connection closes its socket, later than the handler returns."""
+        """Leave the socket open: its Connection closes it, after the handler has returned."""
 
     def serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
-        """One client, in a slot of the pool: read a chunk, handle it, until there is no more."""
+        """Serve one client in a place of the pool until its session is over, then finish its connection."""
         peer = client_address(address, encrypted=bool(self.context.tls))
         connection, session = self._welcome(sock, peer)
-        patience = Patience(self.context.limits, connection, session)
+        deadline = Deadline(self.context.limits, connection, session)
         try:
             _converse(connection, session, self.context)
         except Exception:
-            log.exception("%s: a fault of the server's own ends this connection", session.label)
-            connection.end_with("a fault of the server's own")
+            log.exception("%s: internal error, closing the connection", session.label)
+            connection.end_with("internal error")
         finally:
-            patience.end()
-            connection.at_rest = True
-            if not self.draining:  # else drain() lets go of all, when nobody hands anything over any more
+            deadline.cancel()
+            connection.set_handled()
+            if not self.draining:  # else drain() finishes all, once no session hands anything over any more
                 try:
                     self._end_session(connection)
                 finally:
-                    if connection.is_through:
-                        self._see_off(connection, session)
+                    if connection.is_finished:
+                        self._finish(connection, session)
                     else:
                         self._make_room()
-                        self._lingering.spawn(self._see_off, connection, session)
+                        self._finishers.spawn(self._finish, connection, session)
             self._forget(peer)
 
     def _welcome(self, sock: socket.socket, peer: ClientAddress) -> tuple[Connection, Session]:
@@ -158,13 +159,14 @@ class ChatServer(StreamServer):
         self._origins[peer.origin] += 1
         if self._origins[peer.origin] > limits.connections_per_address:
             connection.close(Reason.TOO_MANY_ATTEMPTS, "too many connections from its address")
-        if self.draining:  # accepted, but not yet among those that drain() has told
+        if self.draining:  # accepted just before drain(), which did not see it
             connection.stop_reading()
         return connection, session
 
     def kick(self, user_id: int, outcome: str = "ended by an operator") -> bool:
-        """End the connection of a user without an Error, also where the client has left and what it sent is still being
-        handled; False where there is none. Never waits.
+        """End the connection of a user without an Error; False where the user has none. Never waits.
+
+        This also ends a connection that the client has left, while the session still handles what it sent.
         """
         for connection, session in self.connections.items():
             if session.member and session.member.user_id == user_id:
@@ -178,47 +180,46 @@ class ChatServer(StreamServer):
             del self._origins[peer.origin]
 
     def drain(self, seconds: float) -> None:
-        """Accept nobody, handle what has been read, tell everyone, send what is queued: in `seconds` altogether."""
+        """Stop accepting, handle what has been read, send everyone what is queued and an Error, all in `seconds`."""
         self.close()
         self.draining = True
         deadline = gevent.get_hub().loop.now() + seconds
         for connection in self.connections:
             connection.stop_reading()
-        self._slots.join(timeout=min(CHUNK_SECONDS, seconds / 4))
-        for connection in self.connections:  # some may wait for a slow partner: the others shall not wait for them
-            if connection.at_rest and not connection.outbox.awaited:
+        self._places.join(timeout=min(CHUNK_SECONDS, seconds / 4))
+        for connection in self.connections:  # a session may wait for a slow receiver; the others go on
+            if connection.is_handled and not connection.outbox.awaited:
                 connection.close(Reason.SERVER_SHUTTING_DOWN)
-        self._slots.join(timeout=seconds / 2)
+        self._places.join(timeout=seconds / 2)
         for connection in self.connections:
             connection.close(Reason.SERVER_SHUTTING_DOWN)
-        self._slots.join(timeout=seconds / 4)
-        goodbyes = [
-            gevent.spawn(self._see_off, connection, session) for connection, session in self.connections.items()
-        ]
+        self._places.join(timeout=seconds / 4)
+        finishes = [gevent.spawn(self._finish, *served) for served in self.connections.items()]
         ends = [gevent.spawn(self._end_session, connection) for connection in self.connections]
-        leaving = [*goodbyes, *ends, *self._lingering]
-        gevent.joinall(leaving, timeout=max(0, deadline - gevent.get_hub().loop.now()))
-        gevent.killall(leaving)
+        last = [*finishes, *ends, *self._finishers]
+        gevent.joinall(last, timeout=max(0, deadline - gevent.get_hub().loop.now()))
+        gevent.killall(last)
 
     def _make_room(self) -> None:
-        """Where as many as may be are seen off, the one that has waited longest for its client to close waits no more:
-        clients that do not close would keep those who wait for a place out.
+        """If the pool for finishing is full, close the connection that has waited longest for its client to close.
+
+        Otherwise clients that do not close would keep new ones from getting a place.
         """
-        if self._lingering.full():
-            for connection in self._leaving:
-                if connection.said_all:
+        if self._finishers.full():
+            for connection in self._finishing:
+                if connection.outbox.state is Output.HALF_CLOSED:
                     connection.stop_reading()
                     break
 
-    def _see_off(self, connection: Connection, session: Session) -> None:
-        self._leaving[connection] = None
-        try:  # who never logged in has no claim to the time that a slow reader has
+    def _finish(self, connection: Connection, session: Session) -> None:
+        self._finishing[connection] = None
+        try:  # a client that never logged in is not given the time that a slow reader is
             connection.finish(self.context.limits.write_timeout if session.name else LINGER_SECONDS)
         finally:
-            del self._leaving[connection]
+            del self._finishing[connection]
             if lost := connection.undelivered:
                 level = logging.WARNING if session.name else logging.DEBUG
-                log.log(level, "%s: %d bytes that waited for this client were never sent", session.label, lost)
+                log.log(level, "%s: %d queued bytes were never sent", session.label, lost)
 
     def _end_session(self, connection: Connection) -> None:
         session = self.connections.pop(connection)
@@ -229,15 +230,15 @@ class ChatServer(StreamServer):
 
 
 def _converse(connection: Connection, session: Session, context: ServerContext) -> None:
-    """Read a chunk, handle it, until there is no more; beyond the rate, read later."""
+    """Read a chunk and handle it until the input ends. A client over its rate is throttled: it is read later."""
     limits = context.limits
     if limits.packets_per_second == inf:
         while data := connection.read():
             session.receive(data)
         return
     bucket = TokenBucket(limits.packets_per_second, limits.burst)
-    # No packet is smaller than its header, so a read brings no more of them than there are tokens, or what one large
-    # packet could have been: that goes on account.
+    # No packet is smaller than its header, so a read brings at most as many packets as there are tokens. A read of one
+    # large packet may bring more, which the bucket then owes.
     while data := connection.read(min(RECV_BYTES, max(MAX_PACKET_BYTES, HEADER_BYTES * bucket.tokens))):
         bucket.take(session.receive(data))
         if bucket.tokens < 1:
@@ -245,8 +246,11 @@ def _converse(connection: Connection, session: Session, context: ServerContext) 
             connection.pause(bucket.delay)
 
 
-class Patience:
-    """The deadline of a client that does not log in, then of one that says nothing. Runs in the hub, never waits."""
+class Deadline:
+    """Closes a connection that does not log in in time, and later one that is idle too long.
+
+    Runs in the hub and never waits.
+    """
 
     def __init__(self, limits: Limits, connection: Connection, session: Session) -> None:
         self._limits = limits
@@ -256,25 +260,25 @@ class Patience:
         self._started = self._loop.now()
         self._wait(min(limits.login_timeout, limits.idle_timeout))
 
-    def end(self) -> None:
-        """Forget this client."""
+    def cancel(self) -> None:
+        """Stop the timer."""
         self._timer.close()
 
     def _wait(self, seconds: float) -> None:
         self._timer = self._loop.timer(seconds)
-        self._timer.start(self._look)
+        self._timer.start(self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer.close()
         since: float | None
         if self._session.member is None:
-            since, patience, reason = self._started, self._limits.login_timeout, Reason.LOGIN_TIMEOUT
+            since, allowed, reason = self._started, self._limits.login_timeout, Reason.LOGIN_TIMEOUT
         elif self._limits.idle_timeout < inf:
-            since, patience, reason = self._connection.waiting_since, self._limits.idle_timeout, None
+            since, allowed, reason = self._connection.waiting_since, self._limits.idle_timeout, None
         else:
             return
         now = self._loop.now()
-        left = (now if since is None else since) + patience - now
+        left = (now if since is None else since) + allowed - now
         if left > 0:
             self._wait(left)
         else:

@@ -1,12 +1,12 @@
-"""One client's conversation (section 3): bytes in; packets to its own outbox and to its partner's out.
+"""One client's conversation (section 3): bytes in; packets out, to its own outbox and to its partner's.
 
-No socket is known here. Whatever a handler puts may wait for room, and with it the reading of this client.
+This module knows no socket. A handler's put may wait for room in an outbox; meanwhile nothing is read from this client.
 """
 
 import logging
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from chatserver.counters import Counters
 from chatserver.messages.delivery import Delivery
@@ -15,6 +15,7 @@ from chatserver.people.presence import Member, Presence
 from chatserver.transport.address import ClientAddress
 from chatserver.transport.outbox import Outbox
 from chatserver.transport.receipts import Receipts
+from chatserver.transport.states import Output
 from protocol import (
     EXTRA_FROM_CLIENT,
     FROM_CLIENT,
@@ -36,21 +37,31 @@ from protocol import (
 )
 
 MAX_WRONG_PASSWORDS = 3
-MAX_REFUSALS_LOGGED = 10  # of one connection, which may ask thousands of times a second
+MAX_REFUSALS_LOGGED = 10  # per connection, which may try thousands of logins a second
 
 log = logging.getLogger("chat")
 
 
 class State(Enum):
-    """Where a conversation stands. A closed one needs no state: its outbox is closed, and nothing is dispatched."""
+    """Where a conversation stands. A closed one needs no state: its outbox is closed, and nothing is handled."""
 
     CONNECTED = "connected"
     ONLINE = "online"
     CHATTING = "chatting"
 
 
+PARSERS: dict[int, Callable[[bytes], Any]] = {
+    PacketType.CONFIG: parse_login,
+    PacketType.CHAT_INIT: parse_user_id,
+    PacketType.MESSAGE: parse_text,
+    PacketType.HISTORY: parse_history_request,
+    PacketType.PING: bytes,
+    PacketType.PONG: bytes,
+}
+
+
 class Session:
-    """Handles packets in order. `member` is None until the login succeeds."""
+    """Handles one client's packets in order. `member` is None until the login succeeds."""
 
     def __init__(
         self,
@@ -62,7 +73,7 @@ class Session:
         close: Callable[[Reason], None],
         peer: ClientAddress,
     ) -> None:
-        """`close` ends the connection with the Error that says why."""
+        """`close` ends the connection with an Error of that reason."""
         self.state = State.CONNECTED
         self.name = ""
         self.member: Member | None = None
@@ -74,20 +85,20 @@ class Session:
         self._close = close
         self._peer = peer
         self._decoder = Decoder(FROM_CLIENT)
-        self._envelope: Envelope | None = None  # from the first partner on
+        self._envelope: Envelope | None = None  # from the first Chat Init on
         self._partner_id = 0
-        self._numbered = 0  # Messages so far
-        self._receipts: Receipts | None = None  # once they were asked for
+        self._numbered = 0  # Messages received so far
+        self._receipts: Receipts | None = None  # once the client has asked for them
         self._wrong_passwords = 0
-        self._warned = False  # that others may have read a password
+        self._warned = False  # that a password came unencrypted
         self._refusals = 0
 
     def receive(self, data: bytes) -> int:
-        """Handle every packet that `data` completes, and return their number; a fault closes the conversation with the
-        Error that names it.
+        """Handle every packet that `data` completes and return their number. A protocol error closes the conversation
+        with an Error that names it.
         """
         handled = 0
-        in_messages = False  # those that come together are handed over together, whatever happens meanwhile
+        in_messages = False  # a run of Messages is handed over whole, even if the outbox is closed meanwhile
         decoder = self._decoder
         try:
             decoder.feed(data)
@@ -96,6 +107,8 @@ class Session:
                     handled += run.messages
                     in_messages = True
                     self._hand_over(run)
+                    if not decoder.has_more:
+                        break
                 if not (packet := decoder.next()):
                     break
                 packet_type, body = packet
@@ -103,20 +116,20 @@ class Session:
                     break
                 handled += 1
                 in_messages = packet_type == PacketType.MESSAGE and self._envelope is not None
-                HANDLERS[self.state][packet_type](self, PARSERS[packet_type](body))
-        except RemoteProtocolError as fault:
-            self._close(fault.reason)
+                self.HANDLERS[self.state][packet_type](self, PARSERS[packet_type](body))
+        except RemoteProtocolError as error:
+            self._close(error.reason)
         if self._outbox.closed:
             decoder.forget()
         return handled
 
     @property
     def label(self) -> str:
-        """Who this is, for the log."""
+        """The client's address, and its name once it is logged in, for the log."""
         return f"{self._peer.label} {self.name}".rstrip()
 
     def end(self) -> None:
-        """No more input: the user is offline from here on."""
+        """Close the outbox and log the user out."""
         self._outbox.close()
         member, self.member = self.member, None
         if member:
@@ -136,7 +149,7 @@ class Session:
         self.name = name
         self.state = State.ONLINE
         self._enable(self.member, features or NO_FEATURES)
-        with self._outbox.reserved():  # from this moment on: nobody overtakes what waits in the mailbox
+        with self._outbox.reserved():  # at once, so that no new Message overtakes the mailbox
             if features and Feature.BRIEF in features:
                 self._outbox.put(self.member.entry)
             else:
@@ -144,7 +157,7 @@ class Session:
             self._delivery.catch_up(self.member)
 
     def _enable(self, member: Member, features: Feature) -> None:
-        """What the client asks for, in place of what it has asked for before (section 7)."""
+        """Switch to these features from those the client had before (section 7)."""
         member.mails = Feature.MAILBOX in features
         self._decoder.accept_extra(EXTRA_FROM_CLIENT, features)
         self._presence.watch(member, Feature.PRESENCE in features)
@@ -181,7 +194,7 @@ class Session:
             return
         if login.features is not None:
             self._enable(self.member, login.features)
-        if self._outbox.leads_nowhere:  # what the client sent before is still handled, but a list has no reader
+        if self._outbox.state is Output.UNREACHABLE:  # nobody would read the list
             return
         with self._outbox.reserved():
             if self._presence.catch_up():
@@ -204,13 +217,13 @@ class Session:
             self.state = State.CHATTING
 
     def _message(self, text: bytes) -> None:
-        """One that is not plain (Decoder.messages)."""
+        """Relay one Message that Decoder.messages left to `next`."""
         if self._envelope:
             self._hand_over(Run(self._envelope.wrap(text), 1))
 
     def _hand_over(self, run: Run) -> None:
         count = run.messages
-        if self.member is None:  # a session that has ended has none
+        if self.member is None:  # the session has ended meanwhile
             return
         self._counters.messages_accepted += count
         first = self._numbered + 1
@@ -221,7 +234,7 @@ class Session:
 
     def _replay(self, fields: tuple[int, int]) -> None:
         count, user_id = fields
-        if self._outbox.leads_nowhere:
+        if self._outbox.state is Output.UNREACHABLE:
             return
         if self.member and (reason := self._delivery.replay(self.member, user_id, count)):
             self._error(reason)
@@ -230,7 +243,7 @@ class Session:
         self._outbox.put(encode(PacketType.PONG, body))
 
     def _ignore(self, body: bytes) -> None:
-        """A Pong answers nothing that was asked."""
+        """A Pong answers nothing that the server asked."""
 
     def _not_logged_in(self, _: object) -> None:
         self._error(Reason.NOT_LOGGED_IN)
@@ -253,38 +266,28 @@ class Session:
     def _error(self, reason: Reason) -> None:
         self._outbox.put(encode_error(reason))
 
-
-PARSERS: dict[int, Callable[[bytes], Any]] = {
-    PacketType.CONFIG: parse_login,
-    PacketType.CHAT_INIT: parse_user_id,
-    PacketType.MESSAGE: parse_text,
-    PacketType.HISTORY: parse_history_request,
-    PacketType.PING: bytes,
-    PacketType.PONG: bytes,
-}
-
-HANDLERS: dict[State, dict[int, Callable[[Session, Any], None]]] = {
-    State.CONNECTED: {
-        PacketType.CONFIG: Session._log_in,
-        PacketType.CHAT_INIT: Session._not_logged_in,
-        PacketType.MESSAGE: Session._message_before_login,
-        PacketType.PING: Session._pong,
-        PacketType.PONG: Session._ignore,
-    },
-    State.ONLINE: {
-        PacketType.CONFIG: Session._list_again,
-        PacketType.CHAT_INIT: Session._start_chat,
-        PacketType.MESSAGE: Session._message_before_chat,
-        PacketType.HISTORY: Session._replay,
-        PacketType.PING: Session._pong,
-        PacketType.PONG: Session._ignore,
-    },
-    State.CHATTING: {
-        PacketType.CONFIG: Session._list_again,
-        PacketType.CHAT_INIT: Session._start_chat,
-        PacketType.MESSAGE: Session._message,
-        PacketType.HISTORY: Session._replay,
-        PacketType.PING: Session._pong,
-        PacketType.PONG: Session._ignore,
-    },
-}
+    HANDLERS: ClassVar[dict[State, dict[int, Callable[["Session", Any], None]]]] = {
+        State.CONNECTED: {
+            PacketType.CONFIG: _log_in,
+            PacketType.CHAT_INIT: _not_logged_in,
+            PacketType.MESSAGE: _message_before_login,
+            PacketType.PING: _pong,
+            PacketType.PONG: _ignore,
+        },
+        State.ONLINE: {
+            PacketType.CONFIG: _list_again,
+            PacketType.CHAT_INIT: _start_chat,
+            PacketType.MESSAGE: _message_before_chat,
+            PacketType.HISTORY: _replay,
+            PacketType.PING: _pong,
+            PacketType.PONG: _ignore,
+        },
+        State.CHATTING: {
+            PacketType.CONFIG: _list_again,
+            PacketType.CHAT_INIT: _start_chat,
+            PacketType.MESSAGE: _message,
+            PacketType.HISTORY: _replay,
+            PacketType.PING: _pong,
+            PacketType.PONG: _ignore,
+        },
+    }

@@ -1,1 +1,1 @@
-"""What storage.py is made of: the interface, and how lines and files are read and written."""
+"""The databases: what storage.py is made of (interface, lines, files), and past chats in SQLite."""

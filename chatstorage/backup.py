@@ -11,7 +11,7 @@ ATTEMPTS = 3
 
 
 class BackupFailed(Exception):
-    """Why there is no copy, for the operator."""
+    """The backup failed; the text tells the operator why."""
 
 
 def back_up(
@@ -21,26 +21,26 @@ def back_up(
     committed: Callable[[], dict[str, int]],
     copy_more: Callable[[], object],
 ) -> None:
-    """Copy the `files` of the database in `source` to `target`, an empty folder or one to be made: whole, or nothing.
+    """Copy the `files` of the database in `source` to `target`, an empty or new folder: all of them, or nothing.
 
-    `committed` asks whoever has the database open, as Storage.committed does; `copy_more` adds what can be copied by
-    itself. Raises BackupFailed, OSError, and what `copy_more` does.
+    `committed` asks the process that has the database open, like Storage.committed; `copy_more` copies what is
+    independent of these files. Raises BackupFailed, OSError, and what `copy_more` raises.
     """
     if target.exists() and any(target.iterdir()):
         raise BackupFailed(f"{target} is not empty")
     with _new_folder(target):
-        copy_more()  # first: it may lack what is in the files, and must not have what they lack
+        copy_more()  # first: it may lack what the files have, but must not have what they lack
         for _ in range(ATTEMPTS):
             if data := _read(source, files, committed):
                 _store(target, data)
                 return
-        raise BackupFailed(f"the files in {source} are replaced all the time")
+        raise BackupFailed(f"the files in {source} were replaced in each of {ATTEMPTS} attempts")
 
 
 def _read(source: Path, files: tuple[str, ...], committed: Callable[[], dict[str, int]]) -> dict[str, bytes]:
-    """What is committed, by file; nothing where an opening of the database has replaced a file meanwhile.
+    """The committed bytes, by file; nothing if a file was replaced meanwhile, as opening the database does.
 
-    A file is opened before anybody is asked how much of it is committed: that much of it never changes.
+    Opens each file before asking how much of it is committed: that much never changes.
     """
     with ExitStack() as stack:
         opened = {name: stack.enter_context((source / name).open("rb")) for name in files if (source / name).exists()}
@@ -52,7 +52,7 @@ def _read(source: Path, files: tuple[str, ...], committed: Callable[[], dict[str
 
 
 def _store(target: Path, data: dict[str, bytes]) -> None:
-    """The last file in `data` is the one that makes it a database. Raises BackupFailed."""
+    """Write the files in order; the last one makes it a database. Raises BackupFailed."""
     try:
         for name, content in data.items():
             replace(target / name, [content])
@@ -64,7 +64,7 @@ def _store(target: Path, data: dict[str, bytes]) -> None:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[None]:
-    """Make it, unless it is there; and leave it as it was where the block fails."""
+    """Make the folder unless it exists; if the block fails, restore the previous state."""
     made = not target.exists()
     if made:
         target.mkdir(mode=0o700)

@@ -1,4 +1,4 @@
-"""Files and folders of which a crash leaves either the old or the new."""
+"""Files and folders that a crash leaves either old or new."""
 
 import os
 from io import FileIO
@@ -16,13 +16,13 @@ def open_file(path: Path) -> FileIO:
 
 
 def write(descriptor: int, data: bytes, offset: int) -> None:
-    while data:  # a write may be short where the disk is nearly full
+    while data:  # a write may be short if the disk is nearly full
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
 
 
 def replace(path: Path, lines: list[bytes]) -> None:
-    """Write a whole file so that a crash leaves either the old or the new one. The folder is left to be synced."""
+    """Write a whole file so that a crash leaves either the old or the new one. The caller syncs the folder."""
     temporary = path.with_suffix(".tmp")
     with open_file(temporary) as file:
         os.ftruncate(file.fileno(), 0)

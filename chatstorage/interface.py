@@ -1,4 +1,4 @@
-"""What a database of users is to the rest of the server: the `Storage` interface, and what it raises."""
+"""The `Storage` interface, a database of users, and the errors it raises."""
 
 import unicodedata
 from abc import ABC, abstractmethod
@@ -9,26 +9,26 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who has signed up."""
+    """A user who has signed up."""
 
     id: int
     name: str
 
 
 class StorageError(Exception):
-    """What every error of a storage is, save an OSError while it opens."""
+    """Base class of all errors of a storage, except an OSError while it opens."""
 
 
 class NameTaken(StorageError):
-    """Somebody has this name, or one that looks like it."""
+    """Another user has this name, or one that looks like it."""
 
 
 class UserLimitReached(StorageError):
-    """There are as many users as there may be, or no id is left."""
+    """The maximum number of users is reached, or no id is left."""
 
 
 class StorageUnavailable(StorageError):
-    """The database cannot be written now; nothing has changed. The OSError is the cause."""
+    """The database cannot be used now; nothing has changed. The cause is the OSError."""
 
 
 class FolderInUse(StorageError):
@@ -39,7 +39,7 @@ class FolderInUse(StorageError):
 
 
 class DamagedFile(StorageError):
-    """A line that makes no sense. Nothing has been written."""
+    """A line that is damaged. Nothing has been written."""
 
     def __init__(self, path: Path, line: int, problem: str) -> None:
         super().__init__(f"{path}, line {line}: {problem}")
@@ -48,14 +48,14 @@ class DamagedFile(StorageError):
 
 
 class Storage(ABC):
-    """A database of users, open within a `with` block; everyone is offline when it opens.
+    """A database of users, open within a `with` block; all users are offline when it opens.
 
-    The look-ups never block. The writing calls (`sign_up`, `remove` and the two `set_`) may block, and come from one
-    thread at a time, while look-ups go on in another. They raise StorageUnavailable, and ValueError for a text that
-    cannot be stored: empty, not UTF-8, or with a NUL or a line end in it.
+    Look-ups never block. The writing calls (`sign_up`, `remove`, `set_password`, `set_status`) may block. One thread at
+    a time makes them, while look-ups go on in another. They raise StorageUnavailable, and ValueError for a text that
+    cannot be stored: empty, not UTF-8, or containing a NUL or a line end.
 
-    One that `is_shared` with other servers is asked in the loop. Every call may wait there, while other greenlets go
-    on, and raise StorageUnavailable; who is online is settled when they come and go, not afterwards.
+    A storage that `is_shared` with other servers is called in the loop. There every call may wait while other greenlets
+    run, and may raise StorageUnavailable; a login or departure sets the status itself.
     """
 
     is_shared = False
@@ -68,60 +68,60 @@ class Storage(ABC):
 
     @abstractmethod
     def users(self) -> list[User]:
-        """Everyone, by ascending id."""
+        """All users, by ascending id."""
 
     @abstractmethod
     def count(self) -> int:
-        """How many have signed up."""
+        """How many users have signed up."""
 
     @abstractmethod
     def find(self, name: str) -> User | None:
-        """The user of exactly this name."""
+        """The user with exactly this name."""
 
     @abstractmethod
     def is_user(self, user_id: int) -> bool:
-        """Whether somebody has this id now."""
+        """Whether a user has this id now."""
 
     @abstractmethod
     def look_alike(self, name: str) -> User | None:
-        """The user whose name looks like this one (see `skeleton`), or is this one."""
+        """The user whose name is, or looks like, this one (see `skeleton`)."""
 
     @abstractmethod
     def password_hash(self, user_id: int) -> str | None:
-        """What was stored last for this user, if anything was."""
+        """The hash stored last for this user, if any."""
 
     @abstractmethod
     def is_online(self, user_id: int) -> bool:
-        """The status that was stored last."""
+        """The status stored last."""
 
     @abstractmethod
     def check_sign_up(self, name: str) -> None:
-        """Raises NameTaken, or else UserLimitReached, where `sign_up` would."""
+        """Raises NameTaken or UserLimitReached if `sign_up` would."""
 
     @abstractmethod
     def sign_up(self, name: str, password_hash: str | None) -> User:
-        """Add a user, whose id is the highest one ever given + 1. Raises NameTaken, or else UserLimitReached."""
+        """Add a user; its id is the highest ever given plus 1. Raises NameTaken, or else UserLimitReached."""
 
     @abstractmethod
     def remove(self, user_id: int) -> None:
-        """Forget a user and the password; the id is never given again. Raises KeyError for an unknown user."""
+        """Remove a user and the password; the id is never given again. Raises KeyError for an unknown user."""
 
     @abstractmethod
     def set_password(self, user_id: int, password_hash: str | None) -> None:
-        """Give a user this hash in place of any other, or none. Raises KeyError for an unknown user."""
+        """Replace a user's password hash; None removes it. Raises KeyError for an unknown user."""
 
     @abstractmethod
     def set_status(self, user_id: int, online: bool) -> None:
-        """Store who is online; it need not survive a restart. Raises KeyError for an unknown user."""
+        """Store whether a user is online; this need not survive a restart. Raises KeyError for an unknown user."""
 
     @abstractmethod
     def committed(self) -> dict[str, int]:
-        """The files in the folder that make up the database, the one that must be copied last coming last, and how
-        many bytes of each are stored for good. A copy of so much of each is a backup of this moment. Asked by the
-        thread that writes.
+        """The database's files, in the order in which to copy them, and how many bytes of each are committed.
+
+        A copy of so many bytes of each file is a backup of this moment. Called by the writing thread.
         """
 
 
 def skeleton(name: str) -> str:
-    """What is the same for two names that look alike: compatibility forms and case folded away."""
+    """Equal for two names that look alike: compatibility forms and case are folded away."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())

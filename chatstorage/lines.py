@@ -8,9 +8,9 @@ from chatstorage.interface import DamagedFile
 
 
 def line(user_id: int, text: str) -> bytes:
-    """A line, LF included. Raises ValueError for a text that is empty, or could not be read back."""
+    """A line, LF included. Raises ValueError for an empty text, or one that could not be read back."""
     if not text:
-        raise ValueError("an empty text says that there is none")
+        raise ValueError("the text is empty, which would mean a removal")
     quoted = '"' + text.replace('"', '""') + '"' if '"' in text or "," in text else text
     whole = f"{user_id},{quoted}".encode()
     parse(whole)
@@ -18,18 +18,18 @@ def line(user_id: int, text: str) -> bytes:
 
 
 def end_line(user_id: int) -> bytes:
-    """The line, LF included, that says that this id has no text any more."""
+    """The line, LF included, that removes the text of this id."""
     return b"%d,\n" % user_id
 
 
 def parse(line: bytes) -> tuple[int, str]:
-    """(user id, text) of a line without its LF; "" ends what lines before it said of this id.
+    """(user id, text) of a line without its LF; the text "" removes what earlier lines said of this id.
 
-    Raises ValueError, its text for whoever mends the file.
+    Raises ValueError, whose text helps to mend the file.
     """
     text = line.decode()
     if stray := [character for character in "\0\r\n" if character in text]:
-        raise ValueError(f"{stray[0]!r} has no place in a line")
+        raise ValueError(f"{stray[0]!r} is not allowed in a line")
     try:
         fields = next(csv.reader([text], strict=True))
     except csv.Error as error:
@@ -45,10 +45,10 @@ def parse(line: bytes) -> tuple[int, str]:
 
 
 def read_lines(path: Path, add: Callable[[int, str], None]) -> bytes:
-    """Pass each whole line to `add`, which raises ValueError for what makes no sense; return a torn last line.
+    """Pass each whole line to `add`, which raises ValueError for an invalid one; returns a torn last line.
 
-    A line end in quotes is not read as CSV allows: none is ever written, and a quote left open by whoever edited the
-    file would otherwise swallow all lines after it, to be cut off as torn. Raises DamagedFile.
+    Unlike in CSV, a line end in quotes ends the line: none is ever written, and a quote left open by hand would
+    otherwise swallow all lines after it, which would then be cut off as torn. Raises DamagedFile.
     """
     *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
     for number, line in enumerate(lines, start=1):

@@ -1,1 +1,1 @@
-"""What terminal.py is made of: what comes in, what a line does, who is who, and the two ways to read lines."""
+"""What terminal.py is made of: login, incoming events, commands, names and ids, and the two ways to read lines."""

@@ -1,4 +1,4 @@
-"""What the program knows while it runs."""
+"""The state of the program while it runs."""
 
 import sys
 import threading
@@ -12,28 +12,28 @@ from client import ChatClient
 
 @dataclass
 class Chat:
-    """A person's session: it outlives the connections it needs."""
+    """A person's chat: it outlives single connections."""
 
     account: Credentials
     interactive: bool  # at a terminal, not line by line
     client: ChatClient
-    marks: Marks = field(default_factory=Marks)  # of what was sent on this connection
-    has_mailboxes: bool = False  # the server has been seen to keep what is written to somebody who is away
-    partner_id: int = 0  # who gets what is typed; 0 until one is chosen
-    ids: dict[str, int] = field(default_factory=dict)  # of all whom we have heard of, by name
-    failed: bool = False  # something could not be done
-    lost: str = ""  # why the server will not have us back
-    hinted: bool = False  # how to answer has been told
+    marks: Marks = field(default_factory=Marks)  # status of the messages sent on this connection
+    has_mailboxes: bool = False  # the server has shown that it stores messages for offline users
+    partner_id: int = 0  # receiver of what is typed; 0 until one is chosen
+    ids: dict[str, int] = field(default_factory=dict)  # of all known users, by name
+    failed: bool = False  # a command or message failed
+    lost: str = ""  # why the server refuses to let us in again
+    hinted: bool = False  # the hint on how to answer was shown
     leaving: threading.Event = field(default_factory=threading.Event)
 
     @property
     def partner(self) -> str:
-        """What to call the partner; "" where there is none."""
+        """The partner's name, or "" without a partner."""
         return self.name_of(self.partner_id) if self.partner_id else ""
 
     def name_of(self, user_id: int) -> str:
-        """What to call this user, by all that we have heard."""
-        ids = self.ids.copy()  # another thread may hear more
+        """This user's name, or "id N" if it is not known."""
+        ids = self.ids.copy()  # another thread may add to it
         return next((name for name, number in ids.items() if number == user_id), f"id {user_id}")
 
 

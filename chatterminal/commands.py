@@ -1,4 +1,4 @@
-"""What a line does: a command, or a message to the partner."""
+"""Executes a line: a command, or a message to the partner."""
 
 import sys
 from collections.abc import Callable
@@ -21,15 +21,15 @@ def list_online(chat: Chat, _: str) -> None:
 
 
 def show_past(chat: Chat, argument: str) -> None:
-    """`[N] [NAME|ID]`: a number alone is N."""
+    """Arguments are `[N] [NAME|ID]`; a single number is N."""
     words = argument.split()
     count = int(words.pop(0)[:11]) if words and words[0].isdecimal() else PAST_MESSAGES
     who = words.pop(0) if words else ""
     if words or not 1 <= count <= MAX_HISTORY:
-        complain(chat, f"what? /history [N] [NAME|ID], for the last N messages, at most {MAX_HISTORY}")
+        complain(chat, f"usage: /history [N] [NAME|ID], for the last N messages, at most {MAX_HISTORY}")
         return
     if not who and not chat.partner_id:
-        complain(chat, f"with whom? /history NAME, /history {PAST_MESSAGES} ID, or choose a partner first, with /chat")
+        complain(chat, f"with whom? /history NAME, /history {PAST_MESSAGES} ID, or choose a partner with /chat first")
         return
     try:
         messages = past(chat, find(chat, who) if who else chat.partner_id, count)
@@ -39,13 +39,13 @@ def show_past(chat: Chat, argument: str) -> None:
     if messages:
         print("\n".join(map(past_line, messages)))
     else:
-        notice("nothing has been said yet")
+        notice("there are no messages yet")
 
 
 def show_help(chat: Chat, _: str) -> None:
     print(command_lines("* "))
     if chat.interactive:
-        notice("what became of your messages, at the right of the line you type on (a number counts several):")
+        notice("status of your messages, at the right edge of the line you type on (a number counts several):")
         print(mark_lines("*   "))
 
 
@@ -54,10 +54,10 @@ def leave(_: Chat, __: str) -> None:
 
 
 COMMANDS: dict[str, tuple[Callable[[Chat, str], None], str, str]] = {
-    "/list": (list_online, "/list", "who is online, with ids"),
-    "/chat": (choose, "/chat NAME|ID", "choose who gets your messages, online or away"),
-    "/history": (show_past, "/history [N] [NAME|ID]", f"the last {PAST_MESSAGES} or N messages with somebody"),
-    "/help": (show_help, "/help", "this list"),
+    "/list": (list_online, "/list", "show who is online, with ids"),
+    "/chat": (choose, "/chat NAME|ID", "choose your partner, online or offline"),
+    "/history": (show_past, "/history [N] [NAME|ID]", f"show the last {PAST_MESSAGES}, or N, messages"),
+    "/help": (show_help, "/help", "show this list"),
     "/quit": (leave, "/quit", "quit"),
 }
 
@@ -67,16 +67,16 @@ def command_lines(indent: str) -> str:
 
 
 def mark_lines(indent: str) -> str:
-    """What stands at the right of the line one types on."""
+    """The marks at the right edge of the input line, and their meanings."""
     marks = [(stage.describe(1, sys.stdout.encoding), stage.meaning) for stage in Stage if stage.meaning]
     return "\n".join(f"{indent}{mark:20} {meaning}" for mark, meaning in marks)
 
 
 def say(chat: Chat, text: str) -> None:
-    """Send it to the partner."""
+    """Send a message to the partner."""
     client, partner_id = chat.client, chat.partner_id
     if not partner_id:
-        complain(chat, "not sent: choose a partner first, with /chat NAME; /list tells who is online")
+        complain(chat, "not sent: choose a partner first, with /chat NAME; /list shows who is online")
         return
     if client.partner_id != partner_id:  # not restored yet after reconnecting
         client.chat(partner_id)
@@ -87,7 +87,7 @@ def say(chat: Chat, text: str) -> None:
 
 
 def send_marked(client: ChatClient, marks: Marks, text: str) -> None:
-    """Receipts may come before we know the numbers of what they are for."""
+    """Send it and track its receipts, which may arrive before its numbers are known."""
     first, numbers = client.sent + 1, range(0)
     try:
         marks.begin()
@@ -100,7 +100,7 @@ def send_marked(client: ChatClient, marks: Marks, text: str) -> None:
 
 
 def handle(chat: Chat, line: str) -> None:
-    """Do what a line says. Raises EOFError for /quit."""
+    """Execute a line. Raises EOFError for /quit."""
     command, _, argument = line.partition(" ")
     undone = "not done" if command in COMMANDS else "not sent"
     try:
@@ -115,6 +115,6 @@ def handle(chat: Chat, line: str) -> None:
     except ChatRefused as refusal:
         complain(chat, f"{undone}: {refusal.reason}: {chat.partner}")
     except TimeoutError:
-        complain(chat, f"{undone}, or in part: {chat.client.address} did not take it in time")
+        complain(chat, f"{undone}, or only in part: {chat.client.address} did not accept it in time")
     except (ChatError, LocalProtocolError) as error:
         complain(chat, f"{undone}: {error}")

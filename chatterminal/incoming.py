@@ -1,4 +1,4 @@
-"""What comes in, as it is shown."""
+"""Shows incoming events."""
 
 from contextlib import suppress
 from time import localtime, monotonic, strftime
@@ -19,11 +19,11 @@ from client import (
 )
 from protocol import Level
 
-GREETING_SECONDS = 1.0  # for what has come by the end of the mailbox, however fast others write
+GREETING_SECONDS = 1.0  # to read what arrived with the mailbox, however fast others write
 
 
 def show(chat: Chat, event: Event) -> None:
-    """Print what came in, or keep it for the mark."""
+    """Print an event, or keep it for the status mark."""
     match event:
         case MessageReceived(sender, text):
             print(f"{visible(sender)}: {visible(text)}")
@@ -38,15 +38,15 @@ def show(chat: Chat, event: Event) -> None:
 
 
 def hint(chat: Chat, event: Event) -> None:
-    """Tell how to answer the first message."""
+    """After the first message, show how to answer."""
     if isinstance(event, MessageReceived) and not chat.partner_id and not chat.hinted:
         chat.hinted = True
         notice(f"to answer: /chat {event.sender}")
 
 
 def read_mailbox(client: ChatClient) -> list[Event]:
-    """What waited for us: it follows the list, and the server handles nothing else before (section 7.4)."""
-    with suppress(ConnectionClosed):  # receive() tells it
+    """The messages from our mailbox: they follow the list, before the server handles anything else (section 7.4)."""
+    with suppress(ConnectionClosed):  # receive() reports it
         client.ping(timeout=None)
     events: list[Event] = []
     deadline = monotonic() + GREETING_SECONDS
@@ -57,10 +57,10 @@ def read_mailbox(client: ChatClient) -> list[Event]:
 
 
 def greet(chat: Chat, events: list[Event]) -> None:
-    """Show what has come while the person was away."""
+    """Show the messages that arrived while the person was offline."""
     count = sum(isinstance(event, MessageReceived) for event in events)
     if count:
-        notice(f"while you were away: {count} message{'s' * (count > 1)}; /history NAME tells when")
+        notice(f"while you were offline: {count} message{'s' * (count > 1)}; /history NAME shows when")
     for event in events:
         show(chat, event)
     for event in reversed(events):
@@ -68,6 +68,6 @@ def greet(chat: Chat, events: list[Event]) -> None:
 
 
 def past_line(message: PastMessage) -> str:
-    """When, who, what; in local time."""
+    """A past message as a line: local time, sender, text."""
     when = strftime("%Y-%m-%d %H:%M", localtime(message.time))
     return f"{when} {visible(message.sender)}: {visible(message.text)}"

@@ -1,4 +1,4 @@
-"""Line by line, for scripts: standard input is read to its end, what comes in goes to standard output."""
+"""Line by line, for scripts: reads standard input to its end and prints events to standard output."""
 
 import threading
 from contextlib import suppress
@@ -10,11 +10,11 @@ from chatterminal.incoming import show
 from client import ConnectionClosed
 from protocol import Feature
 
-FEATURES = Feature.HISTORY | Feature.MAILBOX  # the others tell what no script has asked for
+FEATURES = Feature.HISTORY | Feature.MAILBOX  # the others would print what a script did not ask for
 
 
 def run_lines(chat: Chat, linger: float) -> int:
-    """Handle the lines of standard input; the exit status."""
+    """Handle the lines of standard input; returns the exit status."""
     reader = threading.Thread(target=read_lines, args=(chat, linger), daemon=True)
     reader.start()
     try:
@@ -29,13 +29,13 @@ def run_lines(chat: Chat, linger: float) -> int:
 
 
 def read_lines(chat: Chat, linger: float) -> None:
-    """Handle each line, wait until all has been handled and `linger` seconds more, and end the session."""
+    """Handle each line, wait until the server has handled everything, then `linger` seconds more, and leave."""
     try:
-        # A reader of our own: sys.stdin's lock, held here, would be in the way when the interpreter exits.
+        # A separate reader: holding sys.stdin's lock here would block the interpreter's exit.
         with suppress(EOFError), open(0, encoding="utf-8", errors="surrogateescape", closefd=False) as lines:
             for line in lines:
                 handle(chat, line.removesuffix("\n"))
-        with suppress(ConnectionClosed):  # receive() tells it
+        with suppress(ConnectionClosed):  # receive() reports it
             chat.client.ping(timeout=None)
             chat.leaving.wait(linger)
             chat.leaving.set()

@@ -1,4 +1,4 @@
-"""Getting in: connect, wait for a place, answer for the password."""
+"""Logs in: connects, waits for a free place, asks for the password."""
 
 import ssl
 import sys
@@ -9,7 +9,7 @@ from chatterminal.display import notice, visible
 from client import ChatClient, ConnectionClosed, LoginRefused
 from protocol import Feature, Reason
 
-PATIENCE_SECONDS = 1.0  # without an answer, until we say that we wait
+PATIENCE_SECONDS = 1.0  # without an answer, before the program says that it waits
 PASSWORD_TRIES = 3  # the third wrong password closes (section 5)
 
 
@@ -21,13 +21,13 @@ class Credentials:
     host: str
     port: int
     password: str
-    features: Feature  # that are asked for
+    features: Feature  # to ask for
     tls: ssl.SSLContext | None = None
-    warned: bool = False  # that the password can be read on the way
+    warned: bool = False  # of a password that others could read
 
 
 def connect(account: Credentials) -> ChatClient:
-    """Connect, and wait for as long as a full server takes to serve us. Raises ChatError."""
+    """Connect, and wait for as long as it takes until a full server has a free place. Raises ChatError."""
     client = ChatClient(account.host, account.port, tls=account.tls)
     try:
         try:
@@ -42,7 +42,7 @@ def connect(account: Credentials) -> ChatClient:
 
 
 def log_in(account: Credentials, ask: bool) -> ChatClient:
-    """Connect and log in. With `ask` the password is asked for as often as the server allows. Raises ChatError."""
+    """Connect and log in. With `ask`, ask for the password as often as the server allows. Raises ChatError."""
     client = connect(account)
     tries, typed = 0, False
     while True:
@@ -59,7 +59,7 @@ def log_in(account: Credentials, ask: bool) -> ChatClient:
             account.password, typed = getpass(f"password of {account.name}: "), True
         except ConnectionClosed as closing:
             client.close()
-            if not (typed and closing.reason == Reason.LOGIN_TIMEOUT):  # it took a person too long to type
+            if not (typed and closing.reason == Reason.LOGIN_TIMEOUT):  # the person typed for too long
                 raise
             client, typed = connect(account), False
         else:
@@ -67,7 +67,7 @@ def log_in(account: Credentials, ask: bool) -> ChatClient:
 
 
 def warn(account: Credentials, client: ChatClient) -> None:
-    """Before a password is sent that others may read, once."""
+    """Warn once before sending a password that others could read."""
     if account.password and client.exposed and not account.warned:
         account.warned = True
         text = f"the password goes to {client.address} unencrypted; tls://{client.address} encrypts, if the server does"
@@ -78,8 +78,8 @@ def ask_twice(name: str) -> str:
     while True:
         password = getpass(f"password of {name}: ")
         if not password:
-            print("* an empty password is none; Ctrl-C gives up")
+            print("* the password is empty; Ctrl-C gives up")
         elif password == getpass("once more: "):
             return password
         else:
-            print("* these two differ")
+            print("* the passwords differ")

@@ -1,4 +1,4 @@
-"""How far what one wrote has come: sent, stored, delivered, by the receipts for it (section 7.2)."""
+"""The status of sent messages: sent, stored, delivered, from their receipts (section 7.2)."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -7,22 +7,22 @@ from threading import Lock
 from client import ReceiptReceived
 from protocol import Level, Reason
 
-REFUSALS = frozenset(  # what answers a Message
+REFUSALS = frozenset(  # Errors that answer a Message
     {Reason.USER_NOT_ONLINE, Reason.NO_CHAT_STARTED, Reason.MAILBOX_FULL, Reason.STORAGE_UNAVAILABLE}
 )
 
 
 class Stage(Enum):
-    """How far texts have come: a mark, the word for it, and what it means."""
+    """How far a text has come: a mark, a word for it, and its meaning."""
 
     NOTHING = ("", "", "")
     SENT = ("…", "sent", "on its way")
-    STORED = ("✓", "stored", "on the server's disk; waits there if your partner is away")
-    DELIVERED = ("✓✓", "delivered", "sent on to your partner")
+    STORED = ("✓", "stored", "on the server's disk; waits there while your partner is offline")
+    DELIVERED = ("✓✓", "delivered", "sent to your partner")
     REFUSED = ("!", "refused", "not delivered")
 
     def describe(self, count: int, encoding: str) -> str:
-        """In few words, with the mark where the encoding has it."""
+        """The mark, if the encoding has it, a count if above 1, and the word."""
         mark, word, _ = self.value
         try:
             mark.encode(encoding)
@@ -37,7 +37,7 @@ class Stage(Enum):
 
 @dataclass(eq=False)
 class _Text:
-    """One that is not delivered yet: the numbers of its Messages, without those that have come so far."""
+    """A text that is not delivered yet, with the numbers of its Messages that have not reached each level."""
 
     partner_id: int
     unstored: set[int]  # and undelivered
@@ -45,15 +45,15 @@ class _Text:
 
 
 class Marks:
-    """What was sent on one connection. One thread sends, others may report what they hear and ask."""
+    """The texts sent on one connection. One thread sends; others may report receipts and ask for the status."""
 
     def __init__(self) -> None:
         self._lock = Lock()  # guards what follows
         self._texts: list[_Text] = []
-        self._stages: dict[int, Stage] = {}  # by partner: what has become of the last text, when none waits
+        self._stages: dict[int, Stage] = {}  # by partner: the last text's stage, while none waits
         self._sending = False
-        self._early: list[ReceiptReceived] = []  # that may be for the text which is being sent
-        self._refusals = 0  # that we cannot tell the text of yet
+        self._early: list[ReceiptReceived] = []  # they may belong to the text being sent
+        self._refusals = 0  # not yet matched to a text
 
     def begin(self) -> None:
         """A text is about to be sent."""
@@ -61,7 +61,7 @@ class Marks:
             self._sending = True
 
     def end(self, partner_id: int, numbers: range) -> None:
-        """It has been sent, as Messages of these numbers: none where nothing went out."""
+        """The text was sent as Messages with these numbers; none if nothing was sent."""
         with self._lock:
             if numbers:
                 self._texts.append(_Text(partner_id, set(numbers), set(numbers)))
@@ -73,7 +73,7 @@ class Marks:
             self._settle()
 
     def reach(self, receipt: ReceiptReceived) -> None:
-        """Messages have come so far."""
+        """Handle a receipt."""
         with self._lock:
             if self._sending:
                 self._early.append(receipt)
@@ -81,14 +81,14 @@ class Marks:
             self._settle()
 
     def refuse(self, reason: str) -> None:
-        """An Error came, which answers some Message if it can."""
+        """Handle an Error, which may refuse a Message."""
         with self._lock:
             if reason in REFUSALS and (self._sending or self._unconfirmed()):
                 self._refusals += 1
                 self._settle()
 
     def stage(self, partner_id: int) -> tuple[Stage, int]:
-        """How far the texts to this partner have come, the slowest one first, and how many have come no farther."""
+        """The stage of the slowest text to this partner, and how many texts are at that stage."""
         with self._lock:
             texts = [text for text in self._texts if text.partner_id == partner_id]
             if sent := sum(bool(text.unstored) for text in texts):
@@ -99,7 +99,7 @@ class Marks:
 
     @property
     def unconfirmed(self) -> int:
-        """How many texts are neither stored nor delivered, as far as we know."""
+        """How many texts are not known to be stored or delivered."""
         with self._lock:
             return len(self._unconfirmed_texts())
 
@@ -117,7 +117,7 @@ class Marks:
         self._finish([text for text in self._texts if not text.undelivered], Stage.DELIVERED)
 
     def _settle(self) -> None:
-        """An Error does not say which Message it answers, but in the end those without a receipt are the refused."""
+        """An Error does not say which Message it refuses; in the end those without a receipt were refused."""
         if self._refusals and not self._sending and self._unconfirmed() <= self._refusals:
             self._finish(self._unconfirmed_texts(), Stage.REFUSED)
             self._refusals = 0
@@ -125,10 +125,10 @@ class Marks:
     def _finish(self, texts: list[_Text], stage: Stage) -> None:
         for text in texts:
             self._texts.remove(text)
-            if self._stages.get(text.partner_id) is not Stage.REFUSED:  # which the next text takes away
+            if self._stages.get(text.partner_id) is not Stage.REFUSED:  # it stays until the next text
                 self._stages[text.partner_id] = stage
 
 
 def _between(numbers: set[int], receipt: ReceiptReceived) -> set[int]:
-    """Those of the numbers that the receipt is for; its range may be far larger."""
+    """The numbers within the receipt's range, which may be far larger."""
     return {number for number in numbers if receipt.first <= number <= receipt.last}

@@ -1,4 +1,4 @@
-"""Who is who: names and ids, online or not; and who gets what is typed."""
+"""Names and ids of users, online or offline, and the choice of the partner."""
 
 from contextlib import suppress
 from time import monotonic
@@ -19,23 +19,23 @@ def show_online(chat: Chat, client: ChatClient) -> None:
 
 
 def show_presence(chat: Chat, change: PresenceChanged) -> None:
-    """Somebody has come or gone."""
+    """Another user has come online or gone offline."""
     chat.ids[change.name] = change.user_id
     if change.is_online:
         notice(f"{change.name} is online")
     elif change.user_id == chat.partner_id and chat.has_mailboxes:
-        notice(f"{change.name} has left; what you write waits for the next login")
+        notice(f"{change.name} has left; your messages wait for the next login")
     else:
         notice(f"{change.name} has left")
 
 
 def choose(chat: Chat, who: str) -> None:
-    """Make this user the partner, by name or id, online or not."""
+    """Make this user, by name or id, the partner; online or offline."""
     if not who:
-        complain(chat, "who? /chat NAME or /chat ID")
+        complain(chat, "usage: /chat NAME or /chat ID")
         return
     client = chat.client
-    if not chat.interactive:  # a script that does not look at the answer must not write to the partner before
+    if not chat.interactive:  # a script may ignore a refusal; it must not go on writing to the previous partner
         chat.partner_id = 0
     try:
         user_id = client.chat(find(chat, who))
@@ -45,24 +45,24 @@ def choose(chat: Chat, who: str) -> None:
     if user_id not in client.online.values():
         chat.ids.update(client.refresh())
     if user_id not in chat.ids.values():
-        with suppress(ChatRefused):  # then it goes without a name
+        with suppress(ChatRefused):  # the name stays unknown
             past(chat, user_id, MAX_HISTORY)
     chat.partner_id = user_id
     if user_id in client.online.values():
-        notice(f"you write to {chat.partner} now")
+        notice(f"now writing to {chat.partner}")
     else:
         chat.has_mailboxes = True
-        notice(f"you write to {chat.partner} now, who is away: the message waits for the next login")
+        notice(f"now writing to {chat.partner}, who is offline: messages wait for the next login")
 
 
 def restore_partner(chat: Chat, client: ChatClient) -> str:
-    """On a new connection, which is not the chat's yet; what there is to say of it."""
+    """Choose the partner again on a new connection, which is not the chat's yet; returns a notice, or ""."""
     if not chat.partner_id:
         return ""
-    if client.user_id != chat.client.user_id:  # ids of another database mean others
+    if client.user_id != chat.client.user_id:  # another database: the ids belong to other users
         partner = chat.partner
         chat.partner_id, chat.ids = 0, {}
-        return f"the server does not know us any more: choose {partner} again"
+        return f"the server has a new database: choose {partner} again"
     try:
         client.chat(chat.partner_id)
     except ChatRefused:
@@ -70,15 +70,15 @@ def restore_partner(chat: Chat, client: ChatClient) -> str:
     if chat.partner_id in client.online.values():
         return ""
     chat.has_mailboxes = True
-    return f"{chat.partner} is away: what you write waits for the next login"
+    return f"{chat.partner} is offline: your messages wait for the next login"
 
 
 def find(chat: Chat, who: str) -> int:
-    """The id of the user with this name or id, online or not. Raises ChatRefused for a name that nothing tells."""
+    """The id of the user with this name or id, online or offline. Raises ChatRefused for an unknown name."""
     chat.ids.update(chat.client.online)
     if who not in chat.ids:
         if who.isdecimal():
-            return int(who[:11])  # any number of so many digits is no id
+            return int(who[:11])  # any number of 11 digits is too large for an id
         chat.ids.update(chat.client.refresh())
         if is_valid_username(who):
             _search(chat, who)
@@ -88,9 +88,9 @@ def find(chat: Chat, who: str) -> int:
 
 
 def not_found(refusal: ChatRefused, who: str) -> str:
-    """Why this user cannot be reached, and what else to try."""
+    """Why this user cannot be reached, with a hint."""
     may_be_away = refusal.reason == Reason.USER_NOT_ONLINE and is_valid_username(who) and not who.isdecimal()
-    hint = " (who is away, and has not written to you yet, is found by id only)" if may_be_away else ""
+    hint = " (an offline user who has not written to you yet is found by id only)" if may_be_away else ""
     return f"{refusal.reason}: {who}{hint}"
 
 
@@ -102,7 +102,7 @@ def past(chat: Chat, user_id: int, count: int) -> list[PastMessage]:
 
 
 def _search(chat: Chat, name: str) -> None:
-    """Look for somebody who is away: no packet asks for a name, but what was said in the past has names and ids."""
+    """Look for an offline user: no packet asks for a name, but past messages have names and ids."""
     deadline = monotonic() + SEARCH_SECONDS
     for user_id in sorted(set(range(1, SEARCHED_IDS + 1)) - set(chat.ids.values())):
         if name in chat.ids or monotonic() > deadline:

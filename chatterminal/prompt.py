@@ -1,4 +1,4 @@
-"""At a terminal: a line to type on, what comes in above it, and reconnecting when the server goes away."""
+"""At a terminal: a line to type on, events above it, and reconnecting when the server goes away."""
 
 import os
 import sys
@@ -30,13 +30,13 @@ from protocol import ALL_FEATURES, Feature, Reason, is_valid_username
 
 FEATURES = ALL_FEATURES & ~Feature.BRIEF  # who is online is shown first
 FAREWELL_SECONDS = 2.0
-RECONNECT_SECONDS = 5.0  # at most between two attempts: somebody is looking
-RELOGIN_TRIES = 30  # over a minute: the server may not have noticed yet that our old connection has vanished
+RECONNECT_SECONDS = 5.0  # at most between two attempts: a person is waiting
+RELOGIN_TRIES = 30  # over a minute: the server may not have noticed yet that our old connection is gone
 TEMPORARY = frozenset({Reason.USER_ALREADY_ONLINE, Reason.STORAGE_UNAVAILABLE})
 
 
 def run_prompt(chat: Chat) -> int:
-    """Handle the lines typed; the exit status."""
+    """Handle the typed lines; returns the exit status."""
     encoding = sys.stdout.encoding
     session: PromptSession[str] = PromptSession(
         lambda: f"{chat.account.name} -> {visible(chat.partner)}> " if chat.partner_id else f"{chat.account.name}> ",
@@ -57,18 +57,18 @@ def run_prompt(chat: Chat) -> int:
                 except KeyboardInterrupt:
                     complain(chat, "interrupted: not everything was done")
     if chat.lost:
-        complain(chat, chat.lost)  # not before: what is printed while the prompt ends can get lost with it
+        complain(chat, chat.lost)  # only now: output during the prompt's end can get lost
     else:
         chat.leaving.set()
         with suppress(ChatError, TimeoutError):
-            chat.client.ping(FAREWELL_SECONDS)  # so that what was typed last gets there
+            chat.client.ping(FAREWELL_SECONDS)  # so that the last message arrives
         chat.client.close()
         listener.join(FAREWELL_SECONDS)
     return int(bool(chat.lost))
 
 
 def mark(chat: Chat, encoding: str) -> str:
-    """How far what was written to the partner has come; not on lines that stay."""
+    """The status of the messages to the partner; nothing on lines that have been entered."""
     if get_app().is_done:
         return ""
     stage, count = chat.marks.stage(chat.partner_id)
@@ -76,7 +76,7 @@ def mark(chat: Chat, encoding: str) -> str:
 
 
 def listen(chat: Chat, session: PromptSession[str]) -> None:
-    """Show what comes in, over all connections; ends the prompt when there will be no other."""
+    """Show events, over all connections; end the prompt when no further connection is possible."""
     while not chat.lost:
         try:
             event = chat.client.receive(timeout=None)
@@ -90,18 +90,18 @@ def listen(chat: Chat, session: PromptSession[str]) -> None:
         else:
             show(chat, event)
             hint(chat, event)
-        with suppress(RuntimeError):  # the loop has closed: the prompt is over, and the next shows it all
+        with suppress(RuntimeError):  # the loop has closed: the prompt is over, and the next one redraws
             session.app.invalidate()  # for the mark and the partner
-    with suppress(RuntimeError):  # the same, and `lost` is seen before the next
+    with suppress(RuntimeError):  # the same; `lost` is checked before the next prompt
         if session.app.loop:
             session.app.loop.call_soon_threadsafe(end_prompt, chat)
 
 
 def warn_of_loss(chat: Chat) -> None:
-    """The connection has ended, and not all that was sent on it has been confirmed."""
+    """After the end of a connection, warn of messages that were never confirmed."""
     if count := chat.marks.unconfirmed:
         messages = "message" if count == 1 else f"{count} messages"
-        complain(chat, f"your last {messages} may be lost; /history tells what has arrived")
+        complain(chat, f"your last {messages} may be lost; /history shows what has arrived")
 
 
 def end_prompt(chat: Chat) -> None:
@@ -111,7 +111,7 @@ def end_prompt(chat: Chat) -> None:
 
 
 def reconnect(chat: Chat) -> None:
-    """Log in again, however long it takes, unless the person leaves; `lost` if the server refuses it for good."""
+    """Log in again, however long it takes, unless the person leaves; sets `lost` if the server refuses for good."""
     refusals = 0
     for delay in backoff(cap=RECONNECT_SECONDS):
         if chat.leaving.wait(delay):
@@ -131,12 +131,12 @@ def reconnect(chat: Chat) -> None:
 
 
 def resume(chat: Chat, client: ChatClient) -> None:
-    """Go on with a new connection."""
+    """Continue with a new connection."""
     waited, partner_state = read_mailbox(client), ""
     chat.marks, chat.has_mailboxes = Marks(), False
-    with suppress(ConnectionClosed, TimeoutError):  # the next message asks for the partner again
+    with suppress(ConnectionClosed, TimeoutError):  # the next message chooses the partner again
         partner_state = restore_partner(chat, client)
-    chat.client = client  # not before: a line typed meanwhile must not go to nobody
+    chat.client = client  # only now: a line typed meanwhile must have a partner
     notice("connected again")
     show_online(chat, client)
     greet(chat, waited)
@@ -145,7 +145,7 @@ def resume(chat: Chat, client: ChatClient) -> None:
 
 
 class LineCompleter(Completer):
-    """Completes commands, and names after those that take one."""
+    """Completes commands, and names after commands that take one."""
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
@@ -170,7 +170,7 @@ def takes_name(command: str) -> bool:
 
 
 class LineHistory(FileHistory):
-    """Lines typed, over sessions; a disk that is full must not be in the way of chatting."""
+    """The typed lines, kept over runs of the program; a full disk does not disturb the chat."""
 
     def store_string(self, string: str) -> None:
         with suppress(OSError):
@@ -178,7 +178,7 @@ class LineHistory(FileHistory):
 
 
 def open_history() -> History:
-    """The history in a file of the person's own, or in memory where there can be none."""
+    """The history of typed lines: in the person's own file, or in memory if there can be none."""
     try:
         state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
         path = Path(state) / "chat" / "history"
@@ -193,7 +193,7 @@ def clear_or_quit() -> KeyBindings:
     bindings = KeyBindings()
 
     @bindings.add("c-c", filter=has_focus(DEFAULT_BUFFER))
-    @bindings.add("<sigint>")  # a signal, or Ctrl-C at the moment when something is printed
+    @bindings.add("<sigint>")  # a signal, or Ctrl-C while something is printed
     def _(event: KeyPressEvent) -> None:
         if event.current_buffer.text:
             event.current_buffer.reset()

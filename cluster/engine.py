@@ -1,8 +1,7 @@
 """Redis, as the rest of cluster/ asks it: what greenlets want in one turn of the loop goes there and back together."""
 
-import random
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from hashlib import sha1
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,6 +14,7 @@ from redis.connection import AbstractConnection
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
+from chatnet.backoff import backoff
 from chatstorage.interface import StorageError, StorageUnavailable
 
 ANSWER_SECONDS = 2.0  # without one Redis counts as away
@@ -60,7 +60,7 @@ class Engine:
         self.prefix = prefix
         self._asked: list[tuple[tuple[Argument, ...], AsyncResult[Any]]] = []
         self._due = Event()
-        self._failures = 0
+        self._pauses: Iterator[float] | None = None  # while Redis is away
         self._retry_at = 0.0
         self._problem = ""
         self._worker = gevent.spawn(self._work)
@@ -117,18 +117,16 @@ class Engine:
                 self._pause(error)
                 results = [error] * len(asked)
             else:
-                self._failures = 0
+                self._pauses = None
             for (_, answer), result in zip(asked, results, strict=True):
                 answer.set(result)
 
     def _pause(self, error: Exception) -> None:
         self._problem = f"Redis is away: {error}"
-        pause = backoff(self._failures)
-        self._failures += 1
-        self._retry_at = time.monotonic() + pause
+        self._pauses = self._pauses or pauses()
+        self._retry_at = time.monotonic() + next(self._pauses)
 
 
-def backoff(failures: int, jitter: Callable[[float, float], float] = random.uniform) -> float:
-    """Seconds to wait after so many failures before this one: with jitter, since many nodes come back at once."""
-    longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures, 10))
-    return jitter(longest / 2, longest)
+def pauses() -> Iterator[float]:
+    """Seconds to wait before each further attempt to reach Redis: with jitter, since many nodes come back at once."""
+    return backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, floor=0.5)

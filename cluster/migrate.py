@@ -14,7 +14,8 @@ from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 
-from chatstorage.chats import ChatFile, ChatRow, export
+from chatstorage.chat_file import ChatFile, export
+from chatstorage.chats import ChatRow
 from chatstorage.files import fsync_folder, make_folder, open_file, replace
 from chatstorage.interface import FolderInUse, StorageError, User, skeleton
 from chatstorage.lines import end_line, line, read_lines

@@ -15,7 +15,7 @@ from chatserver.backend import Kick
 from chatstorage.interface import StorageUnavailable
 from cluster.bus import AWAY, NOT_HERE, Bus
 from cluster.directory import Directory, LeaseRanOut
-from cluster.engine import backoff
+from cluster.engine import pauses
 from cluster.lease import Lease, now
 from cluster.link import Link
 from cluster.presence import ClusterPresence
@@ -58,7 +58,7 @@ class Node:
             self._life.kill()
 
     def _live(self) -> None:
-        failures = 0
+        attempts = pauses()
         while True:
             try:
                 if self._is_over:
@@ -66,7 +66,7 @@ class Node:
                     self._is_over = False
                 with Link(self._engine, (self._events_channel, self._own_channel)) as link:
                     self._arrive(link)
-                    failures = 0
+                    attempts = pauses()
                     self._stay(link)
             except LeaseRanOut:
                 self._lose_everyone()
@@ -75,8 +75,7 @@ class Node:
                     self._started.set_exception(error)
                     return
                 self._be_alone(error)
-                gevent.sleep(backoff(failures))
-                failures += 1
+                gevent.sleep(next(attempts))
 
     def _arrive(self, link: Link) -> None:
         """Raises LeaseRanOut."""

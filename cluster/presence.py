@@ -9,7 +9,8 @@ from gevent.event import Event
 
 from chatserver.backend import Kick
 from chatserver.people.presence import Member, Presence
-from chatserver.transport.outbox import Fate, Outbox
+from chatserver.transport.marks import Fate
+from chatserver.transport.outbox import Outbox
 from chatserver.transport.receipts import Receipts
 from chatstorage.interface import StorageUnavailable, User
 from cluster.archive import ClusterArchive

@@ -40,9 +40,9 @@ FIGURES = (
     *("ambiguous", "of them done"),
 )
 REPAIRS = re.compile(
-    r"users\.csv: cut off a sign-up that was never finished"
-    r"|passwords\.csv: (cut off a torn last line|removed \d+ without a user)"
-    r"|status\.csv: (cut off a torn last line|removed \d+ without a user|added \d+ that users lacked)"
+    r"users\.csv: removed an unfinished last line"
+    r"|passwords\.csv: (removed a torn last line|removed lines without a user: \d+)"
+    r"|status\.csv: (removed a torn last line|removed lines without a user: \d+|added missing lines: \d+)"
 )
 
 

@@ -115,7 +115,7 @@ def attack(data_dir: Path, seconds: float) -> AttackOutcome:
 
 
 def _begin(server: ServerProcess, seconds: float) -> AttackOutcome:
-    server.wait_for_log("MiB besides")
+    server.wait_for_log("MiB of kernel buffers")
     promised = BOUND.search(server.log)
     assert promised, server.log
     bound = int(promised[2]) * MIB

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Self
 
-from chatstorage.chats import ChatFile, ChatRow
+from chatstorage.chat_file import ChatFile
+from chatstorage.chats import ChatRow
 from chatstorage.interface import skeleton
 from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
 

@@ -256,7 +256,7 @@ def _memory(server: ServerProcess) -> int:
 def _server_faults(server: ServerProcess, memory: list[int]) -> list[str]:
     """What the log and the memory say."""
     log = server.log
-    faults = [f"the server's log has {sign!r}" for sign in ("fault of the server's own", "Traceback") if sign in log]
+    faults = [f"the server's log has {sign!r}" for sign in ("internal error", "Traceback") if sign in log]
     if server.process.poll() is not None:
         faults.append(f"the server has ended, with status {server.process.returncode}")
     if memory[-1] > memory[0] * GROWTH + GROWTH_BYTES:

@@ -1,10 +1,11 @@
-"""A client of stress/target.py: stands in for chatserver/transport/connection.py, without a socket and without a loop."""
+"""A client of stress/target.py, in place of chatserver/transport/connection.py, without a socket and without a loop."""
 
 from collections.abc import Callable
 
 from chatserver.session import Session
 from chatserver.transport import address
 from chatserver.transport.outbox import PUT_BYTES, Outbox
+from chatserver.transport.states import Output, OutputEvent
 from protocol import MAX_PACKET_BYTES, Reason, encode_error, rest_of_packet
 from stress import wire
 from stress.peer import ModelClient
@@ -65,7 +66,7 @@ class FuzzClient:
 
     def cut_off(self) -> None:
         """The client cannot be reached any more."""
-        self.outbox.lead_nowhere()
+        self.outbox.advance(OutputEvent.SEND_FAILED)
         self._let_go(self._sent)
 
     def end(self) -> None:
@@ -73,8 +74,8 @@ class FuzzClient:
         self.holds = True
         self.session.end()
         self._let_go(self._sent)
-        if self.outbox._size or self.outbox._marks:
-            raise Broken(f"{self.outbox._size} bytes and {self.outbox._marks} are left of {self.peer}")
+        if self.outbox.size or self.outbox._marks:
+            raise Broken(f"{self.outbox.size} bytes and {self.outbox._marks} are left of {self.peer}")
 
     def _let_go(self, end: int, last_packet: bytes = b"") -> None:
         self.outbox.drop(self._stream, end, len(last_packet))
@@ -106,7 +107,7 @@ class FuzzClient:
 
     def _make_room(self) -> None:
         if self.stubborn:
-            self.gave_up = self.outbox._length - self._all_notices, self.has_begun
+            self.gave_up = self.outbox.stream_bytes - self._all_notices, self.has_begun
             self.drop()
         elif not self.read():
             raise Broken(f"somebody waits for ever, for {self.peer}")
@@ -127,7 +128,7 @@ class FuzzClient:
 
     def _read(self, count: int) -> int:
         begin, self._sent = self._sent, self._sent + count
-        if not self.outbox.leads_nowhere:
+        if self.outbox.state not in (Output.UNREACHABLE, Output.ABANDONED):
             self.heard += self._stream[begin : self._sent]
         self.outbox.sent(count)
         return count
@@ -149,5 +150,5 @@ class FuzzClient:
     def check_size(self) -> None:
         """Memory is bounded."""
         most = OUTBOX_BYTES + PUT_BYTES + MAX_PACKET_BYTES + self._notices if self.holds else 0
-        if self.outbox._size > most or not (self.holds or self.outbox.empty):
-            raise Broken(f"{self.outbox._size} bytes are queued for {self.peer}")
+        if self.outbox.size > most or not (self.holds or self.outbox.empty):
+            raise Broken(f"{self.outbox.size} bytes are queued for {self.peer}")

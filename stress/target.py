@@ -155,7 +155,7 @@ class FuzzTarget:
         """All go; nobody is left online, and nothing under way. What is to be kept is on disk."""
         for client in self._everyone:
             self._end(client)
-        left = self._presence._online, self._presence._watchers, self._counters.messages_under_way
+        left = self._presence._online, self._presence._watchers, self._counters.messages_in_flight
         if left != ({}, {}, 0):
             raise Broken(f"still there: {left}")
         self._accounts.close()

@@ -47,4 +47,4 @@ def start_scripted(server: ScriptedServer, terminal: StartTerminal, **environmen
 def choose_bob(alice: ScreenProgram, peer: Peer) -> None:
     alice.type("/chat bob\r")
     take_chat(peer)
-    alice.wait_for(r"^\* you write to bob now\nalice -> bob>")
+    alice.wait_for(r"^\* now writing to bob\nalice -> bob>")

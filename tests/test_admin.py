@@ -142,7 +142,7 @@ def test_at_a_terminal_the_password_is_asked_for_twice_and_not_shown(server: Ser
         program.type("secret\n")
         program.wait_for("once more:$")
         program.type("secrte\n")
-        program.wait_for("these two differ")
+        program.wait_for("the passwords differ")
         program.wait_for("password of alice:$", times=2)
         program.type("secret\n")
         program.wait_for("once more:$", times=2)
@@ -315,7 +315,7 @@ def test_a_backup_of_what_a_crash_left_is_of_the_repaired_database(tmp_path: Pat
     (folder / "passwords.csv").write_text("1,x\n2,y\n3,z\n")
     done = start_admin(folder, "backup", tmp_path / "copy")
     assert done.returncode == 0
-    assert "cut off a last line that was never finished" in done.stderr
+    assert "removed an unfinished last line" in done.stderr
     assert contents(tmp_path / "copy") == {
         "users.csv": b"1,\n2,bob\n",
         "passwords.csv": b"2,y\n",
@@ -586,4 +586,4 @@ def test_an_operator_who_asks_nothing_is_let_go_in_time(server: ServerProcess) -
     with connect(server) as silent:
         silent.sendall(b"{")
         assert silent.recv(10) == b""
-    server.wait_for_log("admin: gone before the answer")
+    server.wait_for_log("admin: left before the answer")

@@ -64,7 +64,7 @@ def test_every_message_is_exported_while_the_server_runs_and_while_it_does_not(s
 def test_where_no_chats_are_kept_there_is_nothing_to_export(start_server: StartServer) -> None:
     server = start_server("--history", "off")
     talk(server)
-    assert refusal(server.data_dir, "export") == f"no chats have been kept in {server.data_dir}"
+    assert refusal(server.data_dir, "export") == f"there are no past chats in {server.data_dir}"
 
 
 @pytest.mark.parametrize("running", [True, False])

@@ -5,7 +5,7 @@ from testkit.processes import ServerProcess
 from tests.conftest import StartServer
 
 
-def test_the_conversation_of_the_protocol_page_byte_by_byte(server: ServerProcess) -> None:
+def test_the_documented_conversation_byte_by_byte(server: ServerProcess) -> None:
     user = server.connect()
     user.send(bytes.fromhex("01 06 0004 55736572"))
     user.expect(bytes.fromhex("01 07 0004 55736572 01"))
@@ -17,7 +17,7 @@ def test_the_conversation_of_the_protocol_page_byte_by_byte(server: ServerProces
         second.expect(bytes.fromhex("04 16 0014 5573657220416c7265616479204f6e6c696e6521"))
 
 
-def test_two_users_chat_and_a_third_hears_nothing(server: ServerProcess) -> None:
+def test_two_users_chat_and_a_third_receives_nothing(server: ServerProcess) -> None:
     alice, bob, carol = (server.log_in(name) for name in ("alice", "bob", "carol"))
     assert carol.users == {"alice": 1, "bob": 2, "carol": 3}
     alice.chat_with(2)
@@ -30,7 +30,7 @@ def test_two_users_chat_and_a_third_hears_nothing(server: ServerProcess) -> None
         client.expect_pong()
 
 
-def test_the_list_is_in_ascending_order_with_the_own_entry_last(server: ServerProcess) -> None:
+def test_the_user_list_is_ascending_with_the_own_entry_last(server: ServerProcess) -> None:
     names = ["u1", "u2", "u3", "u4"]
     clients = {name: server.log_in(name) for name in names}
     clients["u2"].send(encode_login("u2"))
@@ -57,7 +57,7 @@ def test_ids_survive_a_restart(start_server: StartServer) -> None:
     assert second.log_in("carol").users == {"bob": 2, "carol": 3}
 
 
-def test_a_two_byte_client_is_served_unchanged(start_server: StartServer) -> None:
+def test_a_client_with_two_byte_ids_is_served_unchanged(start_server: StartServer) -> None:
     server = start_server("--id-width", 2, "--max-users", 300)
     with server.connect() as user:
         user.send(bytes.fromhex("01 06 0004 55736572"))
@@ -75,7 +75,7 @@ def test_a_refused_chat_init_leaves_the_old_partner_in_place(server: ServerProce
     bob.expect_message("alice:still here?")
 
 
-def test_messages_follow_the_partner_chosen_last(server: ServerProcess) -> None:
+def test_messages_go_to_the_partner_chosen_last(server: ServerProcess) -> None:
     alice, bob, carol = (server.log_in(name) for name in ("alice", "bob", "carol"))
     alice.send(encode_chat_init(2), encode_message(b"one"), encode_chat_init(3), encode_message(b"two"))
     bob.expect_message("alice:one")
@@ -83,14 +83,14 @@ def test_messages_follow_the_partner_chosen_last(server: ServerProcess) -> None:
     bob.expect_pong()
 
 
-def test_a_message_to_oneself_comes_before_the_pong_that_was_asked_for_after_it(server: ServerProcess) -> None:
+def test_a_message_to_oneself_arrives_before_the_pong_for_a_later_ping(server: ServerProcess) -> None:
     alice = server.log_in("alice")
     alice.send(encode_chat_init(1), encode_message(b"note"), encode(PacketType.PING, b"x"))
     alice.expect_message("alice:note")
     alice.expect(encode(PacketType.PONG, b"x"))
 
 
-def test_a_text_that_outgrows_one_packet_arrives_whole_in_several(server: ServerProcess) -> None:
+def test_a_text_too_long_for_one_packet_arrives_whole_in_several(server: ServerProcess) -> None:
     alice, bob = server.log_in("alice"), server.log_in("bob")
     alice.chat_with(2)
     text = "ä" * 68  # 136 bytes

@@ -14,8 +14,9 @@ from pathlib import Path
 import gevent
 import pytest
 
-from chatstorage import chats
-from chatstorage.chats import ChatFile, ChatRow, DamagedDatabase, copy, export, messages
+from chatstorage import chat_file as module
+from chatstorage.chat_file import ChatFile, DamagedDatabase, copy, export
+from chatstorage.chats import ChatRow, messages
 from protocol import Envelope
 from testkit.processes import DEADLINE
 
@@ -125,17 +126,20 @@ def test_a_removed_user_is_gone_from_every_chat_and_from_the_file(path: Path) ->
 # What it costs
 
 PLANS = {
-    "the last messages": (chats.LAST, "SEARCH batches USING INDEX batches_of_pair (low=? AND high=?)"),
-    "a mailbox": (chats.MAILBOX, "SEARCH batches USING INDEX mailbox (receiver=? AND id>?)"),
-    "how full the mailboxes are": (chats.MAILBOX_SIZES, "SCAN batches USING COVERING INDEX mailbox"),
+    "the last messages": (module.LAST, "SEARCH batches USING INDEX batches_of_pair (low=? AND high=?)"),
+    "a mailbox": (module.MAILBOX, "SEARCH batches USING INDEX mailbox (receiver=? AND id>?)"),
+    "how full the mailboxes are": (module.MAILBOX_SIZES, "SCAN batches USING COVERING INDEX mailbox"),
     "which pairs have too many": (
-        chats.OVER_THE_BOUND.format("(9)"),
+        module.OVER_THE_BOUND.format("(9)"),
         "SEARCH pairs USING PRIMARY KEY (low=? AND high=?)",
     ),
-    "the oldest of a pair": (chats.TRIM, "SEARCH batches USING INDEX batches_of_pair (low=? AND high=?)"),
-    "what waits no more": (chats.SET_WAITING.format("(9, 0)"), "SEARCH batches USING INTEGER PRIMARY KEY (rowid=?)"),
-    "the removal of a pair": (chats.REMOVE[0], "SEARCH batches USING INDEX batches_of_pair (low=? AND high=?)"),
-    "an export": (chats.EXPORT, "SEARCH batches USING INTEGER PRIMARY KEY (rowid>?)"),
+    "the oldest of a pair": (module.TRIM, "SEARCH batches USING INDEX batches_of_pair (low=? AND high=?)"),
+    "what waits no more": (
+        module.SET_WAITING.format("(9, 0)"),
+        "SEARCH batches USING INTEGER PRIMARY KEY (rowid=?)",
+    ),
+    "the removal of a pair": (module.REMOVE[0], "SEARCH batches USING INDEX batches_of_pair (low=? AND high=?)"),
+    "an export": (module.EXPORT, "SEARCH batches USING INTEGER PRIMARY KEY (rowid>?)"),
 }
 
 
@@ -149,7 +153,7 @@ def test_an_index_leads_to(chat_file: ChatFile, path: Path, what: str) -> None:
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
     assert step in plan
     assert [scan for scan in plan if scan.startswith(("SCAN batches", "SCAN pairs")) and scan != step] == []
-    if statement in (chats.LAST, chats.MAILBOX):
+    if statement in (module.LAST, module.MAILBOX):
         assert plan == [step], "nothing is sorted"
 
 
@@ -165,7 +169,7 @@ def test_a_write_of_a_thousand_rows_takes_a_few_statements(path: Path) -> None:
 
 
 def test_the_wal_file_is_bounded_and_shrinks_after_a_long_reading(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chats, "CHECKPOINT_BYTES", 16 * chats.PAGE_BYTES)
+    monkeypatch.setattr(module, "CHECKPOINT_BYTES", 16 * module.PAGE_BYTES)
     wal = path.with_name("chats.db-wal")
     number = 0
 
@@ -179,7 +183,7 @@ def test_the_wal_file_is_bounded_and_shrinks_after_a_long_reading(path: Path, mo
         return max(sizes)
 
     with ChatFile(path, 10) as opened, closing(sqlite3.connect(path, isolation_level=None)) as reader:
-        usual = 3 * chats.CHECKPOINT_BYTES
+        usual = 3 * module.CHECKPOINT_BYTES
         assert largest(opened, 200) < usual
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM batches").fetchone()
@@ -258,7 +262,7 @@ def test_another_program_reads_along_while_a_write_is_under_way(
     chat_file: ChatFile, other_program: OtherProgram
 ) -> None:
     with chat_file._transaction():
-        chat_file._run(chats.INSERT, [single(2, ALICE, BOB)])
+        chat_file._run(module.INSERT, [single(2, ALICE, BOB)])
         assert other_program.ask("count") == "1"
     assert other_program.ask("count") == "2"
 
@@ -276,14 +280,14 @@ def test_a_program_that_reads_for_long_holds_no_write_up_and_sees_one_moment(
 
 def test_an_export_has_every_batch_by_id_however_many(chat_file: ChatFile, path: Path) -> None:
     assert everything(path) == []
-    rows = [single(number, number % 3 + 1, 1 + number % 2) for number in range(3, 3 * chats.EXPORTED_AT_ONCE, 2)]
+    rows = [single(number, number % 3 + 1, 1 + number % 2) for number in range(3, 3 * module.EXPORTED_AT_ONCE, 2)]
     chat_file.write(rows[:90], {})
     chat_file.write(rows[90:], {})
     assert ids(everything(path)) == [row.id for row in rows if row in chat_file.last(row.sender, row.receiver, 10_000)]
 
 
 def test_an_export_that_takes_its_time_sees_what_is_written_meanwhile_and_holds_nothing_up(path: Path) -> None:
-    count = 2 * chats.EXPORTED_AT_ONCE
+    count = 2 * module.EXPORTED_AT_ONCE
     with ChatFile(path, 10_000) as opened, closing(sqlite3.connect(path)) as checkpointer:
         opened.write([single(number, ALICE, BOB) for number in range(1, count + 1)], {})
         exported = export(path)

@@ -7,7 +7,8 @@ from typing import Protocol
 
 import pytest
 
-from chatstorage.chats import ChatFile, ChatRow, Chats, export
+from chatstorage.chat_file import ChatFile, export
+from chatstorage.chats import ChatRow, Chats
 from cluster.chats import RedisChats
 from cluster.engine import Engine
 from tests.test_chats import ALICE, BOB, CAROL, WRAP, batch, ids, single

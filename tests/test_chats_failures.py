@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from chatstorage import chats
-from chatstorage.chats import ChatFile, ChatRow, DamagedDatabase, copy
+from chatstorage import chat_file as module
+from chatstorage.chat_file import ChatFile, DamagedDatabase, copy
+from chatstorage.chats import ChatRow
 from chatstorage.interface import StorageUnavailable
 from testkit.processes import DEADLINE, ROOT, wait_for
 from tests.test_chats import ALICE, BOB, CAROL, OtherProgram, batch, everything, ids, names, single
@@ -41,7 +42,7 @@ def chat_file(path: Path) -> Iterator[ChatFile]:
 WRITER = """
 import sys
 from pathlib import Path
-from chatstorage.chats import ChatFile
+from chatstorage.chat_file import ChatFile
 from tests.test_chats import ALICE, BOB, CAROL, batch
 
 with ChatFile(Path(sys.argv[1]), 1_000_000) as opened:
@@ -124,7 +125,7 @@ def test_a_copy_that_fails_leaves_the_old_one(chat_file: ChatFile, path: Path, t
     chat_file.write([batch(2, ALICE, BOB, *["x" * 100] * 1000)], {})
     program = (
         "import pathlib, resource, sys\n"
-        "from chatstorage.chats import copy\n"
+        "from chatstorage.chat_file import copy\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))\n"
         "copy(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
     )
@@ -149,7 +150,7 @@ def traced(trace_file: Path, program: str, *arguments: Path) -> list[Call]:
 def test_a_write_is_synced_before_it_returns(trace_file: Path, path: Path) -> None:
     program = (
         "import os, pathlib, sys\n"
-        "from chatstorage.chats import ChatFile\n"
+        "from chatstorage.chat_file import ChatFile\n"
         "from tests.test_chats import single\n"
         "with ChatFile(pathlib.Path(sys.argv[1]), 100) as opened:\n"
         "    for number in range(1, 4):\n"
@@ -175,7 +176,7 @@ def test_a_copy_is_synced_before_it_takes_its_name(trace_file: Path, path: Path,
         opened.write([single(1, ALICE, BOB)], {})
     target = tmp_path / "copies" / "chats.db"
     target.parent.mkdir()
-    program = "import pathlib, sys; from chatstorage.chats import copy; copy(*map(pathlib.Path, sys.argv[1:]))"
+    program = "import pathlib, sys; from chatstorage.chat_file import copy; copy(*map(pathlib.Path, sys.argv[1:]))"
     calls = traced(trace_file, program, path, target)
     (rename,) = [call for call in calls if call.name.startswith("rename") and str(target) in call.arguments]
     *_, written = [call for call in calls if call.is_write and call.file == str(target.with_suffix(".tmp"))]
@@ -225,19 +226,19 @@ def test_an_empty_database_of_another_program_is_refused(path: Path) -> None:
 
 
 def test_a_newer_version_is_refused(path: Path) -> None:
-    spoilt(path, f"PRAGMA user_version = {chats.VERSION + 1}")
-    refuse(path, f"version {chats.VERSION + 1}, and only {chats.VERSION} is known")
+    spoilt(path, f"PRAGMA user_version = {module.VERSION + 1}")
+    refuse(path, f"version {module.VERSION + 1}; this program knows only version {module.VERSION}")
 
 
 def test_a_truncated_database_is_refused(path: Path) -> None:
     data = spoilt(path)
-    path.write_bytes(data[: len(data) - 3 * chats.PAGE_BYTES])
+    path.write_bytes(data[: len(data) - 3 * module.PAGE_BYTES])
     refuse(path, "malformed")
 
 
 def test_a_database_whose_pages_are_overwritten_is_refused(path: Path) -> None:
     data = spoilt(path)
-    path.write_bytes(data[: chats.PAGE_BYTES] + b"\xff" * (len(data) - chats.PAGE_BYTES))
+    path.write_bytes(data[: module.PAGE_BYTES] + b"\xff" * (len(data) - module.PAGE_BYTES))
     refuse(path, "malformed")
 
 
@@ -268,7 +269,7 @@ def test_what_may_not_be_written_is_refused_at_opening(path: Path, folder_mode: 
     path.parent.chmod(folder_mode)
     program = (
         "import os, pathlib, sys\n"
-        "from chatstorage.chats import ChatFile\n"
+        "from chatstorage.chat_file import ChatFile\n"
         "os.chdir(sys.argv[1])\n"
         "if os.geteuid() == 0:\n"
         "    os.seteuid(65534)\n"
@@ -297,7 +298,7 @@ def test_a_row_whose_id_is_taken_is_our_own_fault_and_changes_nothing(chat_file:
 def test_a_lock_that_another_program_holds_is_waited_for_and_then_the_write_fails(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chats, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.2)
     with ChatFile(path, 100) as opened:
         opened.write([single(1, ALICE, BOB, waiting=1)], {})
         other = OtherProgram(path)
@@ -323,7 +324,7 @@ def test_a_lock_that_another_program_holds_is_waited_for_and_then_the_write_fail
 
 
 def test_a_lock_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chats, "BUSY_AGAIN_SECONDS", DEADLINE)
+    monkeypatch.setattr(module, "BUSY_AGAIN_SECONDS", DEADLINE)
     program = (
         "import sqlite3, sys, time\n"
         "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -368,8 +369,8 @@ def test_damage_that_shows_later_is_an_error_of_that_call(path: Path) -> None:
     spoilt(path)
     with ChatFile(path, 100) as opened:
         with path.open("r+b") as file:
-            file.seek(chats.PAGE_BYTES)
-            file.write(b"\xff" * (path.stat().st_size - chats.PAGE_BYTES))
+            file.seek(module.PAGE_BYTES)
+            file.write(b"\xff" * (path.stat().st_size - module.PAGE_BYTES))
         with pytest.raises(StorageUnavailable, match=r"chats\.db cannot be read: .*malformed"):
             opened.last(ALICE, BOB, 10)
         with pytest.raises(StorageUnavailable, match=r"chats\.db cannot be written: .*malformed"):

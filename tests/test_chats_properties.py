@@ -21,7 +21,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from chatstorage.chats import OVERSHOOT, ChatFile, ChatRow, Chats, copy, export
+from chatstorage.chat_file import OVERSHOOT, ChatFile, copy, export
+from chatstorage.chats import ChatRow, Chats
 from cluster.chats import ReceiverOnline, RedisChats
 from cluster.engine import Engine
 from protocol import Envelope

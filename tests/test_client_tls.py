@@ -483,7 +483,7 @@ def test_untrusted_certificate_ends_the_program(port: int, ca_file: Path) -> Non
     with Program("terminal.py", "alice", address, environment={}) as alice:
         assert alice.wait() == 1
         assert alice.text.startswith(f"! the certificate of {HOST}:{port} is not trusted (")
-        assert alice.text.endswith("--tls-ca FILE names who is to be trusted\n")
+        assert alice.text.endswith("--tls-ca FILE names an authority to trust\n")
         assert alice.text.count("\n") == 1
     with Program("terminal.py", "alice", address, environment={"CHAT_TLS_CA": str(ca_file)}) as alice:
         alice.end_input()

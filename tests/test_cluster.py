@@ -216,7 +216,7 @@ def test_what_one_node_accepts_and_another_delivers_is_counted_on_both(
     for node, name in ((one, "chat_messages_handed_on_total"), (two, "chat_messages_taken_on_total")):
         figures = node.metrics()
         assert figures[name] == 10
-        assert figures["chat_messages_under_way"] == 0
+        assert figures["chat_messages_in_flight"] == 0
 
 
 # A node that dies, or stands still
@@ -421,7 +421,7 @@ def read_up_to_pong(wire: Wire) -> list[str]:
     [
         (("--redis", "redis://127.0.0.1:1/0"), 1, r"cannot start: Redis: Error 111 connecting to 127.0.0.1:1"),
         (("--redis", "redis://127.0.0.1:1/0?no_such=option"), 1, r"cannot start: Redis: .*no_such"),
-        (("--redis", "http://127.0.0.1"), 2, r"--redis: this is no URL of Redis"),
+        (("--redis", "http://127.0.0.1"), 2, r"--redis: this is not a URL of Redis"),
         (("--redis", "redis://127.0.0.1:1/0", "--redis-prefix", "a b"), 2, r"'a b' is not made of letters"),
         (("--redis", "redis://127.0.0.1:1/0", "--lease", "0.1"), 2, r"'0.1' is too short"),
     ],

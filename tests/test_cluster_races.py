@@ -11,7 +11,7 @@ from chatserver.people.presence import Member
 from chatserver.transport.outbox import Outbox
 from chatstorage.interface import User
 from cluster.directory import Directory
-from cluster.engine import Engine, backoff
+from cluster.engine import Engine
 from cluster.lease import Lease
 from cluster.presence import ClusterPresence
 from cluster.storage import RedisStorage
@@ -155,12 +155,6 @@ def test_ids_go_on_from_the_clock_of_the_node_that_a_user_has_left(directories: 
     ahead.release(BOB.id, settling=0)
     behind.claim(BOB)
     assert behind.clock.new_id() > given
-
-
-def test_the_pauses_between_tries_grow_to_two_seconds_and_vary() -> None:
-    assert [backoff(n, jitter=lambda _, longest: longest) for n in range(7)] == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
-    assert backoff(1000, jitter=lambda shortest, _: shortest) == 1.0
-    assert len({backoff(3) for _ in range(10)}) == 10
 
 
 def test_a_reserved_outbox_is_free_again_after_a_login_that_fails(directories: tuple[Directory, Directory]) -> None:

@@ -50,7 +50,7 @@ def test_version_names_the_version() -> None:
         (["--write-timeout", "soon"], "'soon' is not a number of seconds"),
         (["--outbox-bytes", "10"], "'10' is not a whole number of 1024 or more"),
         (["--log-level", "loud"], "invalid choice"),
-        (["--host", ""], "an empty host"),
+        (["--host", ""], "the host is empty"),
         (["--host", "a..b"], "'a..b' is not a host name"),
         (["--no-such-option"], "--no-such-option"),
         (["--config", "no-such-file"], "no-such-file"),

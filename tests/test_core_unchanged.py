@@ -1,4 +1,4 @@
-"""Who asks for no feature gets the core protocol, byte for byte, whatever the server and the others can do."""
+"""A client that asks for no feature gets the core protocol byte for byte, whatever the server and others can do."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from tests.conftest import StartServer
 EVERYTHING = ("--history", "on", "--sync", "always", "--metrics-port", "0")
 BARRIER = encode(PacketType.PING, b"!"), encode(PacketType.PONG, b"!")
 
-# The examples of section 4, and what belongs to them: (who sends, what, what comes back, what the other one gets)
+# The examples of section 4 and their answers: (sender, its bytes, the answer, what the other client gets)
 CORE = [
     ("User", "01 06 0004 55736572", "01 07 0004 55736572 01", ""),
     ("Other", "01 07 0005 4f74686572", "01 07 0004 55736572 01 01 08 0005 4f74686572 02", ""),
@@ -29,7 +29,7 @@ CORE = [
 
 
 def replay(clients: dict[str, Wire], steps: Sequence[tuple[str, str, str, str]]) -> None:
-    """Every byte that comes is the one that is expected, and no other comes."""
+    """Exactly the expected bytes arrive, and no others."""
     for name, sent, answered, relayed in steps:
         (other,) = clients.keys() - {name}
         clients[name].send(bytes.fromhex(sent), BARRIER[0])
@@ -59,7 +59,7 @@ def test_the_core_vectors_get_the_same_answers(start_server: StartServer, option
         replay({"User": user, "Other": other}, CORE)
 
 
-def test_others_who_use_every_feature_change_nothing(start_server: StartServer) -> None:
+def test_other_clients_that_use_every_feature_change_nothing(start_server: StartServer) -> None:
     server = start_server(*EVERYTHING)
     with server.connect() as user, server.connect() as other:
         clients = {"User": user, "Other": other}

@@ -1,7 +1,7 @@
-"""What a message costs, in calls: the same on a slow machine as on a fast one. docs/BENCHMARKS.md has the times.
+"""What a message costs in calls, which do not depend on the machine's speed. docs/BENCHMARKS.md has the times.
 
-Where one of these fails after a change of the hot path, that change made each message dearer. If it is worth that,
-raise the bound, and say why.
+If one of these fails after a change to the hot path, the change made each message more expensive. If it is worth that,
+raise the bound and say why.
 """
 
 import os
@@ -22,7 +22,7 @@ from testkit.processes import DEADLINE, UNWATCHED, ServerProcess, Wire, run_serv
 UNCOVERED = ["env", *chain.from_iterable(("-u", name) for name in os.environ if name.startswith("COV"))]
 STRACE = ["strace", "-D", "-f", "-qq", "-s", "64", "-o"]
 OPTIONS = ("--history", "off")
-MESSAGES = 200  # to and fro, one at a time
+MESSAGES = 200  # back and forth, one at a time
 CHUNKS, IN_CHUNK = 20, 100  # one way, many at once
 TEXT = encode_message(b"sixteen bytes...")
 RELAYED = {name: encode_message(f"{name}:sixteen bytes...".encode()) for name in ("alice", "bob")}
@@ -30,7 +30,7 @@ RELAYED = {name: encode_message(f"{name}:sixteen bytes...".encode()) for name in
 
 @contextmanager
 def chatting(server: ServerProcess) -> Iterator[dict[str, Wire]]:
-    """alice (1) and bob (2) write to each other."""
+    """alice (1) and bob (2) chat with each other."""
     with server.log_in("alice") as alice, server.log_in("bob") as bob:
         alice.chat_with(2)
         bob.chat_with(1)
@@ -38,7 +38,7 @@ def chatting(server: ServerProcess) -> Iterator[dict[str, Wire]]:
 
 
 def ping_pong(wires: dict[str, Wire]) -> int:
-    """Messages to and fro, one at a time; how many."""
+    """Send Messages back and forth, one at a time; returns their number."""
     for number in range(MESSAGES):
         sender, receiver = ("alice", "bob") if number % 2 else ("bob", "alice")
         wires[sender].send(TEXT)
@@ -47,7 +47,7 @@ def ping_pong(wires: dict[str, Wire]) -> int:
 
 
 def pipelined(wires: dict[str, Wire]) -> int:
-    """Messages one way, each chunk of them after the one before has arrived; how many."""
+    """Send Messages one way, each chunk once the previous one has arrived; returns their number."""
     for _ in range(CHUNKS):
         wires["alice"].send(TEXT * IN_CHUNK)
         for _ in range(IN_CHUNK):
@@ -64,7 +64,7 @@ Conversation = Callable[[dict[str, Wire]], int]
 
 
 @CONVERSATIONS
-def test_a_message_takes_so_many_calls(
+def test_a_message_takes_at_most_this_many_calls(
     tmp_path: Path, conversation: Conversation, python_calls: float, builtin_calls: float, system_calls: float
 ) -> None:
     del system_calls
@@ -80,12 +80,12 @@ def test_a_message_takes_so_many_calls(
         server.wait_for_log("python ")
         found = re.search(r"python (\d+) builtin (\d+)", server.log)
     assert found
-    assert 0 < int(found[1]) <= python_calls * messages + 50, "functions written in Python"
-    assert int(found[2]) <= builtin_calls * messages + 50, "functions built in"
+    assert 0 < int(found[1]) <= python_calls * messages + 50, "calls of functions written in Python"
+    assert int(found[2]) <= builtin_calls * messages + 50, "calls of built-in functions"
 
 
 @CONVERSATIONS
-def test_a_message_takes_so_many_system_calls(
+def test_a_message_takes_at_most_this_many_system_calls(
     tmp_path: Path, conversation: Conversation, python_calls: float, builtin_calls: float, system_calls: float
 ) -> None:
     del python_calls, builtin_calls

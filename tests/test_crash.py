@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 
-from chatstorage.chats import ChatFile, ChatRow
+from chatstorage.chat_file import ChatFile
+from chatstorage.chats import ChatRow
 from protocol import Envelope
 from stress.crash import CrashTest
 from stress.records import ExpectedAccount, Inspector, find_missing

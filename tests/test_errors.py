@@ -1,4 +1,4 @@
-"""Bad input: every Error that the server can cause, through a real socket; what closes, what does not."""
+"""Bad input through a real socket: every Error that the server can send, and which ones close."""
 
 import resource
 import socket
@@ -62,7 +62,7 @@ def test_a_refusal_before_login_leaves_the_connection_open(
         (config(b"not valid"), Reason.ALREADY_LOGGED_IN),
     ],
 )
-def test_a_refusal_when_online_leaves_the_session_as_it_was(
+def test_a_refusal_while_online_leaves_the_session_unchanged(
     server: ServerProcess, packet: bytes, reason: Reason
 ) -> None:
     with server.log_in("alice") as client:
@@ -94,7 +94,7 @@ def test_a_refusal_when_online_leaves_the_session_as_it_was(
         (bytes.fromhex("03 03 0001 ff"), Reason.MALFORMED_PACKET),
     ],
 )
-def test_a_fault_closes_and_nobody_else_notices(
+def test_a_protocol_error_closes_and_nobody_else_notices(
     server: ServerProcess, packet: bytes, reason: Reason, logged_in: bool
 ) -> None:
     bystander = server.log_in("bystander")
@@ -105,13 +105,13 @@ def test_a_fault_closes_and_nobody_else_notices(
     bystander.expect_pong()
 
 
-def test_the_first_fault_found_is_the_one_named(server: ServerProcess) -> None:
+def test_the_first_error_found_is_the_one_named(server: ServerProcess) -> None:
     with server.connect() as client:
-        client.send(bytes.fromhex("02 01 00"))  # its body is at fault, and so is the state
+        client.send(bytes.fromhex("02 01 00"))  # both its body and the state are wrong
         client.expect_error(Reason.MALFORMED_PACKET)
 
 
-def test_an_error_that_closes_arrives_although_more_bytes_are_under_way(server: ServerProcess) -> None:
+def test_a_closing_error_arrives_although_more_input_is_in_flight(server: ServerProcess) -> None:
     with server.connect() as client:
         client.send(bytes.fromhex("00 00"), MESSAGE * 100_000)
         client.expect_error(Reason.UNKNOWN_PACKET_TYPE)
@@ -125,7 +125,7 @@ def test_two_closing_packets_in_one_chunk_cause_one_error(server: ServerProcess)
         client.expect_end()
 
 
-def test_a_second_login_of_a_user_who_is_online_is_refused(server: ServerProcess) -> None:
+def test_a_second_login_of_an_online_user_is_refused(server: ServerProcess) -> None:
     alice = server.log_in("alice")
     with server.connect() as other:
         other.send(encode_login("alice"))
@@ -135,7 +135,7 @@ def test_a_second_login_of_a_user_who_is_online_is_refused(server: ServerProcess
     alice.expect_pong()
 
 
-def test_of_many_logins_of_one_name_at_once_exactly_one_succeeds(server: ServerProcess) -> None:
+def test_exactly_one_of_many_simultaneous_logins_of_one_name_succeeds(server: ServerProcess) -> None:
     clients = [server.connect() for _ in range(20)]
     for client in clients:
         client.send(encode_login("popular", "secret"))
@@ -155,7 +155,7 @@ def test_a_new_name_that_looks_like_an_existing_one_is_taken(server: ServerProce
         client.expect_error(Reason.USERNAME_TAKEN)
 
 
-def test_sign_ups_end_at_the_limit_and_known_users_still_come_in(start_server: StartServer) -> None:
+def test_sign_ups_end_at_the_limit_and_known_users_still_log_in(start_server: StartServer) -> None:
     server = start_server("--max-users", 2)
     server.log_in("one").close()
     two = server.log_in("two")
@@ -167,7 +167,7 @@ def test_sign_ups_end_at_the_limit_and_known_users_still_come_in(start_server: S
     two.expect_pong()
 
 
-def test_the_first_password_secures_an_account_over_a_restart(start_server: StartServer) -> None:
+def test_the_first_password_secures_an_account_across_a_restart(start_server: StartServer) -> None:
     first = start_server()
     first.visit("alice")
     first.log_in("alice", "secret").close()
@@ -200,7 +200,7 @@ def test_the_third_wrong_password_closes(server: ServerProcess) -> None:
         client.expect_end()
 
 
-def test_a_server_can_demand_passwords(start_server: StartServer) -> None:
+def test_a_server_can_require_passwords(start_server: StartServer) -> None:
     server = start_server("--require-password")
     with server.connect() as client:
         client.send(encode_login("alice"))
@@ -209,7 +209,7 @@ def test_a_server_can_demand_passwords(start_server: StartServer) -> None:
         client.read_list("alice")
 
 
-def test_a_refused_login_names_the_first_of_its_faults(start_server: StartServer) -> None:
+def test_a_refused_login_names_its_first_error(start_server: StartServer) -> None:
     server = start_server("--max-users", 2, "--require-password")
     alice = server.log_in("alice", "secret")
     server.log_in("bob", "secret")
@@ -227,13 +227,13 @@ def test_a_refused_login_names_the_first_of_its_faults(start_server: StartServer
     alice.expect_pong()
 
 
-def test_a_silent_connection_is_ended_by_the_login_timeout(start_server: StartServer) -> None:
+def test_the_login_timeout_ends_a_silent_connection(start_server: StartServer) -> None:
     with start_server("--login-timeout", 0.5).connect() as client:
         client.expect_error(Reason.LOGIN_TIMEOUT)
         client.expect_end()
 
 
-def test_pings_do_not_stretch_the_login_timeout(start_server: StartServer) -> None:
+def test_pings_do_not_extend_the_login_timeout(start_server: StartServer) -> None:
     ping, pong = encode(PacketType.PING, b"?"), (PacketType.PONG, b"?")
     with start_server("--login-timeout", 0.5).connect() as client:
         client.send(ping)
@@ -242,7 +242,7 @@ def test_pings_do_not_stretch_the_login_timeout(start_server: StartServer) -> No
         assert packet == (PacketType.ERROR, encode_error(Reason.LOGIN_TIMEOUT)[2:])
 
 
-def test_a_drip_of_single_bytes_does_not_stretch_the_login_timeout(start_server: StartServer) -> None:
+def test_a_drip_of_single_bytes_does_not_extend_the_login_timeout(start_server: StartServer) -> None:
     server = start_server("--login-timeout", 0.5)
     with server.connect() as client:
         client.socket.settimeout(0.05)
@@ -261,7 +261,7 @@ def test_a_drip_of_single_bytes_does_not_stretch_the_login_timeout(start_server:
         client.expect_error(Reason.LOGIN_TIMEOUT)
 
 
-def test_an_idle_client_is_let_go_and_a_ping_keeps_one(start_server: StartServer) -> None:
+def test_an_idle_client_is_disconnected_and_a_ping_prevents_it(start_server: StartServer) -> None:
     server = start_server("--idle-timeout", 6)
     idle, lively = server.log_in("idle"), server.log_in("lively")
 
@@ -278,7 +278,7 @@ def test_an_idle_client_is_let_go_and_a_ping_keeps_one(start_server: StartServer
     assert "idle disconnected: idle" in server.log
 
 
-def test_a_client_that_resets_its_connection_is_offline_and_hurts_nobody(server: ServerProcess) -> None:
+def test_a_client_that_resets_its_connection_is_offline_and_disturbs_nobody(server: ServerProcess) -> None:
     alice, bob = server.log_in("alice"), server.log_in("bob")
     alice.chat_with(2)
     reset(bob)
@@ -293,7 +293,7 @@ def test_what_was_sent_before_a_reset_connection_is_still_delivered(server: Serv
     alice = server.log_in("alice")
     alice.chat_with(1)
     alice.send(encode(PacketType.PING, b"never read"), MESSAGE * 500)
-    alice.close()  # with an answer on its way: the kernel resets
+    alice.close()  # with an answer unread, so that the kernel resets
     for _ in range(500):
         bob.expect(Envelope("alice").wrap(b"x"))
 
@@ -304,7 +304,9 @@ def reset(client: Wire) -> None:
 
 
 @pytest.mark.one_server
-def test_a_full_disk_refuses_sign_ups_and_nothing_else_and_heals(start_server: StartServer, tmp_path: Path) -> None:
+def test_a_full_disk_refuses_only_sign_ups_until_there_is_space_again(
+    start_server: StartServer, tmp_path: Path
+) -> None:
     if not hasattr(resource, "prlimit"):
         pytest.skip("only Linux can fill the disk of another process (prlimit)")
     users = tmp_path / "data" / "users.csv"

@@ -1,10 +1,10 @@
-"""A password that goes over a network unencrypted: both sides warn, and neither does where nobody can listen."""
+"""Both sides warn of a password that crosses a network unencrypted, and neither warns on loopback."""
 
 import socket
 
 import pytest
 
-from chatclient.address import is_loopback
+from chatnet.address import is_loopback
 from chatserver.transport.address import client_address
 from protocol import encode_login
 from testkit.processes import ServerProcess
@@ -15,7 +15,7 @@ WARNING = "unencrypted; the option --tls-cert encrypts"
 
 @pytest.fixture
 def own_address() -> str:
-    """An address of this machine that is not loopback: what is sent there stays here, and does not look so."""
+    """An address of this machine that is not loopback: traffic to it stays here, but does not look as if it did."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing
@@ -65,7 +65,7 @@ def test_the_terminal_program_warns_before_it_sends_a_password(exposed: ServerPr
     assert program.text.count("unencrypted") == 1
 
 
-def test_the_terminal_program_has_nothing_to_warn_of(exposed: ServerProcess, lines: StartLines) -> None:
+def test_the_terminal_program_does_not_warn_without_a_password(exposed: ServerProcess, lines: StartLines) -> None:
     program = lines("alice", exposed.address, typed="")
     assert program.wait() == 0, program.text
     assert "unencrypted" not in program.text
@@ -90,6 +90,6 @@ def test_the_terminal_program_does_not_warn_of_loopback(server: ServerProcess, l
         ("0.0.0.0", False),
     ],
 )
-def test_loopback_is_told_by_the_address(host: str, expected: bool) -> None:
+def test_loopback_is_recognised_by_the_address(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
     assert client_address((host, 9034), encrypted=False).exposed is not expected

@@ -19,8 +19,9 @@ from chatserver.messages.batch import Batch
 from chatserver.messages.delivery import Delivery
 from chatserver.people.accounts import Accounts
 from chatserver.people.presence import Member, Presence
-from chatserver.session import HANDLERS, PARSERS, Session, State
-from chatserver.transport.outbox import Fate, Outbox
+from chatserver.session import PARSERS, Session, State
+from chatserver.transport.marks import Fate
+from chatserver.transport.outbox import Outbox
 from chatserver.transport.receipts import Receipts
 from chatstorage.chats import ChatRow
 from protocol import Decoder, Envelope, Feature, Level, Login, PacketType, Reason, RemoteProtocolError, Run
@@ -176,7 +177,7 @@ settled, take_mail = Archive.settled, Archive.take_mail
 batch_again = Delivery._batch_again
 
 FAULTS: dict[str, tuple[object, str, object]] = {
-    "an exception of a handler": (HANDLERS[State.CHATTING], "8", raise_key_error),
+    "an exception of a handler": (Session.HANDLERS[State.CHATTING], "8", raise_key_error),
     "a message to the wrong one": (Presence, "find", lambda relay, _: relay._online[1]),
     "a message lost": (Outbox, "deliver", to_nobody),
     "bytes of a long message swapped": (Envelope, "wrap", wrap_swapped),
@@ -253,7 +254,7 @@ def test_a_longer_run_of_libfuzzer_from_a_fixed_seed_finds_nothing(tmp_path: Pat
 FAULTY = """
 import atheris
 from stress.libfuzzer import start
-from chatserver.session import HANDLERS, State
+from chatserver.session import Session, State
 
 @atheris.instrument_func
 def ping(session, body):
@@ -261,8 +262,8 @@ def ping(session, body):
         raise KeyError("short")
     honest(session, body)
 
-honest = HANDLERS[State.CHATTING][8]
-HANDLERS[State.CHATTING][8] = ping
+honest = Session.HANDLERS[State.CHATTING][8]
+Session.HANDLERS[State.CHATTING][8] = ping
 start()
 """
 

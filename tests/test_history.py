@@ -23,7 +23,7 @@ Past = tuple[int, bytes]  # the sender's id, and the Message packets
 
 
 def ask(client: Wire, user_id: int, count: int) -> list[Past]:
-    """A replay; every message is of the last minute."""
+    """Ask for a replay and return it; every message must be dated within the last minute."""
     client.send(encode_history_request(count, user_id))
     past: list[Past] = []
     while True:
@@ -41,7 +41,7 @@ def ask(client: Wire, user_id: int, count: int) -> list[Past]:
 
 
 def talk(server: ServerProcess, count: int) -> tuple[Wire, Wire]:
-    """alice (1) and bob (2) say `count` things in turn, and have read them."""
+    """alice (1) and bob (2) send `count` messages in turn, and have read them."""
     alice, bob = (server.log_in(name, features=Feature.HISTORY) for name in ("alice", "bob"))
     alice.chat_with(2)
     bob.chat_with(1)
@@ -56,7 +56,7 @@ def said(numbers: range) -> list[Past]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 10, 11, 255])
-def test_the_last_messages_of_both_come_dated_and_in_order(server: ServerProcess, count: int) -> None:
+def test_the_last_messages_of_both_are_replayed_dated_and_in_order(server: ServerProcess, count: int) -> None:
     alice, bob = talk(server, 10)
     expected = said(range(10)[-count:])
     assert ask(alice, 2, count) == expected
@@ -64,7 +64,7 @@ def test_the_last_messages_of_both_come_dated_and_in_order(server: ServerProcess
     alice.expect_pong()
 
 
-def test_none_are_an_empty_replay(server: ServerProcess) -> None:
+def test_a_pair_without_messages_gets_an_empty_replay(server: ServerProcess) -> None:
     alice, _ = talk(server, 3)
     assert ask(alice, 2, 0) == []
     assert ask(alice, 1, 5) == []
@@ -72,14 +72,14 @@ def test_none_are_an_empty_replay(server: ServerProcess) -> None:
     assert ask(alice, 3, 5) == []
 
 
-def test_an_id_that_nobody_has_is_refused(server: ServerProcess) -> None:
+def test_an_unknown_id_is_refused(server: ServerProcess) -> None:
     alice, _ = talk(server, 1)
     for user_id in (3, 200):
         alice.send(encode_history_request(5, user_id))
         alice.expect_error(Reason.USER_NOT_ONLINE)
 
 
-def test_the_partner_need_not_be_online_and_the_past_survives_a_restart(start_server: StartServer) -> None:
+def test_the_partner_may_be_offline_and_history_survives_a_restart(start_server: StartServer) -> None:
     first = start_server()
     talk(first, 4)
     first.stop()
@@ -103,7 +103,7 @@ def bob_after(bob: Wire, packets: int) -> Wire:
     return bob
 
 
-def test_of_a_run_of_messages_only_those_asked_for_come(server: ServerProcess) -> None:
+def test_only_the_requested_messages_of_a_run_are_replayed(server: ServerProcess) -> None:
     alice, _ = talk(server, 1)
     alice.send(*(encode_message(b"run %d" % number) for number in range(300)))
     alice.expect_pong()
@@ -111,7 +111,7 @@ def test_of_a_run_of_messages_only_those_asked_for_come(server: ServerProcess) -
     assert past == [(1, Envelope("alice").wrap(b"run %d" % number)) for number in range(45, 300)]
 
 
-def test_what_was_refused_is_no_past(server: ServerProcess) -> None:
+def test_refused_messages_are_not_replayed(server: ServerProcess) -> None:
     alice, bob = talk(server, 2)
     bob.close()
     server.wait_for_log("bob disconnected")
@@ -120,7 +120,7 @@ def test_what_was_refused_is_no_past(server: ServerProcess) -> None:
     assert ask(alice, 2, 255) == said(range(2))
 
 
-def test_nothing_of_others_comes_in_between(start_server: StartServer) -> None:
+def test_no_other_packet_comes_within_a_replay(start_server: StartServer) -> None:
     server = start_server("--outbox-bytes", 1024, "--pool-size", 30)
     alice, bob = server.log_in("alice"), server.log_in("bob")
     alice.chat_with(2)
@@ -157,14 +157,14 @@ def test_without_a_history_every_replay_is_empty(start_server: StartServer) -> N
     alice.expect_error(Reason.USER_NOT_ONLINE)
 
 
-def test_of_each_two_users_the_oldest_go_first(start_server: StartServer) -> None:
+def test_the_oldest_messages_of_each_pair_are_removed_first(start_server: StartServer) -> None:
     alice, _ = talk(start_server("--history-messages", 16, "--sync", "always"), 60)
     past = ask(alice, 2, 255)
     assert past == said(range(60))[-len(past) :]
     assert 16 <= len(past) <= 16 + 16 // 8 + 1
 
 
-def test_who_did_not_ask_for_it_is_told_that_the_packet_is_unknown(server: ServerProcess) -> None:
+def test_a_request_without_the_feature_is_an_unknown_packet_type(server: ServerProcess) -> None:
     client = server.log_in("client", features=Feature.PRESENCE)
     client.send(encode(PacketType.HISTORY, b""))
     assert client.read() == (PacketType.ERROR, encode_error(Reason.UNKNOWN_PACKET_TYPE)[2:])

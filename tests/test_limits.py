@@ -1,4 +1,4 @@
-"""What one client may use: its rate, its guesses at passwords, the places of one address."""
+"""Limits on one client: its rate, its password guesses, and the places of one address."""
 
 import sys
 import time
@@ -13,18 +13,18 @@ from tests.conftest import StartServer
 pytestmark = pytest.mark.measured
 
 OTHER_ADDRESS = "127.0.0.2"
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 127.0.0.2 without being told")
-READ_BYTES = 140  # the least that is read at once: what is more than the tokens in it goes on account
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 127.0.0.2 without configuration")
+READ_BYTES = 140  # the least that is read at once; packets beyond the tokens are a debt
 
 
 # The rate
 
 
 def text(number: int) -> str:
-    return f"{number:0100}"  # so long that a read brings one
+    return f"{number:0100}"  # so long that a read brings only one
 
 
-def test_a_flood_is_delayed_and_not_dropped_while_others_are_answered(start_server: StartServer) -> None:
+def test_a_flood_is_throttled_and_not_dropped_while_others_are_answered(start_server: StartServer) -> None:
     rate, burst, count = 40, 10, 80
     server = start_server("--rate", rate, "--burst", burst)
     bob, bystander = server.log_in("bob"), server.log_in("bystander")
@@ -48,7 +48,7 @@ def test_a_flood_is_delayed_and_not_dropped_while_others_are_answered(start_serv
     ],
     ids=["ping", "list", "refused"],
 )
-def test_every_packet_counts(start_server: StartServer, packet: bytes, answer: bytes) -> None:
+def test_every_packet_counts_against_the_rate(start_server: StartServer, packet: bytes, answer: bytes) -> None:
     rate, count = 40, 60
     server = start_server("--rate", rate, "--burst", 1)
     with server.log_in("alice") as alice:
@@ -59,14 +59,14 @@ def test_every_packet_counts(start_server: StartServer, packet: bytes, answer: b
         assert time.monotonic() - started >= (count - 1 - READ_BYTES // len(packet)) / rate
 
 
-def test_the_burst_is_not_delayed(start_server: StartServer) -> None:
+def test_the_burst_is_not_throttled(start_server: StartServer) -> None:
     server = start_server("--rate", 0.01, "--burst", 12)
     alice = server.log_in("alice")
     for _ in range(11):
         alice.expect_pong()
 
 
-def test_a_client_that_may_send_no_more_holds_up_nobody_and_not_the_end(start_server: StartServer) -> None:
+def test_a_throttled_client_delays_neither_others_nor_the_shutdown(start_server: StartServer) -> None:
     server = start_server("--rate", 0.001, "--burst", 3, "--drain", 200, "--write-timeout", 200)
     bob, alice = server.log_in("bob"), server.log_in("alice")
     alice.send(encode(PacketType.CHAT_INIT, b"\x01"), BIG * 50)
@@ -83,7 +83,7 @@ def test_a_client_that_may_send_no_more_holds_up_nobody_and_not_the_end(start_se
 
 
 @pytest.mark.parametrize("leave", [Wire.close, Wire.half_close])
-def test_what_a_delayed_client_has_sent_before_it_leaves_is_handled(
+def test_what_a_throttled_client_sent_before_it_left_is_handled(
     start_server: StartServer, leave: Callable[[Wire], None]
 ) -> None:
     server = start_server("--rate", 20, "--burst", 1)
@@ -97,14 +97,14 @@ def test_what_a_delayed_client_has_sent_before_it_leaves_is_handled(
 
 
 @pytest.mark.slow
-def test_a_delay_is_no_idleness(start_server: StartServer) -> None:
+def test_a_throttled_client_is_not_idle(start_server: StartServer) -> None:
     server = start_server("--rate", 0.3, "--burst", 1, "--idle-timeout", 1)
     alice = server.log_in("alice")
     alice.expect_pong()
     assert "idle" not in server.log
 
 
-def test_a_delay_does_not_stretch_the_time_for_a_login(start_server: StartServer) -> None:
+def test_throttling_does_not_extend_the_login_timeout(start_server: StartServer) -> None:
     server = start_server("--rate", 0.001, "--burst", 1, "--login-timeout", 5)
     client = server.connect()
     client.expect_pong()
@@ -117,7 +117,7 @@ def test_the_login_works_at_the_lowest_burst(start_server: StartServer) -> None:
     server.log_in("alice", "sesame").expect_pong()
 
 
-def test_a_fault_closes_a_delayed_client_once_it_is_read(start_server: StartServer) -> None:
+def test_a_protocol_error_closes_a_throttled_client_once_it_is_read(start_server: StartServer) -> None:
     server = start_server("--rate", 2, "--burst", 1)
     client = server.log_in("alice")
     client.send(encode(PacketType.PING, b"x" * 138), b"\xff\xff")
@@ -136,7 +136,7 @@ def secured(server: ServerProcess, *names: str) -> None:
 
 
 def guess(server: ServerProcess, name: str, password: str = "wrong", source: str = "") -> tuple[int, bytes] | None:
-    """What the first packet is that answers this login."""
+    """The first packet that answers this login."""
     with server.connect(source) as client:
         client.send(encode_login(name, password))
         return client.read()
@@ -146,7 +146,7 @@ def refusal(reason: Reason) -> tuple[int, bytes]:
     return PacketType.ERROR, encode_error(reason)[2:]
 
 
-def test_after_too_many_wrong_passwords_not_even_the_right_one_is_taken(start_server: StartServer) -> None:
+def test_after_too_many_wrong_passwords_even_the_right_one_is_refused(start_server: StartServer) -> None:
     server = start_server("--login-attempts", 2)
     secured(server, "alice")
     with server.connect() as client:
@@ -160,7 +160,7 @@ def test_after_too_many_wrong_passwords_not_even_the_right_one_is_taken(start_se
 
 
 @linux
-def test_the_limit_of_an_account_holds_from_everywhere(start_server: StartServer) -> None:
+def test_the_limit_of_an_account_holds_for_every_address(start_server: StartServer) -> None:
     server = start_server("--login-attempts", 2)
     secured(server, "alice", "bob")
     for source in ("127.0.0.3", "127.0.0.4"):
@@ -170,7 +170,7 @@ def test_the_limit_of_an_account_holds_from_everywhere(start_server: StartServer
 
 
 @linux
-def test_the_limit_of_an_address_holds_for_all_accounts_and_for_no_other_address(start_server: StartServer) -> None:
+def test_the_limit_of_an_address_holds_for_all_accounts_and_no_other_address(start_server: StartServer) -> None:
     server = start_server("--login-attempts", 2)
     secured(server, "alice", "bob", "carol")
     for name in ("alice", "bob"):
@@ -194,7 +194,7 @@ def test_guesses_on_many_connections_at_once_do_not_get_past_the_limit(start_ser
 
 
 @pytest.mark.slow
-def test_right_passwords_at_once_are_all_let_in(start_server: StartServer) -> None:
+def test_simultaneous_logins_with_right_passwords_all_succeed(start_server: StartServer) -> None:
     names = [f"user{number}" for number in range(12)]
     server = start_server("--login-attempts", 1, "--login-timeout", 2 * DEADLINE)
     secured(server, *names)
@@ -205,7 +205,7 @@ def test_right_passwords_at_once_are_all_let_in(start_server: StartServer) -> No
         client.read_list(name)
 
 
-def test_the_limit_can_be_taken_away(start_server: StartServer) -> None:
+def test_the_limit_can_be_switched_off(start_server: StartServer) -> None:
     server = start_server("--login-attempts", "off")
     secured(server, "alice")
     assert {guess(server, "alice") for _ in range(12)} == {refusal(Reason.WRONG_PASSWORD)}
@@ -215,7 +215,7 @@ def test_the_limit_can_be_taken_away(start_server: StartServer) -> None:
 
 
 @linux
-def test_one_address_may_have_so_many_places_and_another_as_many(start_server: StartServer) -> None:
+def test_each_address_has_its_own_limit_of_places(start_server: StartServer) -> None:
     server = start_server("--max-per-address", 2)
     alice, _bob = server.log_in("alice"), server.log_in("bob")
     with server.connect() as third:
@@ -230,10 +230,10 @@ def test_one_address_may_have_so_many_places_and_another_as_many(start_server: S
 
 
 @pytest.mark.slow
-def test_who_is_refused_takes_no_place(start_server: StartServer) -> None:
+def test_a_refused_client_takes_no_place(start_server: StartServer) -> None:
     server = start_server("--max-per-address", 1, "--pool-size", 2)
     alice = server.log_in("alice")
-    refused = [server.connect() for _ in range(10)]  # which do not close
+    refused = [server.connect() for _ in range(10)]  # they do not close
     for client in refused:
         client.expect_error(Reason.TOO_MANY_ATTEMPTS)
     alice.expect_pong()

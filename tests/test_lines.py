@@ -28,7 +28,7 @@ def test_lines_of_a_script(server: ServerProcess, bob: ChatClient, lines: StartL
     typed = f"/list\n\n/chat bob\nhello\n//slash\n{'long ' * 60}"
     alice = lines("alice", server.address, typed=typed)
     assert alice.wait() == 0, alice.text
-    assert after_login(alice) == ["* online: bob (1), alice (you)"] * 2 + ["* you write to bob now"]
+    assert after_login(alice) == ["* online: bob (1), alice (you)"] * 2 + ["* now writing to bob"]
     events = [bob.receive() for _ in range(5)]
     assert all(isinstance(event, MessageReceived) for event in events)
     texts = [event.text for event in events if isinstance(event, MessageReceived)]
@@ -77,15 +77,15 @@ def test_end_of_input_waits_for_the_errors(scripted: ScriptedServer, lines: Star
     [
         ("hello\n", "^! not sent: choose a partner first"),
         ("/who\n", "^! unknown command /who: /help"),
-        ("/chat\n", "^! who"),
+        ("/chat\n", "^! usage: /chat NAME"),
         ("/chat 99\n", "^! User Not Online: 99$"),
         (f"/chat {'9' * 5000}\n", "^! not done: a user id is"),
         ("/history\n", "^! with whom"),
-        ("/history 256 bob\n", "^! what"),
+        ("/history 256 bob\n", "^! usage: /history"),
         ("/history carol\n", "^! User Not Online: carol "),
         ("/chat 0\n", "^! not done: a user id is"),
         ("/chat bob\n/chat carol\nfor carol\n", "^! not sent: choose a partner first"),
-        ("/chat bob\n\udc80\n", "^! not sent: this text is no UTF-8$"),
+        ("/chat bob\n\udc80\n", "^! not sent: this text is not UTF-8$"),
     ],
 )
 def test_a_line_that_fails(
@@ -121,7 +121,7 @@ def test_nobodys_coming_and_going_is_told(server: ServerProcess, lines: StartLin
     alice.wait_for("^alice: hello$")
     alice.end_input()
     assert alice.wait() == 0
-    assert after_login(alice)[1:] == ["* you write to alice now", "alice: hello"]
+    assert after_login(alice)[1:] == ["* now writing to alice", "alice: hello"]
 
 
 def test_somebody_who_is_away_is_written_to_by_id(server: ServerProcess, lines: StartLines) -> None:
@@ -131,7 +131,7 @@ def test_somebody_who_is_away_is_written_to_by_id(server: ServerProcess, lines: 
     alice = lines("alice", server.address, typed="/chat 1\nthe build is green\n")
     assert alice.wait() == 0
     assert after_login(alice)[1:] == [
-        "* you write to id 1 now, who is away: the message waits for the next login",
+        "* now writing to id 1, who is offline: messages wait for the next login",
     ]
     bob_again = lines("bob", server.address, typed="")
     assert bob_again.wait() == 0
@@ -152,7 +152,7 @@ def test_past_chats_in_lines(scripted: ScriptedServer, lines: StartLines) -> Non
     assert after_login(alice)[1:] == [
         "2026-11-27 01:30 bob: hi",
         r"2026-11-27 01:30 alice: \x1b[2J",
-        "* nothing has been said yet",
+        "* there are no messages yet",
     ]
 
 
@@ -186,10 +186,10 @@ def test_name_in_use(server: ServerProcess, bob: ChatClient, lines: StartLines) 
         ([], "required: NAME"),
         (["a b"], "a name has"),
         (["alice", "ssh://host"], "ssh:// is unknown"),
-        (["alice", "host:0"], "no port"),
+        (["alice", "host:0"], "not a port"),
         (["--password", "alice"], "asks at a terminal"),
         (["--password-file", "/nonexistent", "alice"], "no password in /nonexistent"),
-        (["--linger", "nan", "alice"], "no number of seconds"),
+        (["--linger", "nan", "alice"], "not a number of seconds"),
         (["--tls-ca", "/nonexistent", "alice", "tls://host"], "no certificates in /nonexistent"),
         (["--tls-ca", "/nonexistent", "alice", "host"], "begins with tls://"),
     ],

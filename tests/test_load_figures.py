@@ -16,7 +16,7 @@ USERS = 20
 def settled(server: ServerProcess) -> dict[str, int]:
     """The server's figures once everybody has gone, by the ledger's names."""
     wait_for("everybody gone", lambda: server.metrics()["chat_connected"] == 0)
-    wait_for("nothing under way", lambda: server.metrics()["chat_messages_under_way"] == 0)
+    wait_for("nothing in flight", lambda: server.metrics()["chat_messages_in_flight"] == 0)
     figures = server.metrics()
     refused = sum(value for name, value in figures.items() if name.startswith("chat_messages_refused_total"))
     return {

@@ -1,4 +1,4 @@
-"""What the log holds, and what it never does: no text and no password, and nothing for each message."""
+"""What the log contains, and what it never contains: texts, passwords, or a line per message."""
 
 from protocol import Reason, encode_login, encode_message
 from testkit.processes import BIG, ServerProcess, but_for_lateness
@@ -40,7 +40,7 @@ def test_neither_texts_nor_passwords_are_in_the_log_at_any_level(start_server: S
     assert not [secret for secret in SECRETS if secret in server.log]
 
 
-def test_there_is_a_line_for_each_visit_login_refusal_and_end_and_none_for_a_message(server: ServerProcess) -> None:
+def test_each_connection_login_refusal_and_end_is_logged_and_no_message_is(server: ServerProcess) -> None:
     alice = server.log_in("alice", "sesame")
     alice.chat_with(1)
     alice.send(BIG * 100)

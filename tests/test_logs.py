@@ -28,7 +28,7 @@ def record(text: str) -> logging.LogRecord:
 
 
 class SmallPipe:
-    """A pipe that takes a page, and then nothing until it is drained."""
+    """A pipe that takes one page, and then nothing until it is drained."""
 
     def __init__(self) -> None:
         if not hasattr(fcntl, "F_SETPIPE_SZ"):
@@ -75,8 +75,8 @@ def test_every_line_is_whole_or_counted_and_in_order(steps: list[tuple[int, int]
     lost = 0
     assert not pipe.read or pipe.read.endswith(b"\n")
     for line in pipe.read.decode().splitlines():
-        if told := LOST.fullmatch(line):
-            lost += int(told[1])
+        if report := LOST.fullmatch(line):
+            lost += int(report[1])
             continue
         number = int(line.split()[0])
         assert line == f"{number} {'x' * steps[number][0]}"
@@ -85,20 +85,20 @@ def test_every_line_is_whole_or_counted_and_in_order(steps: list[tuple[int, int]
     assert len(whole) + lost == len(steps)
 
 
-def test_a_line_that_was_begun_is_completed_at_the_end_of_the_process(pipe: SmallPipe) -> None:
+def test_a_partly_written_line_is_completed_at_the_end_of_the_process(pipe: SmallPipe) -> None:
     handler = LineHandler(pipe.input)
     handler.handle(record("x" * 5000))
     handler.handle(record("lost"))
     pipe.drain(65536)
     handler.flush()
     pipe.drain(65536)
-    line, told, rest = pipe.read.split(b"\n")
+    line, report, rest = pipe.read.split(b"\n")
     assert line == b"x" * 5000
-    assert told == b"1 lines of this log were lost: nobody reads it"
+    assert report == b"1 lines of this log were lost: nobody reads it"
     assert rest == b""
 
 
-def test_a_traceback_that_is_lost_counts_with_all_its_lines(pipe: SmallPipe) -> None:
+def test_all_lines_of_a_lost_traceback_count(pipe: SmallPipe) -> None:
     handler = LineHandler(pipe.input)
     os.write(pipe.input, b"x" * 4096)
     handler.handle(record("a\nb\nc"))
@@ -109,14 +109,12 @@ def test_a_traceback_that_is_lost_counts_with_all_its_lines(pipe: SmallPipe) -> 
     assert pipe.read == b"3 lines of this log were lost: nobody reads it\nd\n"
 
 
-def test_a_call_of_the_log_that_makes_no_sense_raises_nothing(
-    pipe: SmallPipe, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_log_call_raises_nothing(pipe: SmallPipe, capsys: pytest.CaptureFixture[str]) -> None:
     LineHandler(pipe.input).handle(logging.LogRecord("test", logging.INFO, __file__, 1, "%d", ("x",), None))
     assert "Logging error" in capsys.readouterr().err
 
 
-def test_what_is_no_text_is_logged_all_the_same(pipe: SmallPipe) -> None:
+def test_unencodable_characters_are_logged_escaped(pipe: SmallPipe) -> None:
     LineHandler(pipe.input).handle(record("\ud800"))
     pipe.drain(100)
     assert pipe.read == b"\\ud800\n"
@@ -130,7 +128,7 @@ STDERR = {
 
 
 @pytest.mark.parametrize("stderr", STDERR)
-def test_a_server_whose_log_goes_nowhere_serves_all_the_same(stderr: str, tmp_path: Path) -> None:
+def test_a_server_whose_log_goes_nowhere_still_serves(stderr: str, tmp_path: Path) -> None:
     port = free_port()
     if "full" in stderr and not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
@@ -158,7 +156,7 @@ def test_a_server_whose_log_goes_nowhere_serves_all_the_same(stderr: str, tmp_pa
         server.communicate()
 
 
-def test_no_file_that_got_the_number_of_a_closed_standard_error_is_written_to(tmp_path: Path) -> None:
+def test_a_file_that_reuses_the_descriptor_of_standard_error_is_not_written_to(tmp_path: Path) -> None:
     program = (
         "import logging, os, sys\n"
         "from chatserver.operations.logs import start_log\n"
@@ -172,7 +170,7 @@ def test_no_file_that_got_the_number_of_a_closed_standard_error_is_written_to(tm
     assert (tmp_path / "file").read_bytes() == b""
 
 
-def test_a_pipe_that_nobody_reads_holds_nobody_up_and_the_log_tells_what_it_lost(
+def test_a_pipe_that_nobody_reads_delays_nobody_and_the_log_reports_its_losses(
     tmp_path: Path,
 ) -> None:
     port = free_port()

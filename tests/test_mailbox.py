@@ -1,4 +1,4 @@
-"""Messages for somebody who is away (section 7), with the real server."""
+"""Messages to offline users (section 7), with the real server."""
 
 import signal
 
@@ -31,7 +31,7 @@ def write_to(server: ServerProcess, receiver: int, features: Feature = Feature.M
     return alice
 
 
-def test_what_is_written_to_somebody_who_is_away_comes_after_the_list_oldest_first(server: ServerProcess) -> None:
+def test_messages_to_an_offline_user_arrive_after_the_list_oldest_first(server: ServerProcess) -> None:
     server.visit("bob")
     alice = write_to(server, 1)
     carol = server.log_in("carol", features=Feature.MAILBOX)
@@ -41,7 +41,7 @@ def test_what_is_written_to_somebody_who_is_away_comes_after_the_list_oldest_fir
         alice.expect_pong()
         carol.say(f"{number}")
         carol.expect_pong()
-    bob = server.log_in("bob")  # asks for nothing
+    bob = server.log_in("bob")  # without features
     for number in range(50):
         bob.expect_message(f"alice:{number}")
         bob.expect_message(f"carol:{number}")
@@ -68,7 +68,7 @@ def test_a_mailbox_survives_a_restart(start_server: StartServer) -> None:
     bob.expect_pong()
 
 
-def test_what_was_stored_survives_a_kill_and_what_was_delivered_and_noted_does_not_come_again(
+def test_stored_messages_survive_a_kill_and_committed_deliveries_are_not_repeated(
     start_server: StartServer,
 ) -> None:
     first = start_server("--sync", "always")
@@ -85,7 +85,7 @@ def test_what_was_stored_survives_a_kill_and_what_was_delivered_and_noted_does_n
     for number in range(3, 6):
         alice.say(f"{number}")
     while not (packet := alice.read() or (0, b""))[1].endswith(b"\6") or packet[1][0] != Level.STORED:
-        assert packet[0] == PacketType.RECEIPT  # the last commit: what was delivered is noted, too
+        assert packet[0] == PacketType.RECEIPT  # of the last commit, which also notes what was delivered
     first.stop(signal.SIGKILL)
     bob = start_server().log_in("bob")
     for number in range(3, 6):
@@ -93,7 +93,7 @@ def test_what_was_stored_survives_a_kill_and_what_was_delivered_and_noted_does_n
     bob.expect_pong()
 
 
-def test_who_does_not_ask_for_mailboxes_is_refused_as_ever(server: ServerProcess) -> None:
+def test_a_sender_without_the_mailbox_feature_is_refused(server: ServerProcess) -> None:
     server.visit("bob")
     alice = server.log_in("alice", features=ALL_FEATURES & ~Feature.MAILBOX)
     alice.send(encode_chat_init(1))
@@ -102,7 +102,7 @@ def test_who_does_not_ask_for_mailboxes_is_refused_as_ever(server: ServerProcess
 
 
 @pytest.mark.parametrize("user_id", [3, 200])
-def test_nobody_can_write_to_who_never_signed_up(server: ServerProcess, user_id: int) -> None:
+def test_messages_to_an_id_that_never_signed_up_are_refused(server: ServerProcess, user_id: int) -> None:
     server.visit("bob")
     alice = server.log_in("alice", features=Feature.MAILBOX)
     alice.send(encode_chat_init(user_id))
@@ -123,7 +123,7 @@ def test_without_a_history_there_are_no_mailboxes_and_nothing_is_on_disk(start_s
     assert not (server.data_dir / "chats.db").exists()
 
 
-def test_a_full_mailbox_takes_what_fits_and_refuses_the_rest(start_server: StartServer) -> None:
+def test_a_full_mailbox_accepts_what_fits_and_refuses_the_rest(start_server: StartServer) -> None:
     server = start_server("--mailbox-messages", 3)
     server.visit("bob")
     alice = write_to(server, 1)
@@ -141,7 +141,7 @@ def test_a_full_mailbox_takes_what_fits_and_refuses_the_rest(start_server: Start
     server.log_in("bob").expect_message("alice:there is room again")
 
 
-def test_the_partner_who_leaves_while_chatting_gets_the_rest_at_the_next_login(server: ServerProcess) -> None:
+def test_a_partner_that_leaves_in_mid_chat_gets_the_rest_at_the_next_login(server: ServerProcess) -> None:
     bob = server.log_in("bob")
     alice = write_to(server, 1)
     alice.say("here")
@@ -153,7 +153,7 @@ def test_the_partner_who_leaves_while_chatting_gets_the_rest_at_the_next_login(s
     server.log_in("bob").expect_message("alice:gone")
 
 
-def test_of_a_reader_who_is_dropped_nothing_is_lost_and_nothing_is_double(start_server: StartServer) -> None:
+def test_a_dropped_reader_loses_no_message_and_gets_none_twice(start_server: StartServer) -> None:
     options = ("--outbox-bytes", 4096, "--write-timeout", 5, "--mailbox-messages", 100_000)
     server = start_server(*options, program=PATIENT)
     bob = Wire(server.host, server.port, receive_buffer=2304)
@@ -187,7 +187,7 @@ def test_of_a_reader_who_is_dropped_nothing_is_lost_and_nothing_is_double(start_
 RELAYED_ALICE = Envelope("alice").wrap(b"x" * 100)
 
 
-def test_a_mailbox_larger_than_the_outbox_is_delivered_as_the_client_reads_and_nobody_overtakes_it(
+def test_a_mailbox_larger_than_the_outbox_arrives_as_the_client_reads_and_is_not_overtaken(
     start_server: StartServer,
 ) -> None:
     server = start_server("--outbox-bytes", 1024, "--write-timeout", 60, "--mailbox-messages", 5000)
@@ -215,7 +215,7 @@ def test_a_mailbox_larger_than_the_outbox_is_delivered_as_the_client_reads_and_n
     bob.expect_pong()
 
 
-def test_who_leaves_in_the_middle_of_a_mailbox_gets_the_rest_next_time(start_server: StartServer) -> None:
+def test_a_client_that_leaves_in_mid_mailbox_gets_the_rest_at_the_next_login(start_server: StartServer) -> None:
     server = start_server("--outbox-bytes", 1024, "--mailbox-messages", 5000)
     server.visit("bob")
     alice = write_to(server, 1)
@@ -246,7 +246,7 @@ def test_who_leaves_in_the_middle_of_a_mailbox_gets_the_rest_next_time(start_ser
     bob.expect_pong()
 
 
-def test_a_message_from_a_mailbox_is_receipted_while_its_sender_is_still_connected(server: ServerProcess) -> None:
+def test_a_mailbox_delivery_is_confirmed_while_the_sender_is_still_connected(server: ServerProcess) -> None:
     server.visit("bob")
     alice = write_to(server, 1, BOTH)
     alice.send(encode_message(b"one"), encode_message(b"two"))
@@ -263,7 +263,7 @@ def test_a_message_from_a_mailbox_is_receipted_while_its_sender_is_still_connect
     server.wait_for_log("alice disconnected")
     again = server.log_in("alice", features=BOTH)
     server.log_in("bob").expect_message("alice:three")
-    again.expect_pong()  # and no Receipt: that was another connection's
+    again.expect_pong()  # and no Receipt: the Message was another connection's
 
 
 @pytest.mark.one_server
@@ -285,13 +285,13 @@ def test_the_figures_add_up(start_server: StartServer) -> None:
     bob.expect_message("alice:live")
     figures = server.metrics()
     assert figures["chat_messages_mailed_total"] == figures["chat_mailbox_delivered_total"] == 3
-    assert figures["chat_mailbox_messages"] == figures["chat_messages_under_way"] == 0
+    assert figures["chat_mailbox_messages"] == figures["chat_messages_in_flight"] == 0
     assert figures["chat_messages_delivered_total"] == 1
     wait_for("the last one on disk", lambda: server.metrics()["chat_messages_stored_total"] == 4)
     assert 0 < server.metrics()["chat_commit_seconds_count"] < 4 + 3
 
 
-def test_without_mailboxes_what_a_dropped_reader_did_not_get_is_refused_or_lost_as_ever(
+def test_without_mailboxes_what_a_dropped_reader_did_not_get_is_refused_or_lost(
     start_server: StartServer,
 ) -> None:
     server = start_server("--outbox-bytes", 4096, "--write-timeout", 1, program=PATIENT)

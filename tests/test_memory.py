@@ -1,4 +1,4 @@
-"""What the server can come to need of memory: the bound that it logs, and hostile clients who try it."""
+"""The server's bound on its memory, which it logs, and hostile clients that try to exceed it."""
 
 import re
 import sys
@@ -21,16 +21,18 @@ def growth(*options: str) -> int:
     return sum(memory.terms(parse_options(options)).values()) - sum(memory.terms(parse_options([])).values())
 
 
-def test_each_place_more_costs_what_a_place_costs() -> None:
+def test_each_more_place_adds_its_cost() -> None:
     assert growth("--pool-size", "40") >= 20 * memory.place(parse_options([]))
-    assert memory.place(parse_options([])) > 2 * 64 * 1024, "both outboxes, that of a client and of its predecessor"
+    assert memory.place(parse_options([])) > 2 * 64 * 1024, (
+        "two outboxes: that of the client, and that of a connection that is finishing"
+    )
 
 
-def test_the_outboxes_count_for_those_who_are_served_and_those_who_are_seen_off() -> None:
+def test_outboxes_count_for_served_clients_and_for_finishing_connections() -> None:
     assert growth("--outbox-bytes", "165536") >= 20 * memory.SLACK * 2 * 100_000
 
 
-def test_each_user_more_costs_what_a_user_costs() -> None:
+def test_each_more_user_adds_its_cost() -> None:
     notices = 20 * memory.SLACK * memory.NOTICE_BYTES  # each place may be owed one
     assert growth("--id-width", "2", "--max-users", "10128") == 10_000 * (memory.USER_BYTES + notices)
 
@@ -42,14 +44,14 @@ def test_with_tls_each_connection_costs_more() -> None:
     assert memory.place(options) >= plain + 2 * memory.TLS_BYTES
 
 
-def test_what_the_kernel_keeps_follows_the_places_and_the_backlog() -> None:
+def test_kernel_memory_depends_on_the_backlog() -> None:
     few, many = parse_options(["--backlog", "1"]), parse_options(["--backlog", "11"])
     assert memory.kernel_bytes(many) - memory.kernel_bytes(few) == 10 * 2 * RECEIVE_BUFFER_BYTES
 
 
-def test_the_server_logs_the_bound_at_its_start(start_server: StartServer) -> None:
+def test_the_server_logs_the_bound_at_startup(start_server: StartServer) -> None:
     server = start_server("--pool-size", 7, "--max-users", 9)
-    server.wait_for_log("MiB besides")
+    server.wait_for_log("MiB of kernel buffers")
     log = server.log
     found = re.search(r"memory: (\d+) MiB now, (\d+) MiB at most \(7 places .*, 9 users .*, 2 hashes .*\)", log)
     assert found, log
@@ -57,19 +59,19 @@ def test_the_server_logs_the_bound_at_its_start(start_server: StartServer) -> No
 
 
 @pytest.mark.parametrize("size", [2, 5, 36, 140])
-def test_an_outbox_is_bounded_in_memory_however_small_the_packets_are(size: int) -> None:
+def test_an_outbox_is_bounded_in_memory_for_packets_of_any_size(size: int) -> None:
     limit = 64 * 1024
     taken: list[bytes] = []
     box = Outbox(limit, lambda: taken.append(b""))
     kept = 0
-    while box._size + PUT_BYTES + size <= limit:
+    while box.size + PUT_BYTES + size <= limit:
         packet = bytes(size)
         box.put(packet)
         kept += -(-sys.getsizeof(packet) // 16) * 16 + 9  # as Python's allocator rounds it, and the queue's slot
     assert limit / 3 < kept <= limit
 
 
-def test_the_messages_of_one_chunk_take_no_more_than_is_counted_for_them() -> None:
+def test_the_messages_of_one_chunk_take_no_more_memory_than_is_counted() -> None:
     envelope = Envelope("n" * 32)
     for length in range(1, 137):
         wrapped = -(-sys.getsizeof(envelope.wrap(b"x" * length)) // 16) * 16 + 9
@@ -77,9 +79,9 @@ def test_the_messages_of_one_chunk_take_no_more_than_is_counted_for_them() -> No
 
 
 @pytest.mark.slow
-def test_hostile_clients_cannot_make_the_server_exceed_its_bound_nor_lose_an_honest_message(tmp_path: Path) -> None:
+def test_hostile_clients_neither_exceed_the_memory_bound_nor_cost_an_honest_message(tmp_path: Path) -> None:
     outcome = attack(tmp_path / "data", seconds=10)
     print(outcome.summary())
     assert not outcome.faults(), outcome.summary()
-    assert outcome.peak > outcome.bound / 10, "a bound that is far too high tells nothing"
+    assert outcome.peak > outcome.bound / 10, "a bound that is far too high is worthless"
     assert {"Too Slow", "Login Timeout", "Wrong Password"} <= outcome.outcomes.keys(), outcome.summary()

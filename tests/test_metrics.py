@@ -48,15 +48,15 @@ def messages(server: ServerProcess) -> dict[str, int]:
     figures = server.metrics()
     found = {name: figures[f"chat_messages_{name}_total"] for name in ("accepted", "delivered", "undeliverable")}
     found["refused"] = sum(value for name, value in figures.items() if name.startswith("chat_messages_refused_total"))
-    found["under way"] = figures["chat_messages_under_way"]
+    found["in flight"] = figures["chat_messages_in_flight"]
     return {name: int(value) for name, value in found.items()}
 
 
 def settled(server: ServerProcess) -> dict[str, int]:
-    """The same, once nothing is under way any more; nothing is missing then, and nothing counted twice."""
-    wait_for("nothing under way", lambda: messages(server)["under way"] == 0)
+    """The same, once nothing is in flight; then nothing is missing, and nothing counted twice."""
+    wait_for("nothing in flight", lambda: messages(server)["in flight"] == 0)
     found = messages(server)
-    assert found.pop("under way") == 0
+    assert found.pop("in flight") == 0
     assert found["accepted"] == sum(found[outcome] for outcome in OUTCOMES)
     return found
 
@@ -219,7 +219,7 @@ def test_of_what_a_reader_dropped_as_too_slow_had_coming_exactly_the_rest_is_und
     reader, sender, flood = stuck_pair(server)
     figures = server.metrics()
     assert 0 < figures["chat_outbox_bytes_max"] <= figures["chat_outbox_bytes"]
-    assert messages(server)["under way"] > 0
+    assert messages(server)["in flight"] > 0
     server.wait_for_log("reader disconnected: Too Slow")
     read = 0
     while (packet := reader.read()) == (RELAYED_BIG[0], RELAYED_BIG[2:]):

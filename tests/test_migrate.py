@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatstorage.chats import ChatFile, ChatRow, export
+from chatstorage.chat_file import ChatFile, export
+from chatstorage.chats import ChatRow
 from chatstorage.files import fsync_folder, replace
 from chatstorage.interface import StorageUnavailable, skeleton
 from cluster import migrate

@@ -1,4 +1,4 @@
-"""Outboxes: bounds in bytes, waiting, closing; who may put; and what becomes of the Messages in them."""
+"""Outboxes: bounds in bytes, waiting, closing, who may put, and the fate of the Messages in them."""
 
 from typing import Any
 
@@ -7,13 +7,14 @@ import pytest
 from gevent import Greenlet
 
 from chatserver.transport.outbox import MARK_BYTES, PUT_BYTES, Outbox
+from chatserver.transport.states import OutputEvent
 from protocol import Envelope, PacketType, Run, encode
 
 WRAP = Envelope("alice").wrap
 
 
-class Told:
-    """A fate that is written down."""
+class CountedFate:
+    """A fate that counts what it is notified of."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -31,7 +32,7 @@ class Told:
 
 
 def outbox(limit: int, puts: int = 1, marks: int = 0) -> Outbox:
-    """With room for so many bytes in so many puts, some of which have a fate."""
+    """An outbox with room for `limit` bytes in `puts` puts, of which `marks` have a fate."""
     return Outbox(limit + puts * PUT_BYTES + marks * MARK_BYTES, lambda: None)
 
 
@@ -60,7 +61,7 @@ def test_bytes_in_flight_count_until_they_are_sent() -> None:
     assert box.take() == b"y"
 
 
-def test_what_a_put_costs_besides_its_bytes_is_given_back_when_it_is_taken() -> None:
+def test_the_overhead_of_a_put_is_given_back_when_it_is_taken() -> None:
     box = outbox(4, puts=2)
     box.put(b"12")
     box.put(b"3")
@@ -73,7 +74,7 @@ def test_what_a_put_costs_besides_its_bytes_is_given_back_when_it_is_taken() -> 
     assert box.take() == b"1234"
 
 
-def test_a_batch_larger_than_the_outbox_goes_through_as_room_is_made() -> None:
+def test_parts_larger_than_the_outbox_go_through_as_room_is_made() -> None:
     box = outbox(10)
     sender = gevent.spawn(box.put_each, [b"1234", b"5678", b"abcd", b"efgh"])
     received = b""
@@ -86,7 +87,7 @@ def test_a_batch_larger_than_the_outbox_goes_through_as_room_is_made() -> None:
     assert sender.value == 4
 
 
-def test_closing_tells_those_who_wait_how_much_went_in() -> None:
+def test_closing_ends_pending_puts_and_they_return_how_much_was_queued() -> None:
     box = outbox(8)
     batch = gevent.spawn(box.put_each, [b"1234", b"5678", b"abcd"])
     single = gevent.spawn(box.put, b"z")
@@ -98,7 +99,7 @@ def test_closing_tells_those_who_wait_how_much_went_in() -> None:
     assert box.take() == b"1234the end"
 
 
-def test_after_the_first_close_nothing_goes_in_not_even_another_last_packet() -> None:
+def test_after_the_first_close_nothing_is_queued_not_even_another_last_packet() -> None:
     box = outbox(100)
     box.close(b"first")
     box.close(b"second")
@@ -107,92 +108,92 @@ def test_after_the_first_close_nothing_goes_in_not_even_another_last_packet() ->
     assert box.take() == b"first"
 
 
-def test_an_outbox_that_leads_nowhere_takes_nothing_more_and_lets_go_of_those_who_wait() -> None:
+def test_an_unreachable_outbox_takes_nothing_more_and_ends_pending_puts() -> None:
     box = outbox(4)
     box.put(b"1234")
     sender = gevent.spawn(box.put, b"5")
     assert waiting(sender)
-    box.lead_nowhere()
+    box.advance(OutputEvent.SEND_FAILED)
     assert sender.get(timeout=5) is False
     assert box.put_each([b"6"]) == 0
     assert not box.closed, "what its client sent before is still handled"
 
 
-def test_the_writer_is_told_once_until_it_takes() -> None:
-    told: list[bool] = []
-    box = Outbox(1000, lambda: told.append(True))
+def test_the_writer_is_called_once_until_it_takes() -> None:
+    calls: list[bool] = []
+    box = Outbox(1000, lambda: calls.append(True))
     box.put(b"a")
     box.put_each([b"b", b"c"])
-    assert told == [True]
+    assert calls == [True]
     assert box.is_due
     assert box.take() == b"abc"
     assert not box.is_due
     box.close(b"d")
-    assert told == [True, True]
+    assert calls == [True, True]
 
 
-def deliver(box: Outbox, messages: list[bytes], fate: Told) -> int:
+def deliver(box: Outbox, messages: list[bytes], fate: CountedFate) -> int:
     return box.deliver(Run(b"".join(messages), len(messages)), fate)
 
 
-# What becomes of Messages
+# The fate of Messages
 
 
-def test_messages_are_delivered_when_the_last_byte_of_their_put_is_with_the_kernel() -> None:
-    box, told = outbox(1000), Told()
+def test_messages_are_delivered_when_the_kernel_has_the_last_byte_of_their_put() -> None:
+    box, fate = outbox(1000), CountedFate()
     box.put(b"\x09\x00")
-    deliver(box, [WRAP(b"one"), WRAP(b"two")], told)
+    deliver(box, [WRAP(b"one"), WRAP(b"two")], fate)
     box.put(b"\x09\x00")
     stream = box.take()
     box.sent(len(stream) - 3)
-    assert told.figures == (0, 0)
+    assert fate.figures == (0, 0)
     box.sent(1)
-    assert told.figures == (2, 0)
+    assert fate.figures == (2, 0)
     box.sent(2)
-    assert told.figures == (2, 0)
+    assert fate.figures == (2, 0)
     assert box.size == 0
 
 
-def test_where_there_is_no_room_for_all_each_message_is_delivered_by_itself() -> None:
-    box, told = outbox(20, marks=1), Told()
-    sender = gevent.spawn(deliver, box, [WRAP(b"one"), WRAP(b"two")], told)
+def test_without_room_for_all_each_message_is_put_and_delivered_by_itself() -> None:
+    box, fate = outbox(20, marks=1), CountedFate()
+    sender = gevent.spawn(deliver, box, [WRAP(b"one"), WRAP(b"two")], fate)
     assert waiting(sender)
     box.sent(len(box.take()))
-    assert told.figures == (1, 0)
+    assert fate.figures == (1, 0)
     assert sender.get(timeout=5) == 2
     box.sent(len(box.take()))
-    assert told.figures == (2, 0)
+    assert fate.figures == (2, 0)
 
 
 @pytest.mark.parametrize("sent", range(60))
-def test_a_stream_cut_off_anywhere_has_delivered_the_messages_that_are_whole(sent: int) -> None:
-    run, told = [WRAP(b"one"), WRAP(b"three"), WRAP(b"")], Told()
+def test_a_stream_cut_anywhere_has_delivered_its_whole_messages(sent: int) -> None:
+    run, fate = [WRAP(b"one"), WRAP(b"three"), WRAP(b"")], CountedFate()
     box = outbox(1000, puts=3)
     box.put(encode(PacketType.PONG, b"?"))
-    deliver(box, run, told)
+    deliver(box, run, fate)
     box.put(encode(PacketType.PONG, b"?"))
     stream = box.take()
     sent = min(sent, len(stream))
     box.sent(sent)
     lost = box.drop(stream, sent)
     whole = sum(3 + len(b"".join(run[: number + 1])) <= sent for number in range(3))
-    assert told.figures == (whole, 3 - whole)
+    assert fate.figures == (whole, 3 - whole)
     assert lost == len(stream) - sent
     assert box.size == 0
 
 
-def test_of_a_message_in_several_packets_a_part_is_nothing() -> None:
-    split, told = WRAP(b"x" * 136), Told()
+def test_a_part_of_a_message_in_several_packets_is_not_delivered() -> None:
+    split, fate = WRAP(b"x" * 136), CountedFate()
     box = outbox(1000)
-    deliver(box, [split], told)
+    deliver(box, [split], fate)
     stream = box.take()
     box.sent(150)
     box.drop(stream, 150)
-    assert told.figures == (0, 1)
+    assert fate.figures == (0, 1)
 
 
-def test_what_waits_behind_the_stream_in_flight_is_dropped_with_it_but_for_the_last_packet() -> None:
-    box, first, second = outbox(1000, puts=3), Told(), Told()
+def test_what_is_queued_is_dropped_with_the_stream_in_flight_except_the_last_packet() -> None:
+    box, first, second = outbox(1000, puts=3), CountedFate(), CountedFate()
     deliver(box, [WRAP(b"one"), WRAP(b"two")], first)
     stream = box.take()
     box.sent(2)
@@ -210,10 +211,10 @@ def test_what_waits_behind_the_stream_in_flight_is_dropped_with_it_but_for_the_l
 # Reserved
 
 
-def test_a_reserved_outbox_takes_from_its_owner_alone_and_others_wait() -> None:
-    box, told = outbox(1000, puts=9), Told()
+def test_a_reserved_outbox_takes_only_from_its_owner_and_others_wait() -> None:
+    box, fate = outbox(1000, puts=9), CountedFate()
     with box.reserved():
-        other = gevent.spawn(deliver, box, [b"other"], told)
+        other = gevent.spawn(deliver, box, [b"other"], fate)
         assert waiting(other)
         assert box.put(b"own,")
         assert box.put_each([b"and,", b"own,"]) == 2
@@ -222,10 +223,10 @@ def test_a_reserved_outbox_takes_from_its_owner_alone_and_others_wait() -> None:
     assert box.take() == b"own,and,own,other"
 
 
-def test_who_waits_for_room_also_waits_when_it_is_reserved_meanwhile() -> None:
-    box, told = outbox(5, marks=1), Told()
+def test_a_put_that_waits_for_room_also_waits_while_the_outbox_is_reserved() -> None:
+    box, fate = outbox(5, marks=1), CountedFate()
     box.put(b"12345")
-    other = gevent.spawn(deliver, box, [b"other"], told)
+    other = gevent.spawn(deliver, box, [b"other"], fate)
     assert waiting(other)
     with box.reserved():
         box.sent(len(box.take()))
@@ -236,7 +237,7 @@ def test_who_waits_for_room_also_waits_when_it_is_reserved_meanwhile() -> None:
     assert other.get(timeout=5) == 1
 
 
-def test_waiting_for_a_reserved_outbox_ends_when_it_is_free_or_closed() -> None:
+def test_waiting_for_a_reserved_outbox_ends_when_it_is_freed_or_closed() -> None:
     box = outbox(10)
     with box.reserved():
         waiters = [gevent.spawn(box.wait_until_free) for _ in range(2)]
@@ -252,7 +253,7 @@ def test_waiting_for_a_reserved_outbox_ends_when_it_is_free_or_closed() -> None:
 # Notices
 
 
-def test_notices_follow_what_is_queued_and_are_asked_for_when_all_is_taken() -> None:
+def test_notices_follow_what_is_queued_and_are_taken_last() -> None:
     said = [b"new", b"", b"old"]
     box = outbox(10)
     box.notices.append(lambda: said.pop())
@@ -265,36 +266,36 @@ def test_notices_follow_what_is_queued_and_are_asked_for_when_all_is_taken() -> 
     assert box.size == 0
 
 
-def test_a_notice_tells_the_writer_and_needs_no_room() -> None:
-    told: list[bool] = []
+def test_a_notice_calls_the_writer_and_needs_no_room() -> None:
+    calls: list[bool] = []
     said: list[bytes] = []
-    box = Outbox(PUT_BYTES + 1, lambda: told.append(True))
+    box = Outbox(PUT_BYTES + 1, lambda: calls.append(True))
     box.announce()
-    assert not told, "there is no source that could have anything to say"
+    assert not calls, "there is no source of notices"
     box.notices.append(lambda: said.pop() if said else b"")
     box.put(b"x")
     said.append(b"a long notice")
     box.announce()
-    assert told == [True], "there was something to take already"
+    assert calls == [True], "there was something to take already"
     assert box.take() == b"xa long notice"
     assert box.take() == b""
     said.append(b"another")
     box.announce()
-    assert told == [True, True]
+    assert calls == [True, True]
     assert box.take() == b"another"
 
 
-def test_a_reserved_outbox_and_a_closed_one_give_no_notices() -> None:
-    box, puts = outbox(100, puts=2), []
+def test_a_reserved_or_closed_outbox_yields_no_notices() -> None:
+    puts: list[bool] = []
+    box = Outbox(100 + 2 * PUT_BYTES, lambda: puts.append(True))
     box.notices.append(lambda: b"notice")
-    box._on_due = lambda: puts.append(True)
     with box.reserved():
         box.put(b"own ")
         assert box.take() == b"own "
         box.announce()
         assert box.take() == b""
         puts.clear()
-    assert puts, "whoever writes is told that there may be something now"
+    assert puts, "the writer is called, since there may be notices now"
     assert box.take() == b"notice"
     box.close(b"last")
     assert box.take() == b"last"

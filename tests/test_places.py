@@ -1,4 +1,4 @@
-"""Twenty places: who is served, who waits, who is refused; many users; a slow reader hurts only itself."""
+"""Places: who is served, waits or is refused; many users; a slow reader delays nobody else."""
 
 import socket
 import time
@@ -35,7 +35,7 @@ def has_input(client: Wire, within: float = 0.3) -> bool:
     return True
 
 
-def test_twenty_clients_are_served_at_once_and_the_next_ones_in_order_as_places_become_free(
+def test_twenty_clients_are_served_at_once_and_later_ones_in_order_as_places_become_free(
     server: ServerProcess,
 ) -> None:
     served = [server.log_in(f"u{number}") for number in range(20)]
@@ -65,12 +65,12 @@ def test_an_error_that_closes_does_not_hold_a_place_while_it_lingers(start_serve
     assert "were never sent" not in server.log
 
 
-def test_a_client_that_is_told_to_go_and_stays_is_let_go_all_the_same(start_server: StartServer) -> None:
+def test_a_client_that_ignores_a_closing_error_is_disconnected(start_server: StartServer) -> None:
     server = start_server("--pool-size", 1)
     rude = server.connect()
     rude.send(b"\x00\x00")
     rude.expect_error(Reason.UNKNOWN_PACKET_TYPE)
-    rude.expect_end()  # half-closed: the server still takes what we send, for 2 s
+    rude.expect_end()  # half-closed: the server still discards what we send, for 2 s
 
     def is_reset() -> bool:
         try:
@@ -79,10 +79,10 @@ def test_a_client_that_is_told_to_go_and_stays_is_let_go_all_the_same(start_serv
             return True
         return False
 
-    wait_for("the end of the server's patience", is_reset)
+    wait_for("the end of the linger time", is_reset)
 
 
-def test_refused_clients_that_do_not_close_do_not_hold_up_an_honest_one(start_server: StartServer) -> None:
+def test_refused_clients_that_do_not_close_do_not_delay_an_honest_one(start_server: StartServer) -> None:
     server = start_server("--pool-size", 2, "--max-per-address", 1)
     rude = [server.connect("127.0.0.2") for _ in range(60)]  # each lingers: two at once for 2 s would take a minute
     server.log_in("honest").expect_pong()
@@ -91,12 +91,12 @@ def test_refused_clients_that_do_not_close_do_not_hold_up_an_honest_one(start_se
 
 
 @pytest.mark.slow
-def test_clients_that_neither_log_in_nor_read_hold_a_place_for_seconds(start_server: StartServer) -> None:
+def test_clients_that_neither_log_in_nor_read_hold_a_place_only_for_seconds(start_server: StartServer) -> None:
     server = start_server("--pool-size", 2, "--login-timeout", 1, "--outbox-bytes", 4096, "--write-timeout", 20)
     rude = []
-    for _ in range(6):  # by the time for a slow reader, they would take a minute
+    for _ in range(6):  # with the time that a slow reader gets, they would take a minute
         rude.append(Wire(server.host, server.port, receive_buffer=4096))
-        with suppress(ConnectionError):  # whose time is over before it is stuck
+        with suppress(ConnectionError):  # its time may be over before it is stuck
             Flood(rude[-1], encode(PacketType.PING, b"x" * 138)).until_stuck(0.1)
     server.log_in("honest").expect_pong()
     for client in rude:
@@ -112,7 +112,7 @@ def test_128_users_sign_up_and_the_129th_is_refused(server: ServerProcess) -> No
         client.expect_error(Reason.USER_LIMIT_REACHED)
 
 
-def test_a_list_larger_than_the_outbox_comes_whole_as_the_client_reads(start_server: StartServer) -> None:
+def test_a_list_larger_than_the_outbox_arrives_whole_as_the_client_reads(start_server: StartServer) -> None:
     server = start_server("--outbox-bytes", 1024, "--pool-size", 100)
     names = [f"{number:03}-{'n' * 28}" for number in range(60)]
     clients = [server.log_in(name) for name in names]
@@ -122,16 +122,16 @@ def test_a_list_larger_than_the_outbox_comes_whole_as_the_client_reads(start_ser
         assert sorted(clients[7].users) == names
 
 
-def test_a_sender_whose_partner_does_not_read_is_slowed_down_and_nothing_is_lost(start_server: StartServer) -> None:
+def test_a_sender_whose_partner_does_not_read_is_throttled_and_nothing_is_lost(start_server: StartServer) -> None:
     server = start_server("--outbox-bytes", 4096, "--write-timeout", 60)
     reader, sender, flood = stuck_pair(server, timeout=1)
-    reader.expect(RELAYED_BIG)  # room again: the sender is read on
+    reader.expect(RELAYED_BIG)  # there is room again: the server resumes reading the sender
     for _ in range(flood.end() - 1):
         reader.expect(RELAYED_BIG)
     sender.expect_pong()
 
 
-def test_a_reader_that_never_reads_is_too_slow_and_everybody_else_chats_on(start_server: StartServer) -> None:
+def test_a_reader_that_never_reads_is_dropped_as_too_slow_and_all_others_chat_on(start_server: StartServer) -> None:
     server = start_server(*SMALL_BUFFERS, program=PATIENT)
     stuck, sender, bob, carol = (server.log_in(name) for name in ("stuck", "sender", "bob", "carol"))
     sender.chat_with(1)
@@ -145,12 +145,12 @@ def test_a_reader_that_never_reads_is_too_slow_and_everybody_else_chats_on(start
         stuck, (PacketType.ERROR, encode_error(Reason.TOO_SLOW)[2:]), (PacketType.MESSAGE, RELAYED_BIG[2:])
     )
     stuck.expect_end()
-    ending = gevent.spawn(flood.end, encode(PacketType.PING, b"!"))  # meanwhile we read our Errors, as a client must
+    ending = gevent.spawn(flood.end, encode(PacketType.PING, b"!"))  # meanwhile we must read our Errors, as any client
     refused = count_until(sender, (PacketType.PONG, b"!"), (PacketType.ERROR, encode_error(Reason.USER_NOT_ONLINE)[2:]))
     sent = ending.get()
     assert 0 < refused < sent
     queued = 4096 // len(RELAYED_BIG)
-    assert sent - queued <= delivered + refused <= sent, "only what was queued for the slow one is lost"
+    assert sent - queued <= delivered + refused <= sent, "only what was queued for the slow reader is lost"
 
 
 @pytest.mark.slow
@@ -179,25 +179,25 @@ def test_a_sender_that_waits_for_its_partner_is_not_idle(start_server: StartServ
     while flood.push(timeout=0.3):
         reader.send(encode(PacketType.PONG, b""))
     for _ in range(80):
-        reader.send(encode(PacketType.PONG, b""))  # it is there, it only does not read
+        reader.send(encode(PacketType.PONG, b""))  # it is alive, but it does not read
         time.sleep(0.1)
     reader.expect(RELAYED_BIG)
     for number in range(flood.end() - 1):
         reader.expect(RELAYED_BIG)
-        if number % 100 == 0:  # from here on they would be idle, and reading all may take its time
+        if number % 100 == 0:  # from here on they would be idle, and reading everything may take long
             reader.send(encode(PacketType.PONG, b""))
             sender.send(encode(PacketType.PONG, b""))
     sender.expect_pong()
 
 
-def test_the_too_slow_error_arrives_although_what_was_read_is_still_being_handed_over(
+def test_the_too_slow_error_arrives_while_the_session_still_hands_over_what_it_read(
     start_server: StartServer,
 ) -> None:
     server = start_server("--outbox-bytes", 4096, "--write-timeout", 2, program=PATIENT)
     slow = Wire(server.host, server.port, receive_buffer=2304)
     slow.send(encode_login("slow"))
     slow.read_list("slow")
-    name = "s" * 32  # tiny texts with a long name: one chunk from this client is a lot for the slow one
+    name = "s" * 32  # tiny texts with a long name: one chunk from this client is a lot for the slow reader
     stuck, sender, bystander = server.log_in(name), server.log_in("sender"), server.log_in("bystander")
     stuck.chat_with(1)
     sender.chat_with(2)
@@ -224,13 +224,13 @@ def test_the_too_slow_error_arrives_although_what_was_read_is_still_being_handed
 
 
 def take_a_little(client: Wire) -> None:
-    """About 10 kB a second."""
+    """Read about 10 kB a second."""
     assert client.socket.recv(500)
     time.sleep(0.05)
 
 
 def count_until(client: Wire, last: tuple[int, bytes], each: tuple[int, bytes]) -> int:
-    """How many packets come before `last`; all of them must be `each`."""
+    """Count the packets before `last`; all of them must be `each`."""
     count = 0
     while (packet := client.read()) != last:
         assert packet == each
@@ -247,7 +247,7 @@ def count_until(client: Wire, last: tuple[int, bytes], each: tuple[int, bytes]) 
     ],
     ids=["Pongs", "Errors", "lists"],
 )
-def test_a_client_that_does_not_read_its_answers_is_not_read_and_then_too_slow(
+def test_a_client_that_does_not_read_its_answers_is_throttled_and_then_too_slow(
     start_server: StartServer, asked: bytes, answer: tuple[int, bytes | None]
 ) -> None:
     server = start_server(*SMALL_BUFFERS, program=PATIENT)
@@ -267,7 +267,7 @@ def test_a_client_that_does_not_read_its_answers_is_not_read_and_then_too_slow(
     bystander.expect_pong()
 
 
-def test_a_message_between_two_others_arrives_while_one_floods(server: ServerProcess) -> None:
+def test_a_message_between_two_clients_arrives_while_a_third_floods(server: ServerProcess) -> None:
     flooder, alice, bob = (server.log_in(name) for name in ("flooder", "alice", "bob"))
     flooder.chat_with(1)
     alice.chat_with(3)

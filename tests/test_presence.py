@@ -1,4 +1,4 @@
-"""Who comes and goes, told to those who ask for it, and brief logins (section 7), with the real server."""
+"""Presence for clients that ask for it, and brief logins (section 7), with the real server."""
 
 import pytest
 
@@ -22,7 +22,7 @@ PING = encode(PacketType.PING, b"?")
 PONG = encode(PacketType.PONG, b"?")
 
 
-def test_others_who_come_and_go_are_told_in_order(server: ServerProcess) -> None:
+def test_watchers_are_notified_in_order_of_users_who_log_in_and_leave(server: ServerProcess) -> None:
     watcher = server.log_in("watcher", features=Feature.PRESENCE)
     for user_id, name in ((2, "alice"), (3, "bob"), (2, "alice")):
         with server.log_in(name):
@@ -31,7 +31,7 @@ def test_others_who_come_and_go_are_told_in_order(server: ServerProcess) -> None
     watcher.expect_pong()
 
 
-def test_who_does_not_ask_is_told_nothing(server: ServerProcess) -> None:
+def test_a_client_that_does_not_ask_gets_no_presence(server: ServerProcess) -> None:
     watcher = server.log_in("watcher", features=Feature.PRESENCE)
     silent = server.log_in("silent", features=Feature.RECEIPTS)
     watcher.expect(encode_presence(True, "silent", 2, 1))
@@ -41,7 +41,7 @@ def test_who_does_not_ask_is_told_nothing(server: ServerProcess) -> None:
     silent.expect_pong()
 
 
-def test_a_later_config_replaces_what_was_asked_for(server: ServerProcess) -> None:
+def test_a_later_config_replaces_the_features(server: ServerProcess) -> None:
     watcher = server.log_in("watcher")
     server.visit("alice")
     watcher.expect_pong()
@@ -49,7 +49,7 @@ def test_a_later_config_replaces_what_was_asked_for(server: ServerProcess) -> No
     watcher.read_list("watcher")
     alice = server.log_in("alice")
     watcher.expect(encode_presence(True, "alice", 2, 1))
-    watcher.send(encode_login("watcher"))  # says nothing of features: they stay
+    watcher.send(encode_login("watcher"))  # no features field: they stay
     watcher.read_list("watcher")
     alice.close()
     watcher.expect(encode_presence(False, "alice", 2, 1))
@@ -59,7 +59,7 @@ def test_a_later_config_replaces_what_was_asked_for(server: ServerProcess) -> No
     watcher.expect_pong()
 
 
-def test_a_refused_login_asks_for_nothing(server: ServerProcess) -> None:
+def test_a_refused_login_enables_no_feature(server: ServerProcess) -> None:
     with server.log_in("alice"), server.connect() as client:
         client.send(encode_login("alice", features=Feature.PRESENCE | Feature.HISTORY))
         client.expect_error(Reason.USER_ALREADY_ONLINE)
@@ -69,14 +69,16 @@ def test_a_refused_login_asks_for_nothing(server: ServerProcess) -> None:
         client.expect_error(Reason.UNKNOWN_PACKET_TYPE)
 
 
-def test_a_watcher_who_does_not_read_delays_nobody_and_learns_the_latest(server: ServerProcess) -> None:
+def test_a_watcher_that_does_not_read_delays_nobody_and_gets_the_latest_state(server: ServerProcess) -> None:
     watcher = server.log_in("watcher", features=Feature.PRESENCE)
     for _ in range(50):
         for name in ("alice", "bob"):
             server.visit(name)
     final = server.log_in("alice")
     latest: dict[str, int] = {}
-    watcher.send(encode_login("watcher", features=Feature.PRESENCE), PING)  # at the list its node has heard of everyone
+    watcher.send(
+        encode_login("watcher", features=Feature.PRESENCE), PING
+    )  # once the list arrives, its node knows everyone
     while (packet := watcher.read()) != (PacketType.PONG, b"?"):
         assert packet is not None
         if packet[0] != PacketType.CONFIG:
@@ -87,14 +89,14 @@ def test_a_watcher_who_does_not_read_delays_nobody_and_learns_the_latest(server:
     final.expect_pong()
 
 
-def test_presence_is_as_wide_as_ids_are(start_server: StartServer) -> None:
+def test_presence_has_ids_of_the_configured_width(start_server: StartServer) -> None:
     server = start_server("--id-width", 4)
     watcher = server.log_in("watcher", features=Feature.PRESENCE)
     with server.log_in("alice"):
         watcher.expect(encode_presence(True, "alice", 2, 4))
 
 
-def test_a_brief_login_is_answered_with_the_own_entry_and_the_list_comes_later(server: ServerProcess) -> None:
+def test_a_brief_login_is_answered_with_the_own_entry_and_the_list_on_request(server: ServerProcess) -> None:
     others = [server.log_in("alice"), server.log_in("bob")]
     client: Wire = server.connect()
     client.send(encode_login("carol", features=Feature.BRIEF))
@@ -108,7 +110,7 @@ def test_a_brief_login_is_answered_with_the_own_entry_and_the_list_comes_later(s
         other.expect_pong()
 
 
-def test_an_extension_s_packet_is_unknown_to_who_did_not_ask_for_it(server: ServerProcess) -> None:
+def test_an_extension_s_packet_is_unknown_unless_the_client_asked_for_it(server: ServerProcess) -> None:
     for packet_type in (PacketType.PRESENCE, PacketType.RECEIPT, PacketType.HISTORY):
         client = server.log_in("client", features=~Feature.HISTORY)
         client.send(encode(packet_type, b"\x01\x01"))

@@ -4,6 +4,7 @@ import pytest
 
 from chatserver.people.presence import Member, Presence
 from chatserver.transport.outbox import PUT_BYTES, Outbox
+from chatserver.transport.states import OutputEvent
 from protocol import encode_presence, encode_user
 
 
@@ -32,7 +33,7 @@ def test_a_member_who_cannot_be_reached_is_no_longer_online() -> None:
     presence = Presence()
     one = member(1)
     presence.join(one)
-    one.outbox.lead_nowhere()
+    one.outbox.advance(OutputEvent.SEND_FAILED)
     assert not presence.is_online(1)
     assert presence.find(1) is None
 

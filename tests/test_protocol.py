@@ -1,4 +1,4 @@
-"""The wire protocol as bytes: the vectors of docs/PROTOCOL.md, every fault, and any bytes in any chunks."""
+"""The wire protocol as bytes: the vectors of docs/PROTOCOL.md, every error, and arbitrary bytes in arbitrary chunks."""
 
 import ast
 from itertools import pairwise
@@ -9,8 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import protocol
-from protocol import FROM_CLIENT, FROM_SERVER, Decoder, Envelope, Feature, LocalProtocolError, PacketType, Reason
-from protocol import RemoteProtocolError as Fault
+from protocol import (
+    FROM_CLIENT,
+    FROM_SERVER,
+    Decoder,
+    Envelope,
+    Feature,
+    LocalProtocolError,
+    PacketType,
+    Reason,
+    RemoteProtocolError,
+)
 
 # name, bytes as in section 4, who sends it, (type, body)
 VECTORS = [
@@ -31,18 +40,18 @@ vectors = pytest.mark.parametrize(("wire", "accepts", "kind", "body"), VECTORS, 
 
 
 def decode(decoder: Decoder, *chunks: bytes) -> tuple[list[tuple[int, bytes]], Reason | None]:
-    """All packets, and the fault that ended the stream."""
+    """All packets, and the reason of the error that ended the stream."""
     packets: list[tuple[int, bytes]] = []
     try:
         for chunk in chunks:
-            packets.extend(decoder.packets(chunk))  # keeps those before a fault
-    except Fault as fault:
-        return packets, fault.reason
+            packets.extend(decoder.packets(chunk))  # keeps those before an error
+    except RemoteProtocolError as error:
+        return packets, error.reason
     return packets, None
 
 
 @vectors
-def test_a_packet_decodes_alike_whole_and_byte_by_byte(
+def test_a_packet_decodes_the_same_whole_and_byte_by_byte(
     wire: str, accepts: frozenset[PacketType], kind: PacketType, body: str | None
 ) -> None:
     data = bytes.fromhex(wire)
@@ -62,7 +71,7 @@ def test_trailing_bytes_wait_for_the_rest_of_their_packet(
     assert decode(decoder, b"c") == ([(PacketType.PONG, b"abc")], None)
 
 
-def test_what_our_functions_encode_is_what_the_vectors_say() -> None:
+def test_the_encoders_produce_the_vectors() -> None:
     assert protocol.encode_login("User") == bytes.fromhex("01 06 0004 55736572")
     assert protocol.encode_login("User", "secret") == bytes.fromhex("01 0e 0004 55736572 0006 736563726574")
     assert protocol.encode_user("User", 1, 1) == bytes.fromhex("01 07 0004 55736572 01")
@@ -85,7 +94,7 @@ def test_what_our_functions_encode_is_what_the_vectors_say() -> None:
         ("0a 00", Reason.UNKNOWN_PACKET_TYPE),
     ],
 )
-def test_a_bad_header_is_refused_from_its_two_bytes_after_the_packets_before_it(wire: str, reason: Reason) -> None:
+def test_an_invalid_header_is_refused_at_its_second_byte_after_the_packets_before_it(wire: str, reason: Reason) -> None:
     good = bytes.fromhex("08 01 61")
     decoder = Decoder(FROM_CLIENT)
     assert decode(decoder, good + bytes.fromhex(wire)) == ([(PacketType.PING, b"a")], reason)
@@ -93,19 +102,19 @@ def test_a_bad_header_is_refused_from_its_two_bytes_after_the_packets_before_it(
 
 
 @pytest.mark.parametrize("body", ["", "00", "0005 48656c6c", "0004 48656c6c6f", "0002 c328", "0001 80", "0003 eda080"])
-def test_a_text_that_is_no_exact_utf8_string_is_malformed(body: str) -> None:
-    with pytest.raises(Fault, match=Reason.MALFORMED_PACKET):
+def test_a_text_that_is_not_exactly_one_utf8_string_is_malformed(body: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=Reason.MALFORMED_PACKET):
         protocol.parse_text(bytes.fromhex(body))
 
 
 @pytest.mark.parametrize("body", ["", "00", "0000", "00000000", "0000000001", "0100000000"])
-def test_an_id_of_nothing_of_zero_or_over_four_bytes_is_malformed(body: str) -> None:
-    with pytest.raises(Fault, match=Reason.MALFORMED_PACKET):
+def test_an_id_that_is_empty_zero_or_over_four_bytes_is_malformed(body: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=Reason.MALFORMED_PACKET):
         protocol.parse_user_id(bytes.fromhex(body))
 
 
 @pytest.mark.parametrize(("body", "user_id"), [("01", 1), ("0001", 1), ("000001", 1), ("ffffffff", 2**32 - 1)])
-def test_an_id_is_read_at_any_width_up_to_four(body: str, user_id: int) -> None:
+def test_an_id_may_have_any_width_up_to_four_bytes(body: str, user_id: int) -> None:
     assert protocol.parse_user_id(bytes.fromhex(body)) == user_id
 
 
@@ -127,7 +136,7 @@ def test_a_login_has_a_name_and_may_have_a_password_and_features(
 
 @pytest.mark.parametrize("body", ["", "00", "0002 61", "0001 61 00", "0001 61 0002 62", "0001 61 0000 0000", "0001 ff"])
 def test_a_login_that_does_not_parse_is_malformed(body: str) -> None:
-    with pytest.raises(Fault, match=Reason.MALFORMED_PACKET):
+    with pytest.raises(RemoteProtocolError, match=Reason.MALFORMED_PACKET):
         protocol.parse_login(bytes.fromhex(body))
 
 
@@ -140,17 +149,17 @@ def test_a_printable_name_of_up_to_32_bytes_is_valid(name: str) -> None:
     "name",
     ["", "x" * 33, "ä" * 17, "a b", "a\tb", "a\nb", "a:b", "a,b", "\x1b[2J", "\u202e", "a\u00a0b", "e\u0301", "\ud800"],
 )
-def test_a_name_that_could_confuse_is_not_valid(name: str) -> None:
+def test_a_name_that_could_confuse_is_invalid(name: str) -> None:
     assert not protocol.is_valid_username(name)
 
 
 @pytest.mark.parametrize("user_id", [0, -1, 2**32])
-def test_an_id_that_no_packet_can_carry_is_our_own_fault(user_id: int) -> None:
+def test_encoding_an_id_that_no_packet_can_carry_is_a_local_error(user_id: int) -> None:
     with pytest.raises(LocalProtocolError):
         protocol.encode_chat_init(user_id)
 
 
-def test_a_text_over_136_bytes_is_our_own_fault() -> None:
+def test_encoding_a_text_over_136_bytes_is_a_local_error() -> None:
     with pytest.raises(LocalProtocolError):
         protocol.encode_message(b"x" * 137)
 
@@ -163,9 +172,7 @@ packets_from_a_client = st.builds(protocol.encode, st.sampled_from(sorted(FROM_C
 
 
 @given(st.lists(st.one_of(packets_from_a_client, packets_from_a_client, st.binary(max_size=5))), st.data())
-def test_any_bytes_give_the_same_packets_and_fault_however_they_are_chunked(
-    parts: list[bytes], chunks: st.DataObject
-) -> None:
+def test_any_bytes_give_the_same_packets_and_error_in_any_chunks(parts: list[bytes], chunks: st.DataObject) -> None:
     data = b"".join(parts)
     cuts = sorted(chunks.draw(st.lists(st.integers(0, len(data)), max_size=20)))
     pieces = [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
@@ -184,15 +191,15 @@ def test_any_body_parses_or_is_malformed(body: bytes) -> None:
     for parse in (protocol.parse_login, protocol.parse_user, protocol.parse_user_id, protocol.parse_text):
         try:
             parse(body)
-        except Fault as fault:
-            assert fault.reason is Reason.MALFORMED_PACKET
+        except RemoteProtocolError as error:
+            assert error.reason is Reason.MALFORMED_PACKET
 
 
 @given(names, st.binary(max_size=136))
 def test_a_relayed_text_fits_packets_and_arrives_unchanged(sender: str, text: bytes) -> None:
     text = text.decode(errors="ignore").encode()
-    packets, fault = decode(Decoder(FROM_SERVER), Envelope(sender).wrap(text))
-    assert fault is None
+    packets, error = decode(Decoder(FROM_SERVER), Envelope(sender).wrap(text))
+    assert error is None
     prefix = f"{sender}:".encode()
     pieces = [protocol.parse_text(body) for _, body in packets]
     assert all(piece.startswith(prefix) for piece in pieces)
@@ -200,14 +207,14 @@ def test_a_relayed_text_fits_packets_and_arrives_unchanged(sender: str, text: by
 
 
 @given(names, texts.filter(lambda text: 0 < len(text.encode()) <= 64), st.integers(1, 2**32 - 1))
-def test_logins_and_entries_survive_the_round_trip(name: str, password: str, user_id: int) -> None:
+def test_logins_and_user_entries_survive_the_round_trip(name: str, password: str, user_id: int) -> None:
     assert protocol.parse_login(protocol.encode_login(name, password)[2:]) == (name, password, None)
     assert protocol.parse_user(protocol.encode_user(name, user_id, 4)[2:]) == (name, user_id)
     assert protocol.parse_user_id(protocol.encode_chat_init(user_id)[2:]) == user_id
 
 
 @given(st.lists(st.binary(max_size=138), min_size=1, max_size=8), st.data())
-def test_the_rest_of_a_packet_under_way_ends_at_the_next_boundary(bodies: list[bytes], data: st.DataObject) -> None:
+def test_the_rest_of_a_partly_sent_packet_ends_at_the_next_boundary(bodies: list[bytes], data: st.DataObject) -> None:
     packets = [protocol.encode(PacketType.PING, body) for body in bodies]
     stream = b"".join(packets)
     sent = data.draw(st.integers(0, len(stream)))
@@ -236,27 +243,27 @@ odd = st.one_of(
 
 
 @given(st.lists(st.one_of(plain, plain, plain, odd)).map(b"".join), st.lists(st.integers(0, 400)), st.integers(1, 32))
-def test_messages_that_are_taken_together_are_those_that_are_taken_one_by_one(
+def test_messages_decoded_as_a_run_equal_those_decoded_one_by_one(
     stream: bytes, cuts: list[int], name_bytes: int
 ) -> None:
     together, one_by_one = Decoder(FROM_CLIENT), Decoder(FROM_CLIENT)
     envelope = Envelope("n" * name_bytes)
     edges = [0, *sorted(cuts), len(stream)]
     chunks = [stream[start:end] for start, end in pairwise(edges)]
-    packets, fault = decode(one_by_one, *chunks)
+    packets, error = decode(one_by_one, *chunks)
     said: list[bytes] = []
     reason = None
     for kind, body in packets:
         try:
             said.append(envelope.wrap(protocol.parse_text(body)) if kind == PacketType.MESSAGE else body)
-        except Fault as malformed:
+        except RemoteProtocolError as malformed:
             reason = malformed.reason
             break
-    assert relay(together, envelope, chunks) == (said, reason or fault)
+    assert relay(together, envelope, chunks) == (said, reason or error)
 
 
 def relay(decoder: Decoder, envelope: Envelope, chunks: list[bytes]) -> tuple[list[bytes], Reason | None]:
-    """As a server does it: what goes to the receiver, and the bodies of other packets; and the fault at the end."""
+    """Decode as a server does: (what goes to the receiver and the bodies of other packets, the error at the end)."""
     said: list[bytes] = []
     try:
         for chunk in chunks:
@@ -268,12 +275,12 @@ def relay(decoder: Decoder, envelope: Envelope, chunks: list[bytes]) -> tuple[li
                     break
                 kind, body = packet
                 said.append(envelope.wrap(protocol.parse_text(body)) if kind == PacketType.MESSAGE else body)
-    except Fault as fault:
-        return said, fault.reason
+    except RemoteProtocolError as error:
+        return said, error.reason
     return said, None
 
 
-def test_messages_of_one_chunk_are_taken_together() -> None:
+def test_the_messages_of_one_chunk_are_decoded_as_one_run() -> None:
     decoder, envelope = Decoder(FROM_CLIENT), Envelope("ann")
     texts = [b"one", b"", "drei \N{SNOWMAN}".encode(), b"x" * 132]
     decoder.feed(b"".join(map(protocol.encode_message, texts)) + b"\x08\x00" + protocol.encode_message(b"four"))
@@ -288,7 +295,7 @@ def test_messages_of_one_chunk_are_taken_together() -> None:
 def test_fewer_than_140_bytes_are_held_between_two_chunks(chunks: list[bytes]) -> None:
     decoder = Decoder(FROM_CLIENT)
     for chunk in chunks:
-        _, fault = decode(decoder, chunk)
+        _, error = decode(decoder, chunk)
         assert len(decoder.rest) < protocol.MAX_PACKET_BYTES
-        if fault:
+        if error:
             return

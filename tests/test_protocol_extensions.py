@@ -19,15 +19,15 @@ from protocol import (
     LocalProtocolError,
     PacketType,
     Reason,
+    RemoteProtocolError,
     Run,
 )
-from protocol import RemoteProtocolError as Fault
 
 bodies = st.lists(st.binary(max_size=138), max_size=8)
 texts = st.text(max_size=136).map(lambda text: text.encode()[:136].decode(errors="ignore").encode())
 
 
-def test_what_our_functions_encode_is_what_the_page_says() -> None:
+def test_the_encoders_produce_the_documented_bytes() -> None:
     assert protocol.encode_login("User", features=Feature.PRESENCE) == bytes.fromhex("01 09 0004 55736572 0000 01")
     assert protocol.encode_login("User", "pw", ALL_FEATURES) == bytes.fromhex("01 0b 0004 55736572 0002 7077 1f")
     assert protocol.encode_presence(True, "User", 3, 1) == bytes.fromhex("05 08 01 0004 55736572 03")
@@ -39,7 +39,7 @@ def test_what_our_functions_encode_is_what_the_page_says() -> None:
     assert bytes.fromhex("07 00") == protocol.HISTORY_END
 
 
-def test_a_login_says_what_it_asks_for_or_nothing() -> None:
+def test_a_login_may_list_features_or_leave_them_out() -> None:
     assert protocol.parse_login(protocol.encode_login("User")[2:]) == ("User", "", None)
     assert protocol.parse_login(bytes.fromhex("0004 55736572 0000 00")) == ("User", "", NO_FEATURES)
     assert protocol.parse_login(bytes.fromhex("0004 55736572 0002 7077 09")) == (
@@ -49,13 +49,13 @@ def test_a_login_says_what_it_asks_for_or_nothing() -> None:
     )
 
 
-def test_a_feature_that_nobody_knows_is_left_out() -> None:
+def test_an_unknown_feature_is_ignored() -> None:
     assert protocol.parse_login(bytes.fromhex("0004 55736572 0000 ff")).features == ALL_FEATURES
     assert protocol.parse_login(bytes.fromhex("0004 55736572 0000 e0")).features == NO_FEATURES
 
 
 @given(st.booleans(), st.integers(1, 2**32 - 1), st.sampled_from(Level), st.integers(1, 2**32 - 1))
-def test_what_the_server_sends_survives_the_round_trip(is_online: bool, number: int, level: Level, last: int) -> None:
+def test_server_packets_survive_the_round_trip(is_online: bool, number: int, level: Level, last: int) -> None:
     assert protocol.parse_presence(protocol.encode_presence(is_online, "User", number, 4)[2:]) == (
         is_online,
         "User",
@@ -95,12 +95,12 @@ def test_what_the_server_sends_survives_the_round_trip(is_online: bool, number: 
 )
 def test_a_body_that_does_not_parse_is_malformed(parse: object, body: str) -> None:
     assert callable(parse)
-    with pytest.raises(Fault, match="Malformed Packet"):
+    with pytest.raises(RemoteProtocolError, match="Malformed Packet"):
         parse(bytes.fromhex(body))
 
 
 @pytest.mark.parametrize("count", [-1, 256])
-def test_more_than_a_byte_of_messages_cannot_be_asked_for(count: int) -> None:
+def test_a_history_request_is_limited_to_one_byte_of_messages(count: int) -> None:
     with pytest.raises(LocalProtocolError, match="0 to 255"):
         protocol.encode_history_request(count, 1)
 
@@ -108,14 +108,14 @@ def test_more_than_a_byte_of_messages_cannot_be_asked_for(count: int) -> None:
 @pytest.mark.parametrize(
     ("accepts", "extra"), [(FROM_CLIENT, EXTRA_FROM_CLIENT), (FROM_SERVER, EXTRA_FROM_SERVER)], ids=["server", "client"]
 )
-def test_a_packet_of_a_feature_is_unknown_until_it_is_asked_for_and_again_when_it_no_longer_is(
+def test_a_feature_s_packet_is_unknown_unless_the_feature_is_on(
     accepts: frozenset[PacketType], extra: dict[PacketType, Feature]
 ) -> None:
     for packet_type, feature in extra.items():
         packet = bytes((packet_type, 0))
         decoder = Decoder(accepts)
         decoder.accept_extra(extra, ALL_FEATURES & ~feature)
-        with pytest.raises(Fault, match="Unknown Packet Type"):
+        with pytest.raises(RemoteProtocolError, match="Unknown Packet Type"):
             list(decoder.packets(packet))
         decoder = Decoder(accepts)
         ping = bytes((PacketType.PING, 0))
@@ -124,7 +124,7 @@ def test_a_packet_of_a_feature_is_unknown_until_it_is_asked_for_and_again_when_i
         decoder.accept_extra(extra, feature)  # in the middle of a chunk
         assert next(packets) == (packet_type, b"")
         decoder.accept_extra(extra, NO_FEATURES)
-        with pytest.raises(Fault) as caught:
+        with pytest.raises(RemoteProtocolError) as caught:
             next(packets)
         assert caught.value.reason is Reason.UNKNOWN_PACKET_TYPE
 
@@ -133,7 +133,7 @@ def test_a_packet_of_a_feature_is_unknown_until_it_is_asked_for_and_again_when_i
 
 
 @given(bodies, st.data())
-def test_the_whole_packets_of_a_stream_that_is_cut_off_are_counted(found: list[bytes], data: st.DataObject) -> None:
+def test_the_whole_packets_of_a_cut_stream_are_counted(found: list[bytes], data: st.DataObject) -> None:
     packets = [protocol.encode(PacketType.MESSAGE, body) for body in found]
     stream = b"".join(packets)
     end = data.draw(st.integers(0, len(stream)))
@@ -149,7 +149,7 @@ def test_a_stream_is_split_into_its_packets(found: list[bytes]) -> None:
 
 
 @given(st.lists(texts, min_size=1, max_size=12), st.integers(1, 12))
-def test_the_first_messages_of_a_run_are_what_they_were(said: list[bytes], count: int) -> None:
+def test_the_first_messages_of_a_run_are_unchanged(said: list[bytes], count: int) -> None:
     wrapped = [Envelope("s").wrap(text) for text in said]
     packets = [packet for message in wrapped for packet in protocol.split_packets(message)]
     several, one = Run(b"".join(packets), len(packets)), Run(wrapped[0], 1)

@@ -1,4 +1,4 @@
-"""Waiting for input below gevent's socket API: Readable keeps its three promises."""
+"""Waiting for input below gevent's socket API: the three promises of Readable."""
 
 import socket
 from collections.abc import Iterator
@@ -8,23 +8,23 @@ import pytest
 from gevent import Timeout
 from greenlet import GreenletExit
 
-from chatserver.transport.readable import InputOver, Readable, plain_socket
+from chatserver.transport.readable import Interrupted, Readable, plain_socket
 from testkit.processes import DEADLINE
 
 
 class Counting(Readable):
-    """Counts how often the loop tells it of input."""
+    """Counts how often the loop reports input."""
 
-    told = 0
+    reports = 0
 
     def _wake(self) -> None:
-        self.told += 1
+        self.reports += 1
         super()._wake()
 
 
 @pytest.fixture
 def pair() -> Iterator[tuple[Counting, socket.socket, socket.socket]]:
-    """One end, who waits for it, and the other end."""
+    """(what waits for the near end, the near end, the far end)."""
     near, far = socket.socketpair()
     with near, far:
         readable = Counting(near.fileno())
@@ -35,8 +35,8 @@ def pair() -> Iterator[tuple[Counting, socket.socket, socket.socket]]:
 def outcome(readable: Readable) -> str:
     try:
         readable.wait()
-    except InputOver:
-        return "over"
+    except Interrupted:
+        return "interrupted"
     except GreenletExit:
         return "killed"
     return "input"
@@ -50,7 +50,7 @@ def some_turns() -> None:
 Pair = tuple[Counting, socket.socket, socket.socket]
 
 
-def test_who_waits_is_woken_by_input_and_by_its_end(pair: Pair) -> None:
+def test_a_wait_ends_on_input_and_on_the_end_of_input(pair: Pair) -> None:
     readable, near, far = pair
     waiting = gevent.spawn(outcome, readable)
     some_turns()
@@ -63,27 +63,27 @@ def test_who_waits_is_woken_by_input_and_by_its_end(pair: Pair) -> None:
     assert near.recv(10) == b""
 
 
-def test_input_that_nobody_waits_for_is_told_once_and_found_later(pair: Pair) -> None:
+def test_input_without_a_waiter_is_reported_once_and_found_later(pair: Pair) -> None:
     readable, near, far = pair
     far.send(b"x")
     assert gevent.spawn(outcome, readable).get(timeout=DEADLINE) == "input"
-    told = readable.told
+    before = readable.reports
     some_turns()
     gevent.sleep(0.01)
-    assert readable.told == told + 1, "then the loop rests"
+    assert readable.reports == before + 1, "the watcher is stopped then"
     assert gevent.spawn(outcome, readable).get(timeout=DEADLINE) == "input"
     assert near.recv(10) == b"x"
 
 
-def test_an_interrupt_ends_the_wait_and_no_later_one(pair: Pair) -> None:
+def test_an_interrupt_ends_the_current_wait_and_no_later_one(pair: Pair) -> None:
     readable, _, far = pair
     readable.interrupt()
     waiting = gevent.spawn(outcome, readable)
     some_turns()
-    assert not waiting.dead, "nobody waited when it came"
+    assert not waiting.dead, "no greenlet waited when the interrupt came"
     readable.interrupt()
     readable.interrupt()
-    assert waiting.get(timeout=DEADLINE) == "over"
+    assert waiting.get(timeout=DEADLINE) == "interrupted"
     waiting = gevent.spawn(outcome, readable)
     some_turns()
     assert not waiting.dead
@@ -91,18 +91,20 @@ def test_an_interrupt_ends_the_wait_and_no_later_one(pair: Pair) -> None:
     assert waiting.get(timeout=DEADLINE) == "input"
 
 
-def test_of_input_and_an_interrupt_at_once_one_ends_the_wait(pair: Pair) -> None:
+def test_input_and_an_interrupt_at_once_end_one_wait_only(pair: Pair) -> None:
     readable, _, far = pair
     waiting = gevent.spawn(outcome, readable)
     some_turns()
     far.send(b"x")
     readable.interrupt()
-    assert waiting.get(timeout=DEADLINE) in ("input", "over")
+    assert waiting.get(timeout=DEADLINE) in ("input", "interrupted")
     some_turns()
-    assert readable._waiter is None
+    assert gevent.spawn(outcome, readable).get(timeout=DEADLINE) == "input", (
+        "the other event does not end the next wait"
+    )
 
 
-def test_who_is_killed_waits_no_more(pair: Pair) -> None:
+def test_a_killed_greenlet_waits_no_more(pair: Pair) -> None:
     readable, _, far = pair
     waiting = gevent.spawn(outcome, readable)
     some_turns()
@@ -113,7 +115,7 @@ def test_who_is_killed_waits_no_more(pair: Pair) -> None:
     assert gevent.spawn(outcome, readable).get(timeout=DEADLINE) == "input"
 
 
-def test_a_timeout_ends_the_wait_and_the_next_one_goes_on(pair: Pair) -> None:
+def test_a_timeout_ends_the_wait_and_a_later_wait_works(pair: Pair) -> None:
     readable, _, far = pair
     with pytest.raises(Timeout), Timeout(0.01):
         readable.wait()
@@ -122,7 +124,7 @@ def test_a_timeout_ends_the_wait_and_the_next_one_goes_on(pair: Pair) -> None:
         readable.wait()
 
 
-def test_a_plain_socket_has_the_connection_and_never_waits(pair: Pair) -> None:
+def test_a_plain_socket_takes_over_the_connection_and_never_blocks(pair: Pair) -> None:
     _, near, far = pair
     with plain_socket(near) as plain:
         assert near.fileno() == -1
@@ -132,7 +134,7 @@ def test_a_plain_socket_has_the_connection_and_never_waits(pair: Pair) -> None:
         assert plain.recv(10) == b"x"
 
 
-def test_an_error_of_the_connection_ends_the_wait() -> None:
+def test_a_connection_error_ends_the_wait() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as near:
         far, _ = listener.accept()
         readable = Readable(near.fileno())

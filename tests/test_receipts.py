@@ -1,4 +1,4 @@
-"""How far Messages have come, told to who asks for it (section 7.2): as ranges, and never ahead of the truth."""
+"""Receipts (section 7.2): sent as ranges to clients that ask for them, and never early."""
 
 import gevent
 import pytest
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.measured
 Numbers = dict[Level, list[int]]
 
 
-def told(packets: bytes) -> Numbers:
-    """The numbers in these Receipts, by level, in the order in which they came."""
+def numbers_in(packets: bytes) -> Numbers:
+    """The numbers in these Receipts, by level, in order of arrival."""
     decoder = Decoder(FROM_SERVER)
     decoder.accept_extra(EXTRA_FROM_SERVER, Feature.RECEIPTS)
     numbers: Numbers = {level: [] for level in Level}
@@ -41,13 +41,13 @@ def told(packets: bytes) -> Numbers:
 
 
 def read_receipts(client: Wire, stored: int, delivered: int) -> Numbers:
-    """Read until so many Messages are known to be stored, and delivered."""
-    packets, numbers = b"", told(b"")
+    """Read until so many Messages are confirmed as stored and as delivered."""
+    packets, numbers = b"", numbers_in(b"")
     while (len(numbers[Level.STORED]), len(numbers[Level.DELIVERED])) != (stored, delivered):
         packet = client.read()
         assert packet is not None
         packets += bytes((packet[0], len(packet[1]))) + packet[1]
-        numbers = told(packets)
+        numbers = numbers_in(packets)
     return numbers
 
 
@@ -55,42 +55,40 @@ def read_receipts(client: Wire, stored: int, delivered: int) -> Numbers:
 
 
 @given(st.permutations(range(1, 30)), st.lists(st.integers(1, 28), max_size=6))
-def test_whatever_comes_in_whatever_order_is_told_once_in_as_few_ranges_as_can_be(
-    order: list[int], cuts: list[int]
-) -> None:
+def test_numbers_in_any_order_are_confirmed_once_in_the_fewest_ranges(order: list[int], cuts: list[int]) -> None:
     calls: list[bool] = []
     receipts = Receipts(lambda: calls.append(True))
     wanted = [number for number in order if number not in cuts]
     for number in wanted:
         receipts.reach(Level.STORED, number, number)
     packets = receipts.take()
-    assert told(packets)[Level.STORED] == sorted(wanted)
+    assert numbers_in(packets)[Level.STORED] == sorted(wanted)
     ranges = sum(number - 1 not in wanted for number in wanted)
     assert len(packets) == ranges * len(encode_receipt(Level.STORED, 1, 1))
     assert len(calls) == len(wanted)
     assert receipts.take() == b""
 
 
-def test_what_is_stored_is_told_before_what_is_delivered() -> None:
+def test_stored_receipts_come_before_delivered_ones() -> None:
     receipts = Receipts(lambda: None)
     receipts.reach(Level.DELIVERED, 1, 2)
     receipts.reach(Level.STORED, 1, 2)
     assert receipts.take() == encode_receipt(Level.STORED, 1, 2) + encode_receipt(Level.DELIVERED, 1, 2)
 
 
-def test_many_ranges_are_told_bit_by_bit_and_are_more_than_enough() -> None:
+def test_many_ranges_are_taken_in_parts_and_count_as_full() -> None:
     receipts = Receipts(lambda: None)
     for number in range(1, 2 * MAX_RANGES, 2):
         receipts.reach(Level.DELIVERED, number, number)
     assert not receipts.is_full()
     receipts.reach(Level.DELIVERED, 2 * MAX_RANGES + 1, 2 * MAX_RANGES + 1)
     assert receipts.is_full()
-    assert told(receipts.take())[Level.DELIVERED] == [*range(1, 2 * MAX_RANGES, 2)]
+    assert numbers_in(receipts.take())[Level.DELIVERED] == [*range(1, 2 * MAX_RANGES, 2)]
     assert not receipts.is_full()
     assert receipts.take() == encode_receipt(Level.DELIVERED, 2 * MAX_RANGES + 1, 2 * MAX_RANGES + 1)
 
 
-def test_a_writer_is_told_to_take_until_all_ranges_are_told() -> None:
+def test_the_writer_is_called_until_all_ranges_are_taken() -> None:
     box = Outbox(10_000, lambda: None)
     receipts = Receipts(box.announce)
     box.notices.append(receipts.take)
@@ -99,10 +97,10 @@ def test_a_writer_is_told_to_take_until_all_ranges_are_told() -> None:
     heard = b""
     while box.is_due:
         heard += box.take()
-    assert told(heard)[Level.DELIVERED] == [*range(1, 5 * MAX_RANGES, 2)]
+    assert numbers_in(heard)[Level.DELIVERED] == [*range(1, 5 * MAX_RANGES, 2)]
 
 
-def test_a_number_that_does_not_fit_is_not_told() -> None:
+def test_a_number_too_large_for_the_packet_is_not_confirmed() -> None:
     receipts = Receipts(lambda: None)
     receipts.reach(Level.STORED, 2**32 - 1, 2**32 - 1)
     receipts.reach(Level.STORED, 2**32, 2**32)
@@ -112,7 +110,7 @@ def test_a_number_that_does_not_fit_is_not_told() -> None:
 # With the real server
 
 
-def test_who_does_not_read_its_receipts_is_not_read_and_then_too_slow(start_server: StartServer) -> None:
+def test_a_client_that_does_not_read_its_receipts_is_throttled_and_then_too_slow(start_server: StartServer) -> None:
     server = start_server("--write-timeout", 1, "--metrics-port", 0)
     away = server.log_in("away")
     sink = server.log_in("sink")
@@ -134,7 +132,7 @@ def read_to_the_end(client: Wire) -> None:
         pass
 
 
-def test_a_run_of_messages_is_told_as_one_range(server: ServerProcess) -> None:
+def test_a_run_of_messages_is_confirmed_as_one_range(server: ServerProcess) -> None:
     bob = server.log_in("bob")
     alice = server.log_in("alice", features=Feature.RECEIPTS)
     alice.chat_with(1)
@@ -146,7 +144,7 @@ def test_a_run_of_messages_is_told_as_one_range(server: ServerProcess) -> None:
     alice.expect_pong()
 
 
-def test_every_message_counts_the_refused_ones_too_and_one_that_was_split_once(server: ServerProcess) -> None:
+def test_refused_messages_are_numbered_too_and_a_split_message_only_once(server: ServerProcess) -> None:
     alice = server.log_in("alice", features=Feature.RECEIPTS)
     alice.say("1: to nobody")
     alice.expect_error(Reason.NO_CHAT_STARTED)
@@ -158,18 +156,18 @@ def test_every_message_counts_the_refused_ones_too_and_one_that_was_split_once(s
     alice.say("5")
     received = []
     numbers = b""
-    while told(numbers)[Level.STORED][-1:] != [5] or told(numbers)[Level.DELIVERED][-1:] != [5]:
+    while numbers_in(numbers)[Level.STORED][-1:] != [5] or numbers_in(numbers)[Level.DELIVERED][-1:] != [5]:
         packet = alice.read()
         assert packet is not None
         if packet[0] == PacketType.RECEIPT:
             numbers += bytes((packet[0], len(packet[1]))) + packet[1]
         else:
             received.append(packet)
-    assert told(numbers) == {Level.STORED: [2, 3, 4, 5], Level.DELIVERED: [2, 3, 4, 5]}
+    assert numbers_in(numbers) == {Level.STORED: [2, 3, 4, 5], Level.DELIVERED: [2, 3, 4, 5]}
     assert len(received) == 5  # of four
 
 
-def test_messages_before_the_login_count_too(server: ServerProcess) -> None:
+def test_messages_before_the_login_are_numbered_too(server: ServerProcess) -> None:
     with server.connect() as client:
         client.say("1")
         client.expect_error(Reason.NOT_LOGGED_IN)
@@ -181,7 +179,7 @@ def test_messages_before_the_login_count_too(server: ServerProcess) -> None:
         client.expect(encode_receipt(Level.DELIVERED, 2, 2))
 
 
-def test_what_is_not_with_the_receivers_kernel_yet_is_not_delivered(start_server: StartServer) -> None:
+def test_a_message_is_not_delivered_before_the_kernel_has_it(start_server: StartServer) -> None:
     server = start_server("--write-timeout", 60, "--history", "off")
     bob = Wire(server.host, server.port, receive_buffer=2304)
     bob.send(encode_login("bob"))
@@ -199,7 +197,7 @@ def test_what_is_not_with_the_receivers_kernel_yet_is_not_delivered(start_server
 
 
 def read_some(client: Wire) -> Numbers:
-    """What has come when no more comes."""
+    """The receipts received until no more arrive."""
     packets = b""
     try:
         while packet := client.read():
@@ -207,10 +205,10 @@ def read_some(client: Wire) -> Numbers:
             client.socket.settimeout(0.2)
     except TimeoutError:
         client.socket.settimeout(30)
-    return told(packets)
+    return numbers_in(packets)
 
 
-def test_who_asks_in_the_middle_of_a_session_is_told_from_there_on_with_the_right_numbers(
+def test_receipts_switched_on_in_mid_session_start_there_with_the_right_numbers(
     server: ServerProcess,
 ) -> None:
     alice = server.log_in("alice")
@@ -224,7 +222,7 @@ def test_who_asks_in_the_middle_of_a_session_is_told_from_there_on_with_the_righ
     assert read_receipts(alice, 1, 1) == {Level.STORED: [2], Level.DELIVERED: [2]}
 
 
-def test_each_sender_is_told_of_its_own(server: ServerProcess) -> None:
+def test_each_sender_gets_receipts_for_its_own_messages_only(server: ServerProcess) -> None:
     bob = server.log_in("bob")
     senders = [server.log_in(name, features=Feature.RECEIPTS) for name in ("alice", "carol")]
     for number, sender in enumerate(senders, start=1):

@@ -15,10 +15,11 @@ import pytest
 from testkit.processes import ROOT
 
 STORAGE = {"protocol", "chatstorage", "storage"}
-CLIENT = {"protocol", "chatclient", "client"}
+NETWORK = {"protocol", "chatnet"}
+CLIENT = {*NETWORK, "chatclient", "client"}
 LOADTEST = {"loadtest", "loadtest.core", "loadtest.locust", "loadtest.chat"}
 
-# The server's rooms, the lowest first: each may import those before it, and the storage.
+# The server's rooms, the lowest first: each may import those before it, the storage and chatnet.
 STAIRCASE = (
     "chatserver",  # the version
     "chatserver.counters",
@@ -37,13 +38,14 @@ SHIPPED = {*STORAGE, *STAIRCASE, *CLIENT, "cluster", "server", "admin", "chatter
 # What each room may import in addition to itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "protocol": set(),
+    "chatnet": {"protocol"},
     "chatstorage": {"protocol"},
     "storage": {"protocol", "chatstorage"},
-    **{room: {*STORAGE, *STAIRCASE[:floor]} for floor, room in enumerate(STAIRCASE)},
-    "cluster": {*STORAGE, *UP_TO_BACKEND},
-    "server": {*STORAGE, *STAIRCASE, "cluster"},
+    **{room: {*STORAGE, *NETWORK, *STAIRCASE[:floor]} for floor, room in enumerate(STAIRCASE)},
+    "cluster": {*STORAGE, *NETWORK, *UP_TO_BACKEND},
+    "server": {*STORAGE, *NETWORK, *STAIRCASE, "cluster"},
     "admin": {*STORAGE, *STAIRCASE, "cluster", "chatterminal"},
-    "chatclient": {"protocol"},
+    "chatclient": NETWORK,
     "client": CLIENT,
     "chatterminal": CLIENT,
     "terminal": {*CLIENT, "chatterminal", "chatserver"},

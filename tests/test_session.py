@@ -1,4 +1,4 @@
-"""One client's conversation without a socket: every packet type in every state, and what their order means."""
+"""One client's conversation without a socket: every packet type in every state, and the effect of their order."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +9,10 @@ from chatserver.counters import Counters
 from chatserver.messages.delivery import Delivery
 from chatserver.people.accounts import Accounts
 from chatserver.people.presence import Presence
-from chatserver.session import HANDLERS, PARSERS, Session, State
+from chatserver.session import PARSERS, Session, State
 from chatserver.transport.address import ClientAddress
 from chatserver.transport.outbox import Outbox
+from chatserver.transport.states import OutputEvent
 from protocol import (
     EXTRA_FROM_CLIENT,
     FROM_CLIENT,
@@ -34,7 +35,7 @@ PING, PONG = encode(PacketType.PING, b"?"), encode(PacketType.PONG, b"?")
 
 
 class Client:
-    """A session with its outbox, and what came out of it."""
+    """A session with its outbox, read by hand."""
 
     def __init__(self, accounts: Accounts, presence: Presence, delivery: Delivery, counters: Counters) -> None:
         self.outbox = Outbox(64 * 1024, lambda: None)
@@ -45,7 +46,7 @@ class Client:
         self.outbox.close(encode_error(reason))
 
     def send(self, *packets: bytes) -> bytes:
-        """Feed packets and return all that the client would read now."""
+        """Feed packets and return all bytes that the client would read now."""
         self.session.receive(b"".join(packets))
         return self.read()
 
@@ -55,8 +56,8 @@ class Client:
         return taken
 
 
-class Room:
-    """What sessions share."""
+class Sessions:
+    """What the sessions of a server share, and clients that start one each."""
 
     def __init__(self, storage: CsvStorage) -> None:
         self.presence = Presence()
@@ -71,11 +72,11 @@ class Room:
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Iterator[Room]:
+def sessions(tmp_path: Path) -> Iterator[Sessions]:
     with CsvStorage(tmp_path / "data", 128, 255) as storage:
-        room = Room(storage)
-        yield room
-        room.accounts.close()
+        sessions = Sessions(storage)
+        yield sessions
+        sessions.accounts.close()
 
 
 ALICE, BOB = encode_login("alice"), encode_login("bob")
@@ -120,8 +121,10 @@ def error(reason: Reason) -> bytes:
         (State.CHATTING, CURIOUS + PAST, LIST + HISTORY_END, State.CHATTING),
     ],
 )
-def test_every_packet_in_every_state(room: Room, state: State, packet: bytes, answer: bytes, next_state: State) -> None:
-    client = room.client(*HOW_TO_REACH[state])
+def test_every_packet_in_every_state(
+    sessions: Sessions, state: State, packet: bytes, answer: bytes, next_state: State
+) -> None:
+    client = sessions.client(*HOW_TO_REACH[state])
     assert client.session.state is state
     assert client.send(packet) == answer
     assert client.session.state is next_state
@@ -129,8 +132,8 @@ def test_every_packet_in_every_state(room: Room, state: State, packet: bytes, an
 
 def test_the_tables_cover_every_state_and_every_packet_that_a_client_may_send() -> None:
     assert set(PARSERS) == FROM_CLIENT | EXTRA_FROM_CLIENT.keys()
-    assert set(HANDLERS) == set(State)
-    for state, handlers in HANDLERS.items():  # nobody has asked for anything before the login
+    assert set(Session.HANDLERS) == set(State)
+    for state, handlers in Session.HANDLERS.items():  # no feature is on before the login
         assert set(handlers) == (FROM_CLIENT if state is State.CONNECTED else set(PARSERS))
 
 
@@ -146,54 +149,54 @@ def test_the_tables_cover_every_state_and_every_packet_that_a_client_may_send() 
         (bytes.fromhex("03 03 0002 61"), Reason.MALFORMED_PACKET),
     ],
 )
-def test_a_fault_closes_in_every_state_and_nothing_after_it_is_handled(
-    room: Room, state: State, packet: bytes, reason: Reason
+def test_a_protocol_error_closes_in_every_state_and_nothing_after_it_is_handled(
+    sessions: Sessions, state: State, packet: bytes, reason: Reason
 ) -> None:
-    client = room.client(*HOW_TO_REACH[state])
+    client = sessions.client(*HOW_TO_REACH[state])
     assert client.send(PING, packet, PING, packet) == PONG + error(reason)
     assert client.outbox.closed
 
 
-def test_a_run_of_messages_is_handed_over_before_a_fault_closes(room: Room) -> None:
-    bob = room.client(BOB)
-    alice = room.client(ALICE, encode_chat_init(1))
+def test_a_run_of_messages_is_handed_over_before_a_protocol_error_closes(sessions: Sessions) -> None:
+    bob = sessions.client(BOB)
+    alice = sessions.client(ALICE, encode_chat_init(1))
     bob.read()
     alice.send(encode_message(b"one"), encode_message(b"two"), b"\xff\x00")
     assert bob.read() == Envelope("alice").wrap(b"one") + Envelope("alice").wrap(b"two")
 
 
-def test_each_message_to_a_partner_who_has_left_gets_an_error_before_the_pong(room: Room) -> None:
-    bob = room.client(BOB)
-    alice = room.client(ALICE, encode_chat_init(1))
+def test_each_message_to_a_partner_that_has_left_gets_an_error_before_the_pong(sessions: Sessions) -> None:
+    bob = sessions.client(BOB)
+    alice = sessions.client(ALICE, encode_chat_init(1))
     bob.session.end()
     answer = alice.send(encode_message(b"one"), encode_message(b"x" * 136), PING)
     assert answer == 2 * error(Reason.USER_NOT_ONLINE) + PONG
 
 
-def test_a_partner_who_comes_back_is_reached_again(room: Room) -> None:
-    bob = room.client(BOB)
-    alice = room.client(ALICE, encode_chat_init(1))
+def test_a_partner_that_logs_in_again_is_reached_again(sessions: Sessions) -> None:
+    bob = sessions.client(BOB)
+    alice = sessions.client(ALICE, encode_chat_init(1))
     bob.session.end()
-    bob = room.client(BOB)
+    bob = sessions.client(BOB)
     bob.read()
     assert alice.send(encode_message(b"again")) == b""
     assert bob.read() == Envelope("alice").wrap(b"again")
 
 
-def test_ending_a_session_twice_is_as_good_as_once(room: Room) -> None:
-    alice = room.client(ALICE)
+def test_ending_a_session_twice_equals_ending_it_once(sessions: Sessions) -> None:
+    alice = sessions.client(ALICE)
     alice.session.end()
-    again = room.client(ALICE)
+    again = sessions.client(ALICE)
     alice.session.end()
     assert again.send(PING) == PONG
-    assert room.presence.is_online(1)
+    assert sessions.presence.is_online(1)
 
 
 @pytest.mark.parametrize("before", [(), (encode_login("alice"),)], ids=["before the login", "before the first chat"])
-def test_messages_without_a_partner_are_not_dispatched_once_the_outbox_is_closed(
-    room: Room, before: tuple[bytes, ...]
+def test_messages_without_a_partner_are_not_handled_once_the_outbox_is_closed(
+    sessions: Sessions, before: tuple[bytes, ...]
 ) -> None:
-    client = room.client(*before)
+    client = sessions.client(*before)
     put = client.outbox.put
 
     def put_and_close(packets: bytes) -> bool:
@@ -202,27 +205,27 @@ def test_messages_without_a_partner_are_not_dispatched_once_the_outbox_is_closed
         client.outbox.close(encode_error(Reason.LOGIN_TIMEOUT))
         return went_in
 
-    client.outbox.put = put_and_close  # type: ignore[method-assign]  # somebody else closes it while this waits
+    client.outbox.put = put_and_close  # type: ignore[method-assign]  # closed by others while this waits
     client.send(*[encode_message(b"hello")] * 100)
-    assert room.counters.messages_accepted == 1
+    assert sessions.counters.messages_accepted == 1
 
 
-def test_nothing_is_dispatched_once_somebody_else_has_closed_the_outbox(room: Room) -> None:
-    alice = room.client()
+def test_nothing_is_handled_once_the_outbox_was_closed_from_outside(sessions: Sessions) -> None:
+    alice = sessions.client()
     alice.outbox.close(error(Reason.LOGIN_TIMEOUT))
     assert alice.send(ALICE, PING) == error(Reason.LOGIN_TIMEOUT)
     assert alice.session.member is None
 
 
-def test_who_has_gone_costs_neither_lists_nor_replays_but_its_messages_arrive(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+def test_an_unreachable_client_costs_neither_lists_nor_replays_but_its_messages_arrive(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alice, bob = room.client(CURIOUS), room.client(BOB)
+    alice, bob = sessions.client(CURIOUS), sessions.client(BOB)
     alice.send(encode_chat_init(2))
     made: list[str] = []
-    monkeypatch.setattr(room.presence, "everyone", lambda: made.append("list"))
-    monkeypatch.setattr(room.delivery, "replay", lambda *_: made.append("replay"))
-    alice.outbox.lead_nowhere()
+    monkeypatch.setattr(sessions.presence, "everyone", lambda: made.append("list"))
+    monkeypatch.setattr(sessions.delivery, "replay", lambda *_: made.append("replay"))
+    alice.outbox.advance(OutputEvent.SEND_FAILED)
     alice.send(PAST * 3, ALICE * 3, encode_message(b"goodbye"))
     assert made == []
     assert bob.read().endswith(Envelope("alice").wrap(b"goodbye"))

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: everyone is told, what is queued is delivered, the exit status is 0."""
+"""SIGTERM and Ctrl-C: every client gets an Error after what is queued, and the exit status is 0."""
 
 import resource
 import signal
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.measured
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_everyone_is_told_and_the_status_is_0(server: ServerProcess, signum: int) -> None:
+def test_every_client_gets_the_error_and_the_status_is_0(server: ServerProcess, signum: int) -> None:
     alice, nameless = server.log_in("alice"), server.connect()
     nameless.expect_pong()
     assert server.stop(signum) == 0
@@ -32,7 +32,7 @@ def test_everyone_is_offline_in_the_database_afterwards(server: ServerProcess) -
     del clients
 
 
-def test_what_is_queued_is_delivered_before_the_goodbye(start_server: StartServer) -> None:
+def test_what_is_queued_is_delivered_before_the_error(start_server: StartServer) -> None:
     server = start_server("--outbox-bytes", 100_000, "--write-timeout", 60, "--drain", 20)
     reader, sender, _ = stuck_pair(server)
     server.process.send_signal(signal.SIGTERM)
@@ -48,7 +48,7 @@ def test_what_is_queued_is_delivered_before_the_goodbye(start_server: StartServe
         refused += 1
     assert packet == (goodbye[0], goodbye[2:])
     assert delivered > 0
-    assert refused == 0, "what had been read from the sender fitted, as the reader read on"
+    assert refused == 0, "what had been read from the sender fitted, since the reader kept reading"
     assert server.process.wait(DEADLINE) == 0
     assert "were never sent" not in server.log
 
@@ -64,7 +64,7 @@ def test_a_client_that_does_not_read_delays_the_end_by_the_drain_time_at_most(st
     sender.close()
 
 
-def test_a_client_that_does_not_read_does_not_keep_the_others_from_being_told(start_server: StartServer) -> None:
+def test_a_client_that_does_not_read_does_not_keep_the_error_from_others(start_server: StartServer) -> None:
     server = start_server("--drain", 200, "--write-timeout", 600)
     reader, sender, _ = stuck_pair(server)
     idle = server.log_in("idle")
@@ -85,9 +85,9 @@ def test_connections_that_wait_for_a_place_are_closed(start_server: StartServer)
         waiting.read()
 
 
-def test_nobody_is_accepted_while_it_drains(start_server: StartServer) -> None:
+def test_no_client_is_accepted_while_the_server_drains(start_server: StartServer) -> None:
     server = start_server("--drain", 20)
-    stubborn = server.log_in("stubborn")  # does not close: seen off for 2 s
+    stubborn = server.log_in("stubborn")  # does not close, so that the server lingers for 2 s
     server.process.send_signal(signal.SIGTERM)
     stubborn.expect_error(Reason.SERVER_SHUTTING_DOWN)
     with pytest.raises(ConnectionRefusedError):
@@ -95,7 +95,7 @@ def test_nobody_is_accepted_while_it_drains(start_server: StartServer) -> None:
     assert server.process.wait(DEADLINE) == 0
 
 
-def test_a_second_signal_ends_it_at_once(start_server: StartServer) -> None:
+def test_a_second_signal_ends_the_server_at_once(start_server: StartServer) -> None:
     server = start_server("--drain", 600, "--write-timeout", 600)
     reader, sender, _ = stuck_pair(server)
     server.process.send_signal(signal.SIGTERM)
@@ -105,7 +105,7 @@ def test_a_second_signal_ends_it_at_once(start_server: StartServer) -> None:
     sender.close()
 
 
-def test_a_database_that_cannot_be_written_does_not_change_the_status(server: ServerProcess) -> None:
+def test_an_unwritable_database_does_not_change_the_status(server: ServerProcess) -> None:
     if not hasattr(resource, "prlimit"):
         pytest.skip("only Linux can fill the disk of another process (prlimit)")
     alice = server.log_in("alice")

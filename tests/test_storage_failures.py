@@ -158,7 +158,7 @@ def test_a_torn_last_line_of_users_is_a_sign_up_or_a_removal_that_never_happened
         assert [user.name for user in storage.users()] == ["alice", "bob"]
         assert storage.sign_up("dave", None) == User(3, "dave")
         assert storage.password_hash(3) is None
-    shown = f"{folder / 'users.csv'}: cut off a last line that was never finished: {torn!r}"
+    shown = f"{folder / 'users.csv'}: removed an unfinished last line: {torn!r}"
     assert ("storage", logging.WARNING, shown) in caplog.record_tuples
 
 
@@ -172,11 +172,11 @@ def test_the_only_line_may_be_torn(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("found", "repaired", "logged"),
     [
-        (b'1,a\n2,b\n1,"$argon2id$v=19,t=2', b"1,a\n2,b\n", "cut off a torn last line of 21 bytes"),
-        (b"1,a\n2,b\n1", b"1,a\n2,b\n", "cut off a torn last line of 1 bytes"),
-        (b"1,a\n3,of nobody\n2,b\n", b"1,a\n2,b\n", "removed 1 without a user"),
-        (b"9,x\n1,old\n1,a\n8,y\n9,z\n2,b\n", b"1,a\n2,b\n", "removed 2 without a user"),
-        (b"1,a\n2,b\n300,above the highest id\n", b"1,a\n2,b\n", "removed 1 without a user"),
+        (b'1,a\n2,b\n1,"$argon2id$v=19,t=2', b"1,a\n2,b\n", "removed a torn last line of 21 bytes"),
+        (b"1,a\n2,b\n1", b"1,a\n2,b\n", "removed a torn last line of 1 bytes"),
+        (b"1,a\n3,of nobody\n2,b\n", b"1,a\n2,b\n", "removed lines without a user: 1"),
+        (b"9,x\n1,old\n1,a\n8,y\n9,z\n2,b\n", b"1,a\n2,b\n", "removed lines without a user: 2"),
+        (b"1,a\n2,b\n300,above the highest id\n", b"1,a\n2,b\n", "removed lines without a user: 1"),
     ],
 )
 def test_passwords_that_are_torn_or_nobodys_are_removed(
@@ -192,13 +192,13 @@ def test_passwords_that_are_torn_or_nobodys_are_removed(
 @pytest.mark.parametrize(
     ("found", "logged"),
     [
-        (b"", ["added 2 that users lacked"]),
-        (b"2,1\n", ["added 1 that users lacked"]),
-        (b"1,0\n2,0\n3,1\n", ["removed 1 without a user"]),
+        (b"", ["added missing lines: 2"]),
+        (b"2,1\n", ["added missing lines: 1"]),
+        (b"1,0\n2,0\n3,1\n", ["removed lines without a user: 1"]),
         (b"1,0\n2,1\n1,1\n", []),
-        (b"1,0\n2,", ["cut off a torn last line: b'2,'", "added 1 that users lacked"]),
-        (b"1,0\n2,0", ["cut off a torn last line: b'2,0'", "added 1 that users lacked"]),
-        (b"1,0\n2,0\n\0\0", ["cut off a torn last line: b'\\x00\\x00'"]),
+        (b"1,0\n2,", ["removed a torn last line: b'2,'", "added missing lines: 1"]),
+        (b"1,0\n2,0", ["removed a torn last line: b'2,0'", "added missing lines: 1"]),
+        (b"1,0\n2,0\n\0\0", ["removed a torn last line: b'\\x00\\x00'"]),
     ],
 )
 def test_every_user_has_one_status_line_after_a_start(
@@ -257,20 +257,20 @@ BAD_LINES = [
     (b'3,""', "the text after the user id is empty"),
     (b"3,z\xffd", "can't decode byte 0xff"),
     (b"3,\xed\xa0\x80", "can't decode byte 0xed"),
-    (b"3,z\0d", "'\\x00' has no place in a line"),
-    (b"3,zed\r", "'\\r' has no place in a line"),
+    (b"3,z\0d", "'\\x00' is not allowed in a line"),
+    (b"3,zed\r", "'\\r' is not allowed in a line"),
     (b'3,"z"d', "this is not CSV"),
     (b'3,"zed', "this is not CSV: unexpected end of data"),
 ]
 DAMAGE = [
     *((file, line, problem) for file in FILES for line, problem in BAD_LINES),
-    ("users.csv", b"1,zed", "user id 1 is there twice"),
-    ("users.csv", b"01,zed", "user id 1 is there twice"),
+    ("users.csv", b"1,zed", "user id 1 appears twice"),
+    ("users.csv", b"01,zed", "user id 1 appears twice"),
     ("users.csv", b"3,bob", "name 'bob' is the same as, or looks like, that of user 2"),
     ("users.csv", b"3,BOB", "name 'BOB' is the same as, or looks like, that of user 2"),
     ("users.csv", b"300,zed", "user id 300 is above the highest id that this server can number (255)"),
     ("users.csv", b"300,", "user id 300 is above the highest id that this server can number (255)"),
-    ("passwords.csv", b"3,", "nothing comes after the user id, and there was no password of user 3 to remove"),
+    ("passwords.csv", b"3,", "the line removes the password of user 3, who has none"),
     ("status.csv", b"1,", "status '' is neither 0 nor 1"),
     ("status.csv", b"1,2", "status '2' is neither 0 nor 1"),
     ("status.csv", b"1,online", "status 'online' is neither 0 nor 1"),
@@ -307,14 +307,14 @@ def test_what_a_file_says_of_a_removed_user_after_the_removal_is_damage_but_the_
     if line == b"2,ALICE":
         assert view_of(folder) == [(User(2, "ALICE"), None)]
         return
-    with pytest.raises(DamagedFile, match="line 3: user id 1 was removed in a line before this one"), opened(folder):
+    with pytest.raises(DamagedFile, match="line 3: user id 1 was removed in an earlier line"), opened(folder):
         pass
     assert contents(folder) == {**before, "lock": b""}
 
 
 def test_a_password_that_is_removed_twice_is_damage_as_a_hash_that_was_cut_away_would_be(folder: Path) -> None:
     write(folder, users=b"1,alice\n", passwords=b"1,a\n1,\n1,\n")
-    with pytest.raises(DamagedFile, match="line 3: nothing comes after the user id"), opened(folder):
+    with pytest.raises(DamagedFile, match="line 3: the line removes the password"), opened(folder):
         pass
 
 

@@ -31,7 +31,7 @@ def test_two_people_chat(server: ServerProcess, terminal: StartTerminal) -> None
     bob = terminal("bob", server.address)
     bob.wait_for(r"^\* online: alice \(1\), bob \(you\)\nbob>$")
     bob.type("/chat alice\r")
-    bob.wait_for(r"^\* you write to alice now\nbob -> alice>$")
+    bob.wait_for(r"^\* now writing to alice\nbob -> alice>$")
     alice.wait_for(r"^\* bob is online\nalice>$")
     alice.type("half a l")
     alice.wait_for("^alice> half a l$")
@@ -110,7 +110,7 @@ def test_password_secures_a_new_name(server: ServerProcess, terminal: StartTermi
     for times, password in enumerate(("sesame", "sesane"), start=1):
         alice.wait_for("^password of alice:$" if times == 1 else "^once more:$")
         alice.type(f"{password}\r")
-    alice.wait_for(r"^\* these two differ\npassword of alice:$")
+    alice.wait_for(r"^\* the passwords differ\npassword of alice:$")
     alice.type("sesame\r")
     alice.wait_for("^once more:$", times=2)
     alice.type("sesame\r")
@@ -167,7 +167,7 @@ def test_tab_completes_commands_and_names(server: ServerProcess, terminal: Start
         alice.type("ba" + TAB)
         alice.wait_for("^alice> /chat barbara$")
         alice.type("\r")
-        alice.wait_for(r"^\* you write to barbara now\nalice -> barbara>$")
+        alice.wait_for(r"^\* now writing to barbara\nalice -> barbara>$")
         alice.type("/" + TAB)
         alice.wait_for("^/chat +/help +/history +/list +/quit$")
 
@@ -190,7 +190,7 @@ def test_pasted_lines_are_messages_of_their_own(
     alice = terminal("alice", server.address)
     alice.wait_for("^alice>$")
     alice.type("/chat bob\r")
-    alice.wait_for(r"^\* you write to bob now\nalice -> bob>$")
+    alice.wait_for(r"^\* now writing to bob\nalice -> bob>$")
     alice.type("\x1b[200~one\ntwo\x1b[201~\r")
     assert [bob.receive(), bob.receive()] == [MessageReceived("alice", "one"), MessageReceived("alice", "two")]
 

@@ -48,7 +48,7 @@ def online(server: ServerProcess, name: str) -> Iterator[ChatClient]:
 
 def choose(alice: ScreenProgram, who: str, name: str) -> None:
     alice.type(f"/chat {who}\r")
-    alice.wait_for(rf"^\* you write to {name} now.*\nalice -> {name}>")
+    alice.wait_for(rf"^\* now writing to {name}.*\nalice -> {name}>")
 
 
 # Who comes and goes
@@ -70,10 +70,10 @@ def test_when_the_partner_leaves_it_is_told_what_becomes_of_messages(
     sign_up(server, "bob")
     alice = start(terminal, server.address)
     alice.type("/chat 1\r")
-    alice.wait_for("who is away: the message waits for the next login\nalice -> id 1>$")
+    alice.wait_for("who is offline: messages wait for the next login\nalice -> id 1>$")
     with online(server, "bob"), online(server, "carol"):
         alice.wait_for(r"^\* bob is online\n\* carol is online\nalice -> bob>$")
-    alice.wait_for(r"^\* bob has left; what you write waits for the next login$")
+    alice.wait_for(r"^\* bob has left; your messages wait for the next login$")
     alice.wait_for(r"^\* carol has left$")
 
 
@@ -87,7 +87,7 @@ def test_names_of_who_comes_and_goes_do_not_act_on_the_terminal(
     peer.expect(PacketType.CHAT_INIT)
     peer.pong()
     peer.log_in("alice", "bob")
-    alice.wait_for(rf"^\* you write to bo{EVIL_SHOWN} now, who is away: .*\nalice -> bo{EVIL_SHOWN}>$")
+    alice.wait_for(rf"^\* now writing to bo{EVIL_SHOWN}, who is offline: .*\nalice -> bo{EVIL_SHOWN}>$")
     assert b"\x1b]0;owned" not in alice.raw
     assert "\u202e".encode() not in alice.raw
 
@@ -116,11 +116,11 @@ def test_what_waited_comes_with_a_greeting(server: ServerProcess, terminal: Star
                 client.ping()
     alice = start(terminal, server.address)
     alice.wait_for(
-        r"^\* while you were away: 3 messages; /history NAME tells when\n"
+        r"^\* while you were offline: 3 messages; /history NAME shows when\n"
         r"bob: are you there\?\nbob: well, later\ncarol: me too\n\* to answer: /chat carol\nalice>$"
     )
     alice.type("/chat bob\r")
-    alice.wait_for(r"^\* you write to bob now, who is away: the message waits for the next login\nalice -> bob>$")
+    alice.wait_for(r"^\* now writing to bob, who is offline: messages wait for the next login\nalice -> bob>$")
     alice.type("now I am\r")
     alice.wait_for("^alice -> bob> +✓ stored$")
     with online(server, "bob") as bob:
@@ -128,7 +128,7 @@ def test_what_waited_comes_with_a_greeting(server: ServerProcess, terminal: Star
         bob.chat("alice")
         bob.send("good")
         alice.wait_for("^bob: good\nalice -> bob>")
-    assert alice.text.count("while you were away") == 1
+    assert alice.text.count("while you were offline") == 1
 
 
 def test_where_nothing_waited_there_is_no_greeting(scripted: ScriptedServer, terminal: StartTerminal) -> None:
@@ -147,7 +147,7 @@ def test_a_mailbox_ends_where_the_server_handles_what_comes_after_the_login(
         peer.log_in("alice")
         ping = peer.expect(PacketType.PING)
         peer.send(message("bob", "late"), encode(PacketType.PONG, ping))
-        alice.wait_for(r"^\* while you were away: 1 message; .*\nbob: late\n\* to answer: /chat bob\nalice>$")
+        alice.wait_for(r"^\* while you were offline: 1 message; .*\nbob: late\n\* to answer: /chat bob\nalice>$")
 
 
 def test_a_long_mailbox_comes_whole(server: ServerProcess, terminal: StartTerminal) -> None:
@@ -159,7 +159,7 @@ def test_a_long_mailbox_comes_whole(server: ServerProcess, terminal: StartTermin
     alice = start(terminal, server.address)
     alice.wait_for("^bob: 999 x+$")
     shown = alice.raw.decode()
-    assert "while you were away: 1000 messages" in shown
+    assert "while you were offline: 1000 messages" in shown
     assert [shown.count(f"bob: {number} x") for number in range(1000)] == [1] * 1000
 
 
@@ -168,7 +168,7 @@ def test_a_name_that_nothing_tells_has_to_be_an_id(server: ServerProcess, termin
     alice = start(terminal, server.address)
     alice.type("/chat bob\r")
     alice.wait_for(
-        r"^! User Not Online: bob \(who is away, and has not written to you yet, is found by id only\)\nalice>$"
+        r"^! User Not Online: bob \(an offline user who has not written to you yet is found by id only\)\nalice>$"
     )
     choose(alice, "1", "id 1")
     alice.type("/chat 99\r")
@@ -182,7 +182,7 @@ def test_an_id_gets_its_name_from_the_past(server: ServerProcess, terminal: Star
         bob.send("hello")
     alice = start(terminal, server.address)
     alice.type("/chat 2\r")
-    alice.wait_for(r"^\* you write to bob now, who is away: .*\nalice -> bob>$")
+    alice.wait_for(r"^\* now writing to bob, who is offline: .*\nalice -> bob>$")
 
 
 def test_a_full_mailbox_is_told_in_plain_words(start_server: StartServer, terminal: StartTerminal) -> None:
@@ -193,7 +193,7 @@ def test_a_full_mailbox_is_told_in_plain_words(start_server: StartServer, termin
     alice.type("one\r")
     alice.wait_for("^alice -> id 1> +✓ stored$")
     alice.type("two\r")
-    alice.wait_for("^! Mailbox Full: your message was not delivered, .*\nalice -> id 1> +✓ stored$")
+    alice.wait_for("^! Mailbox Full: your message was not delivered; .*\nalice -> id 1> +✓ stored$")
 
 
 def test_a_server_that_keeps_nothing_refuses_as_ever(start_server: StartServer, terminal: StartTerminal) -> None:
@@ -208,7 +208,7 @@ def test_a_server_that_keeps_nothing_refuses_as_ever(start_server: StartServer, 
     alice.type("are you there?\r")
     alice.wait_for("^! User Not Online: your message was not delivered\nalice -> bob> +! refused$")
     alice.type("/history\r")
-    alice.wait_for(r"^\* nothing has been said yet\nalice -> bob>")
+    alice.wait_for(r"^\* there are no messages yet\nalice -> bob>")
     alice.type("/chat bob\r")
     alice.wait_for("^! User Not Online: bob")
 
@@ -223,7 +223,7 @@ def test_history_tells_what_was_said_with_the_partner_or_somebody_else(
     alice = start(terminal, server.address)
     choose(alice, "1", "id 1")
     alice.type("/history\r")
-    alice.wait_for(r"^\* nothing has been said yet\nalice -> id 1>$")
+    alice.wait_for(r"^\* there are no messages yet\nalice -> id 1>$")
     alice.type("one\rtwo\rthree\r")
     alice.wait_for("^alice -> id 1> +✓ 3 stored$")
     with online(server, "bob") as bob:
@@ -260,6 +260,6 @@ def test_history_that_cannot_be(server: ServerProcess, terminal: StartTerminal) 
     alice.wait_for("^! with whom\\? /history NAME.*\nalice>$")
     for asked in ("0", "256", "9" * 20, "bob 20", "20 bob carol"):
         alice.type(f"/history {asked}\r")
-        alice.wait_for(f"^alice> /history {asked}\n! what\\? /history .*, at most 255\nalice>$")
+        alice.wait_for(f"^alice> /history {asked}\n! usage: /history .*, at most 255\nalice>$")
     alice.type("/history 255 99\r")
     alice.wait_for("^! User Not Online: 99\nalice>$")

@@ -52,14 +52,14 @@ def test_marks_are_words_where_the_terminal_has_no_signs(scripted: ScriptedServe
     peer.send(encode_receipt(Level.DELIVERED, 1, 1))
     alice.wait_for("^alice -> bob> +delivered$")
     alice.type("/help\r")
-    alice.wait_for("^.   delivered +sent on to your partner$")
+    alice.wait_for("^.   delivered +sent to your partner$")
 
 
 def test_help_explains_the_marks(server: ServerProcess, terminal: StartTerminal) -> None:
     alice = start(terminal, server.address)
     alice.type("/help\r")
     alice.wait_for(r"^\* /history \[N\] \[NAME\|ID\] .*20")
-    alice.wait_for("^.   ✓ stored +on the server's disk; waits there if your partner is away$")
+    alice.wait_for("^.   ✓ stored +on the server's disk; waits there while your partner is offline$")
 
 
 def test_what_was_not_confirmed_when_the_connection_broke_may_be_lost(
@@ -72,7 +72,7 @@ def test_what_was_not_confirmed_when_the_connection_broke_may_be_lost(
         alice.wait_for("^alice -> bob> +… 3 sent$")
         peer.send(encode_receipt(Level.STORED, 1, 1))
         alice.wait_for("^alice -> bob> +… 2 sent$")
-    alice.wait_for(r"reconnecting\n! your last 2 messages may be lost; /history tells what has arrived\nalice -> bob>")
+    alice.wait_for(r"reconnecting\n! your last 2 messages may be lost; /history shows what has arrived\nalice -> bob>")
 
 
 def test_what_was_confirmed_is_not_said_to_be_lost(scripted: ScriptedServer, terminal: StartTerminal) -> None:
@@ -86,5 +86,5 @@ def test_what_was_confirmed_is_not_said_to_be_lost(scripted: ScriptedServer, ter
     with scripted.accept() as peer:
         let_in_alone(peer, "alice", 2)
         take_chat(peer)
-        alice.wait_for(r"^\* bob is away: .*\nalice -> bob>$")
+        alice.wait_for(r"^\* bob is offline: .*\nalice -> bob>$")
     assert "may be lost" not in alice.text

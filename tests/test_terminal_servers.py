@@ -36,7 +36,7 @@ def test_reconnects_and_restores_the_partner(start_server: StartServer, terminal
     alice = terminal("alice", server.address, CHAT_PASSWORD="sesame")
     alice.wait_for("^alice>$")
     alice.type("/chat alice\r")
-    alice.wait_for(r"^\* you write to alice now.*\nalice -> alice>")
+    alice.wait_for(r"^\* now writing to alice.*\nalice -> alice>")
     assert server.stop() == 0
     alice.wait_for(r"^\* the server closed the connection \(Server Shutting Down\); reconnecting\nalice -> alice>$")
     alice.type("lost?\r")
@@ -55,13 +55,13 @@ def test_a_partner_who_is_away_is_restored_too(start_server: StartServer, termin
     alice = terminal("alice", server.address)
     alice.wait_for("^alice>$")
     alice.type("/chat 1\r")
-    alice.wait_for(r"^\* you write to id 1 now.*\nalice -> id 1>")
+    alice.wait_for(r"^\* now writing to id 1.*\nalice -> id 1>")
     alice.type("one\rtwo\r")
     alice.wait_for("^alice -> id 1> +✓ 2 stored$")
     assert server.stop() == 0
     alice.wait_for("reconnecting\nalice -> id 1>")
     start_server("--port", server.port)
-    alice.wait_for(r"^\* id 1 is away: what you write waits for the next login\nalice -> id 1>$")
+    alice.wait_for(r"^\* id 1 is offline: your messages wait for the next login\nalice -> id 1>$")
     alice.type("three\r")
     alice.wait_for("^alice -> id 1> +✓ stored$")
     with ChatClient(server.host, server.port) as bob:
@@ -98,7 +98,7 @@ def test_ids_of_another_database_are_not_taken_for_those_we_know(
         choose_bob(alice, peer)
     with scripted.accept() as peer:
         let_in_alone(peer, "alice", 7)
-        alice.wait_for(r"^\* the server does not know us any more: choose bob again\nalice>$")
+        alice.wait_for(r"^\* the server has a new database: choose bob again\nalice>$")
 
 
 def test_relogin_waits_for_the_old_connection_to_be_noticed(scripted: ScriptedServer, terminal: StartTerminal) -> None:

@@ -1,4 +1,4 @@
-"""A server that speaks TLS: the same promises as without, whatever a client does to its records."""
+"""A server with TLS keeps the same promises as without, whatever a client does with its records."""
 
 import signal
 import socket
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=[pytest.param("TLSv1_2", marks=pytest.mark.slow), "TLSv1_3"])
 def trust(request: pytest.FixtureRequest, folder: Path) -> ssl.SSLContext:
-    """What a client trusts, with this version as the newest that it knows."""
+    """A client's context with this version as the newest that it knows."""
     context = tls_context(folder / "ca.pem")
     context.maximum_version = ssl.TLSVersion[request.param]
     return context
@@ -86,7 +86,7 @@ def half_a_handshake(server: ServerProcess, trust: ssl.SSLContext) -> TracedTlsS
 # Records
 
 
-def test_the_version_is_the_newest_that_both_know(start_tls: StartServer, trust: ssl.SSLContext) -> None:
+def test_both_use_the_newest_version_that_both_know(start_tls: StartServer, trust: ssl.SSLContext) -> None:
     wire = log_in_tls(start_tls(), "alice")
     assert wire.tls.tls.version() == trust.maximum_version.name.replace("_", ".")
     wire.expect_pong()
@@ -95,19 +95,19 @@ def test_the_version_is_the_newest_that_both_know(start_tls: StartServer, trust:
 def test_a_handshake_and_a_login_byte_by_byte(start_tls: StartServer, trust: ssl.SSLContext) -> None:
     server = start_tls()
     with TlsWire(server.host, server.port, trust, step=1) as client:
-        for byte in encode_login("alice"):  # one packet over many records
+        for byte in encode_login("alice"):  # one packet in many records
             client.send(bytes([byte]))
         client.read_list("alice")
         client.expect_pong()
 
 
-def test_a_burst_in_one_record_and_a_packet_over_two(start_tls: StartServer) -> None:
+def test_many_packets_may_share_a_record_and_one_may_cross_two(start_tls: StartServer) -> None:
     server = start_tls()
     bob, alice = server.log_in("bob"), log_in_tls(server, "alice")
     alice.chat_with(1)
     texts = [f"{number:06}" for number in range(5000)]
     stream = b"".join(encode_message(text.encode()) for text in texts)
-    assert RECORD_BYTES % len(encode_message(b"000000")), "a packet lies on the border of two records"
+    assert RECORD_BYTES % len(encode_message(b"000000")), "a packet crosses the border of two records"
     alice.send(stream)
     for text in texts:
         bob.expect_message(f"alice:{text}")
@@ -125,18 +125,18 @@ def test_many_records_in_one_segment_are_all_handled(start_tls: StartServer) -> 
 # Ends
 
 
-def test_a_goodbye_is_the_end_of_input_though_tcp_stays_open(start_tls: StartServer) -> None:
+def test_a_tls_goodbye_ends_the_input_though_tcp_stays_open(start_tls: StartServer) -> None:
     server = start_tls()
     alice = log_in_tls(server, "alice")
     alice.tls.tls.write(PING)
     alice.tls.say_goodbye()
-    alice.tls.send_records()  # in one segment: what came before it is still handled
+    alice.tls.send_records()  # in one segment: what precedes it is still handled
     assert alice.read() == PONG
     alice.expect_end()
     server.wait_for_log("alice disconnected: left")
 
 
-def test_a_bare_end_is_the_end_of_input_and_the_answers_still_come(start_tls: StartServer) -> None:
+def test_a_bare_fin_ends_the_input_and_the_answers_still_arrive(start_tls: StartServer) -> None:
     server = start_tls()
     alice = server.log_in("alice")
     alice.send(PING)
@@ -146,7 +146,7 @@ def test_a_bare_end_is_the_end_of_input_and_the_answers_still_come(start_tls: St
     server.wait_for_log("alice disconnected: left")
 
 
-def test_what_came_before_a_broken_record_is_handled_and_the_log_tells_why(start_tls: StartServer) -> None:
+def test_what_precedes_a_broken_record_is_handled_and_the_log_gives_the_cause(start_tls: StartServer) -> None:
     server = start_tls()
     bob, alice = server.log_in("bob"), log_in_tls(server, "alice")
     alice.chat_with(1)
@@ -157,14 +157,14 @@ def test_what_came_before_a_broken_record_is_handled_and_the_log_tells_why(start
     bob.expect_pong()
 
 
-def test_an_error_that_closes_arrives_though_more_is_sent(start_tls: StartServer) -> None:
+def test_a_closing_error_arrives_although_more_is_sent(start_tls: StartServer) -> None:
     client = start_tls().connect()
     client.send(b"\x00\x00", bytes(100_000))
     client.expect_error(Reason.UNKNOWN_PACKET_TYPE)
     client.expect_end()
 
 
-def test_what_is_queued_is_delivered_before_the_goodbye_of_a_server_that_stops(start_tls: StartServer) -> None:
+def test_a_server_that_stops_delivers_what_is_queued_before_its_goodbye(start_tls: StartServer) -> None:
     server = start_tls(*SLOW, "--drain", 20)
     reader, sender, _ = stuck_pair(server)
     server.process.send_signal(signal.SIGTERM)
@@ -186,7 +186,7 @@ def test_what_is_queued_is_delivered_before_the_goodbye_of_a_server_that_stops(s
 # Back-pressure
 
 
-def test_a_sender_whose_partner_does_not_read_is_slowed_down_and_nothing_is_lost(start_tls: StartServer) -> None:
+def test_a_sender_whose_partner_does_not_read_is_throttled_and_nothing_is_lost(start_tls: StartServer) -> None:
     server = start_tls("--outbox-bytes", 4096, "--write-timeout", 60)
     reader, sender, flood = stuck_pair(server, timeout=1)
     ending = gevent.spawn(flood.end, encode_message(b"the end"))  # meanwhile we read: a whole record may wait for room
@@ -199,7 +199,7 @@ def test_a_sender_whose_partner_does_not_read_is_slowed_down_and_nothing_is_lost
 
 
 @pytest.mark.parametrize("outbox_bytes", [4096, 100_000])
-def test_a_reader_that_never_reads_gets_the_record_under_way_and_is_too_slow(
+def test_a_reader_that_never_reads_gets_the_record_in_flight_and_is_too_slow(
     start_tls: StartServer, outbox_bytes: int
 ) -> None:
     server = start_tls("--outbox-bytes", outbox_bytes, "--write-timeout", 1, program=PATIENT)
@@ -210,7 +210,7 @@ def test_a_reader_that_never_reads_gets_the_record_under_way_and_is_too_slow(
         flood.push(0.05)
     too_slow = (PacketType.ERROR, encode_error(Reason.TOO_SLOW)[2:])
     delivered = 0
-    while (packet := stuck.read()) != too_slow:  # whole packets alone
+    while (packet := stuck.read()) != too_slow:  # only whole packets
         assert packet == (RELAYED_BIG[0], RELAYED_BIG[2:])
         delivered += 1
     assert delivered > 0
@@ -233,7 +233,7 @@ def test_a_reader_that_is_slow_but_steady_is_not_too_slow(start_tls: StartServer
     reader.close()
 
 
-def test_a_client_that_asks_for_keys_and_takes_none_is_ended(start_tls: StartServer) -> None:
+def test_a_client_that_asks_for_key_updates_without_reading_is_disconnected(start_tls: StartServer) -> None:
     library = libssl()
     if library is None:
         pytest.skip("there is no shared OpenSSL, and Python's ssl cannot ask for new keys")
@@ -241,9 +241,9 @@ def test_a_client_that_asks_for_keys_and_takes_none_is_ended(start_tls: StartSer
     bystander = server.log_in("bystander")
     updater = KeyUpdater(library, socket.create_connection((server.host, server.port), DEADLINE))
     end = time.monotonic() + DEADLINE
-    while updater.ask() and "takes none of the TLS messages" not in server.log:
+    while updater.ask() and "asks for TLS messages without" not in server.log:
         assert time.monotonic() < end, "the server keeps every answer"
-    server.wait_for_log("disconnected: takes none of the TLS messages that it asks for")
+    server.wait_for_log("disconnected: asks for TLS messages without reading them")
     updater.close()
     bystander.expect_pong()
 
@@ -251,16 +251,14 @@ def test_a_client_that_asks_for_keys_and_takes_none_is_ended(start_tls: StartSer
 # Before the login
 
 
-def test_a_client_that_vanishes_in_mid_handshake_leaves_its_place(
-    start_tls: StartServer, trust: ssl.SSLContext
-) -> None:
+def test_a_client_that_vanishes_in_mid_handshake_frees_its_place(start_tls: StartServer, trust: ssl.SSLContext) -> None:
     server = start_tls("--pool-size", 1)
     half_a_handshake(server, trust).close()
     server.wait_for_log("disconnected: left")
     server.log_in("alice").expect_pong()
 
 
-def test_the_login_timeout_covers_a_handshake_that_does_not_end(start_tls: StartServer, trust: ssl.SSLContext) -> None:
+def test_the_login_timeout_covers_an_unfinished_handshake(start_tls: StartServer, trust: ssl.SSLContext) -> None:
     server = start_tls("--login-timeout", 6)
     idlers = [half_a_handshake(server, trust) for _ in range(20)]  # all places
     server.log_in("alice").expect_pong()
@@ -268,13 +266,13 @@ def test_the_login_timeout_covers_a_handshake_that_does_not_end(start_tls: Start
     wait_for("the end of them all", lambda: server.log.count("disconnected: Login Timeout") == len(idlers))
 
 
-def test_the_login_timeout_arrives_at_a_client_that_only_shook_hands(start_tls: StartServer) -> None:
+def test_a_client_that_only_shook_hands_gets_the_login_timeout_error(start_tls: StartServer) -> None:
     client = start_tls("--login-timeout", 5).connect()
     client.expect_error(Reason.LOGIN_TIMEOUT)
     client.expect_end()
 
 
-def test_a_client_that_waits_for_a_place_waits_in_its_handshake(start_tls: StartServer, trust: ssl.SSLContext) -> None:
+def test_a_client_without_a_place_waits_in_its_handshake(start_tls: StartServer, trust: ssl.SSLContext) -> None:
     server = start_tls("--pool-size", 1)
     alice = server.log_in("alice")
     with pytest.raises(ConnectionFailed, match="did not finish the TLS handshake in time"):
@@ -284,7 +282,7 @@ def test_a_client_that_waits_for_a_place_waits_in_its_handshake(start_tls: Start
         bob.login("bob")
 
 
-def test_a_client_without_tls_is_told_so(start_tls: StartServer) -> None:
+def test_a_client_program_without_tls_gets_a_helpful_error(start_tls: StartServer) -> None:
     server = start_tls()
     with (
         ChatClient(HOST, server.port, DEADLINE) as client,
@@ -295,21 +293,23 @@ def test_a_client_without_tls_is_told_so(start_tls: StartServer) -> None:
 
 
 @pytest.mark.parametrize("beginning", [PING[:1], b"GET / HTTP/1.1\r\n\r\n", bytes(70_000)])
-def test_what_is_no_tls_gets_an_alert_at_once(start_tls: StartServer, beginning: bytes) -> None:
+def test_input_that_is_not_tls_gets_an_alert_at_once(start_tls: StartServer, beginning: bytes) -> None:
     server = start_tls("--log-level", "debug")
     with Wire(HOST, server.port) as client:
         client.send(beginning)
         assert client.socket.recv(100) == b"\x15\x03\x01\x00\x02\x02\x46"
         assert client.socket.recv(100) == b""
     assert server.stop() == 0
-    assert "gone before the end: speaks no TLS" not in server.log, "what it sent is discarded, lest a reset follows"
+    assert "connection broke before its end: speaks no TLS" not in server.log, (
+        "its input is discarded, or a reset would follow"
+    )
 
 
 def test_tls_1_1_is_refused(start_tls: StartServer) -> None:
     server = start_tls()
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
-    old.set_ciphers("ALL:@SECLEVEL=0")  # else this client refuses it itself
+    old.set_ciphers("ALL:@SECLEVEL=0")  # otherwise this client refuses it itself
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -338,13 +338,13 @@ def test_nothing_is_sent_before_the_handshake_is_done(folder: Path) -> None:
         stream = TlsStream(near, server_context(folder / "server.pem"))
         with pytest.raises(OSError, match="no TLS handshake yet") as caught:
             stream.send(encode_error(Reason.LOGIN_TIMEOUT))
-        assert not isinstance(caught.value, BlockingIOError), "whoever waits for room would spin"
+        assert not isinstance(caught.value, BlockingIOError), "a writer that waits for room would spin"
         far.setblocking(False)
         with pytest.raises(BlockingIOError):
             far.recv(1)
 
 
-def test_a_record_that_has_no_room_is_counted_once_it_is_out(folder: Path, trust: ssl.SSLContext) -> None:
+def test_a_record_without_room_is_counted_once_it_is_sent(folder: Path, trust: ssl.SSLContext) -> None:
     near, far = socket.socketpair()
     near.settimeout(0.0)
     stream = TlsStream(near, server_context(folder / "server.pem"))
@@ -370,7 +370,7 @@ def test_a_record_that_has_no_room_is_counted_once_it_is_out(folder: Path, trust
     client.close()
 
 
-def test_a_record_that_cannot_be_sent_any_more_is_not_counted(folder: Path, trust: ssl.SSLContext) -> None:
+def test_a_record_that_can_no_longer_be_sent_is_not_counted(folder: Path, trust: ssl.SSLContext) -> None:
     near, far = socket.socketpair()
     near.settimeout(0.0)
     stream = TlsStream(near, server_context(folder / "server.pem"))
@@ -389,13 +389,13 @@ def test_a_record_that_cannot_be_sent_any_more_is_not_counted(folder: Path, trus
 
 
 def stream_is_ready(stream: TlsStream, client: TracedTlsSocket) -> bool:
-    """One step of a handshake in one thread."""
+    """Take one step of a handshake in one thread; whether the handshake is done."""
     for step in (client.shake_hands, partial(stream.recv, 65536)):
         try:
             step()
         except BlockingIOError:
             continue
-    return stream._tls.version() is not None
+    return stream.version() is not None
 
 
 def read_some(client: TracedTlsSocket) -> bytes:
@@ -405,7 +405,7 @@ def read_some(client: TracedTlsSocket) -> bytes:
         return b""
 
 
-def test_a_server_that_speaks_tls_says_so_in_its_log(start_tls: StartServer) -> None:
+def test_a_server_with_tls_says_so_in_its_log(start_tls: StartServer) -> None:
     server = start_tls()
     assert f"with TLS, listening on {server.address}\n" in server.log
     assert answers(server.port)

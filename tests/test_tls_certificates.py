@@ -1,4 +1,4 @@
-"""`--tls-cert` and `--tls-key`: which files will do, and what the server says of those that will not."""
+"""`--tls-cert` and `--tls-key`: which files work, and what the server says about those that do not."""
 
 import shutil
 import ssl
@@ -21,7 +21,7 @@ HOST = "127.0.0.1"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an authority has signed: server.pem and server.key, both.pem, expired.pem; and what is no good."""
+    """server.pem and server.key, both.pem and expired.pem, signed by an authority; and files that do not work."""
     folder = tmp_path_factory.mktemp("certificates")
     authority = trustme.CA(key_type=trustme.KeyType.RSA)
     certificate = authority.issue_cert(HOST, key_type=trustme.KeyType.RSA)
@@ -52,7 +52,7 @@ def encrypted_key(folder: Path) -> Iterator[Path]:
 
 
 def refusal(folder: Path, certificate: str, key: str | None) -> str:
-    """The one line that a server says instead of starting."""
+    """The one line that a server prints instead of starting."""
     options = ["--tls-cert", folder / certificate, *(["--tls-key", folder / key] if key else [])]
     done = run_to_end("--port", 0, "--data-dir", folder / "data", *options)
     assert done.returncode == 1
@@ -70,12 +70,12 @@ def refusal(folder: Path, certificate: str, key: str | None) -> str:
         ("server.key", None, "server.key: no certificate in PEM format"),
         ("server.pem", None, "server.pem: no private key in PEM format"),
         ("server.pem", "text.pem", "text.pem: no private key in PEM format"),
-        ("cut.pem", None, "cut.pem: something damaged in PEM format"),
+        ("cut.pem", None, "cut.pem: a damaged certificate in PEM format"),
         ("server.pem", "other.key", "other.key: this is not the key of the certificate in"),
         ("server.pem", "kind.key", "kind.key: this is not the key of the certificate in"),
     ],
 )
-def test_a_file_that_will_not_do_is_one_line_that_names_it(
+def test_an_unusable_file_gives_one_line_that_names_it(
     folder: Path, certificate: str, key: str | None, complaint: str
 ) -> None:
     line = refusal(folder, certificate, key)
@@ -83,13 +83,13 @@ def test_a_file_that_will_not_do_is_one_line_that_names_it(
     assert complaint in line
 
 
-def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(folder: Path, encrypted_key: Path) -> None:
+def test_an_encrypted_key_is_refused_without_asking_for_its_password(folder: Path, encrypted_key: Path) -> None:
     line = refusal(folder, "server.pem", encrypted_key.name)
-    assert "encrypted.key: the key is encrypted, and nobody is there to type its password" in line
+    assert "encrypted.key: the key is encrypted; the server needs one without a password" in line
 
 
 @pytest.mark.parametrize(("certificate", "key"), [("server.pem", "server.key"), ("both.pem", None)])
-def test_the_key_may_be_in_the_file_of_the_certificate(
+def test_the_key_may_be_in_the_certificate_s_file(
     start_server: StartServer, folder: Path, certificate: str, key: str | None
 ) -> None:
     options = ["--tls-cert", folder / certificate, *(["--tls-key", folder / key] if key else [])]
@@ -102,10 +102,10 @@ def test_the_key_may_be_in_the_file_of_the_certificate(
 def test_a_key_without_a_certificate_is_bad_usage(folder: Path) -> None:
     done = run_to_end("--tls-key", folder / "server.key")
     assert done.returncode == 2
-    assert "--tls-key is the key of a certificate, which --tls-cert names" in done.stderr
+    assert "--tls-key needs --tls-cert, the certificate that the key belongs to" in done.stderr
 
 
-def test_a_certificate_that_has_expired_is_a_warning(start_server: StartServer, folder: Path) -> None:
+def test_an_expired_certificate_is_logged_as_a_warning(start_server: StartServer, folder: Path) -> None:
     server = start_server("--tls-cert", folder / "expired.pem")
     warning = "expired.pem: clients will refuse this certificate: certificate has expired"
     assert warning in server.log
@@ -122,15 +122,17 @@ def test_the_chain_behind_the_certificate_is_sent(start_server: StartServer, tmp
     assert not server.warnings
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl, the program, is not installed")
-def test_the_readmes_command_makes_a_certificate_that_clients_trust(start_server: StartServer, tmp_path: Path) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    command = "openssl req" + readme.split("    openssl req")[1].split("\n\n")[0].replace("\\\n", "")
+@pytest.mark.skipif(not shutil.which("openssl"), reason="the openssl program is not installed")
+def test_the_documented_command_makes_a_certificate_that_clients_trust(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "SERVICE.md").read_text()
+    command = "openssl req" + page.split("    openssl req")[1].split("\n\n")[0].replace("\\\n", "")
     command = command.replace("IP:192.0.2.7", f"IP:{HOST}")
     subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True, timeout=60)
     server = start_server("--tls-cert", tmp_path / "chat.pem", "--tls-key", tmp_path / "chat.key")
     trust = tls_context(tmp_path / "chat.pem")
-    trust.verify_flags |= ssl.VERIFY_X509_STRICT  # as newer Pythons do
+    trust.verify_flags |= ssl.VERIFY_X509_STRICT  # as newer versions of Python do
     with ChatClient(HOST, server.port, tls=trust) as alice:
         assert alice.login("alice") == 1
     assert not server.warnings

@@ -1,4 +1,4 @@
-"""A peer that vanishes without a goodbye: no FIN, no RST, as when a cable is pulled or a laptop falls asleep."""
+"""A peer that vanishes without a FIN or RST, as when a cable is pulled or a laptop goes to sleep."""
 
 import ctypes
 import os
@@ -17,7 +17,7 @@ from tests.conftest import StartServer
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 ABOUT_A_MINUTE = 90.0  # seconds, generous
-UNREACHABLE = "Connection timed out|No route to host"  # by keepalive, or TCP_USER_TIMEOUT; the route if ARP fails too
+UNREACHABLE = "Connection timed out|No route to host"  # by keepalive or TCP_USER_TIMEOUT; no route if ARP fails too
 CLONE_NEWNET = 0x40000000  # of <sched.h>
 
 
@@ -25,14 +25,14 @@ class FarHost:
     """A host of its own, at the other end of a cable: a network namespace and a pair of veth devices."""
 
     def __init__(self) -> None:
-        number = os.getpid() % 2**14  # of a net of four addresses within 10.203.0.0/16
+        number = os.getpid() % 2**14  # the number of a network of four addresses within 10.203.0.0/16
         net, first = f"10.203.{number >> 6}", (number & 63) * 4
         self.near, self.far = f"{net}.{first + 1}", f"{net}.{first + 2}"
         self._name = f"chat{os.getpid()}"
         self._plug, self._socket = f"{self._name}n", f"{self._name}f"
 
     def set_up(self) -> None:
-        """Raises CalledProcessError where the machine does not allow it."""
+        """Raises CalledProcessError if the machine does not allow it."""
         ip("netns", "add", self._name)
         ip("link", "add", self._plug, "type", "veth", "peer", "name", self._socket, "netns", self._name)
         ip("addr", "add", f"{self.near}/30", "dev", self._plug)
@@ -41,7 +41,7 @@ class FarHost:
         ip("-n", self._name, "link", "set", self._socket, "up")
 
     def tear_down(self) -> None:
-        """Also what was set up by half."""
+        """Remove everything, even after a partial setup."""
         for command in (("link", "del", self._plug), ("netns", "del", self._name)):
             subprocess.run(["ip", *command], check=False, capture_output=True)
 
@@ -55,7 +55,7 @@ class FarHost:
                 enter(here.fileno())
 
     def pull_the_cable(self) -> None:
-        """From now on no packet gets through, and no client there is told."""
+        """Let no packet through from now on, without notice to the clients there."""
         ip("-n", self._name, "link", "set", self._socket, "down")
 
     def plug_it_in(self) -> None:
@@ -86,7 +86,7 @@ def far_host() -> Iterator[FarHost]:
     host.tear_down()
 
 
-def test_a_peer_that_vanished_is_offline_and_its_name_free_in_about_a_minute(
+def test_a_vanished_peer_is_offline_and_its_name_free_within_about_a_minute(
     far_host: FarHost, start_server: StartServer
 ) -> None:
     server = start_server("--host", far_host.near)
@@ -114,7 +114,7 @@ def test_a_peer_that_vanished_is_offline_and_its_name_free_in_about_a_minute(
         wait_for(pattern, lambda: re.search(pattern, server.log, re.MULTILINE), ABOUT_A_MINUTE)  # noqa: B023
         server.log_in(name or "nameless").close()
     writer.expect_pong()
-    assert not readable(idle, written_to, flooded, nameless), "nothing has come through, so they cannot know"
+    assert not readable(idle, written_to, flooded, nameless), "nothing got through, so they cannot know"
     far_host.plug_it_in()
     with pytest.raises(ConnectionResetError):
         idle.expect_pong()

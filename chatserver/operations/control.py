@@ -1,6 +1,7 @@
-"""How an operator reaches a server that runs: a Unix socket in the data folder, which only its owner can open.
+"""The control socket: how admin.py reaches a running server. It lies in the data folder; only its owner can open it.
 
-One line of JSON asks, any number of rows answer, a line each; the last one is {"done": true} or {"failed": "why"}.
+A request is one line of JSON. The answer is any number of rows, one line each; the last line is {"done": true} or
+{"failed": "why"}.
 """
 
 import json
@@ -23,8 +24,8 @@ from storage import StorageError
 
 SOCKET = "admin.sock"
 MAX_REQUEST_BYTES = 4096
-SOCKET_SECONDS = 10.0  # for a request to arrive, and for each piece of an answer to be taken
-STOP_SECONDS = 1.0  # at shutdown, for the requests under way
+SOCKET_SECONDS = 10.0  # for a request to arrive, and for each piece of an answer to be read
+STOP_SECONDS = 1.0  # at shutdown, for requests in progress
 REQUESTS_AT_ONCE = 8
 ROWS_AT_ONCE = 500  # of the list of users, between two turns of the loop
 
@@ -34,11 +35,11 @@ log = logging.getLogger("chat")
 
 
 class NoAnswer(Exception):
-    """The server was reached, and then did not answer."""
+    """The server accepted the request but did not answer."""
 
 
 def perform(accounts: Accounts, kick: Kick, request: object) -> Iterable[object]:
-    """Do what an operator asks for; the rows of the answer. Raises CannotDo, StorageError."""
+    """Execute an operator's request; returns the rows of the answer. Raises CannotDo, StorageError."""
     match request:
         case {"do": "users"}:
             log.info("admin: listed the users")
@@ -53,10 +54,10 @@ def perform(accounts: Accounts, kick: Kick, request: object) -> Iterable[object]
                 raise CannotDo(f"{name} is not online")
             log.info("admin: ended the connection of %s, id %d", name, user.id)
         case {"do": "backup"}:
-            log.info("admin: told what to copy for a backup")
+            log.info("admin: listed what to copy for a backup")
             return accounts.committed().items()
         case _:
-            raise CannotDo("the server does not understand this; is it of another version?")
+            raise CannotDo("the server does not understand this request; is it another version?")
     return ()
 
 
@@ -65,7 +66,7 @@ def perform(accounts: Accounts, kick: Kick, request: object) -> Iterable[object]
 
 @contextmanager
 def control_socket(folder: Path, accounts: Accounts, kick: Kick) -> Iterator[None]:
-    """Listen for operators. Without a socket the server runs all the same, and the log says so."""
+    """Listen for operators. If the socket cannot be made, the server runs without it, and the log says so."""
     try:
         listener = _listen(folder)
     except OSError as error:
@@ -82,7 +83,7 @@ def control_socket(folder: Path, accounts: Accounts, kick: Kick) -> Iterator[Non
 
 
 def _listen(folder: Path) -> socket.socket:
-    """Raises OSError. The lock on the folder is held: a socket that is there already is of a server that was killed."""
+    """Raises OSError. The folder's lock is held, so an existing socket is left over from a killed server."""
     (folder / SOCKET).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)
@@ -100,8 +101,8 @@ def _listen(folder: Path) -> socket.socket:
 
 @contextmanager
 def _reachable(folder: Path) -> Iterator[str]:
-    """A path of the socket that bind and connect take: it may have some 100 bytes, so it goes through the opened folder
-    where there is /proc.
+    """A path short enough for bind and connect, which accept some 100 bytes: it goes through the opened folder where
+    there is /proc.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -112,7 +113,7 @@ def _reachable(folder: Path) -> Iterator[str]:
 
 
 def _serve(accounts: Accounts, kick: Kick, sock: socket.socket, _: object) -> None:
-    """One request."""
+    """Serve one request."""
     sock.settimeout(SOCKET_SECONDS)
     try:
         rows = iter(_answer(accounts, kick, _receive_line(sock)))
@@ -120,11 +121,11 @@ def _serve(accounts: Accounts, kick: Kick, sock: socket.socket, _: object) -> No
             sock.sendall(piece)
             gevent.sleep(0)
     except OSError as error:
-        log.info("admin: gone before the answer: %s", error)
+        log.info("admin: left before the answer: %s", error)
 
 
 def _receive_line(sock: socket.socket) -> bytes:
-    """Raises OSError where none comes in time."""
+    """Raises OSError if no line arrives in time."""
     line = b""
     with Timeout(SOCKET_SECONDS, TimeoutError("no request came")):
         while not line.endswith(b"\n") and len(line) <= MAX_REQUEST_BYTES:
@@ -143,7 +144,7 @@ def _answer(accounts: Accounts, kick: Kick, line: bytes) -> Iterator[bytes]:
         log.log(logging.INFO if isinstance(error, CannotDo) else logging.ERROR, "admin: not done: %s", error)
         last = {"failed": str(error)}
     except (ValueError, RecursionError):
-        last = {"failed": "the server cannot read this"}
+        last = {"failed": "the server cannot read this request"}
     yield _encode(last)
 
 
@@ -155,9 +156,9 @@ def _encode(row: object) -> bytes:
 
 
 def ask(folder: Path, request: dict[str, object], seconds: float) -> list[Any] | None:
-    """The rows that a running server answers; None where none listens. `seconds` for each piece of the answer.
+    """The rows that a running server answers; None if no server listens. `seconds` bounds the wait for each piece.
 
-    Raises CannotDo, NoAnswer, and OSError where one may not ask.
+    Raises CannotDo, NoAnswer, and OSError if the caller may not use the socket.
     """
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(seconds)

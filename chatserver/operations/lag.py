@@ -1,7 +1,7 @@
-"""Whether the loop is held up: nothing may block it, since it serves everyone."""
+"""Watches for a blocked loop: nothing may block it, since it serves every client."""
 
 import logging
-import sys
+from sys import _current_frames  # documented, in spite of its name
 from time import monotonic, process_time
 from traceback import format_stack
 from typing import Self
@@ -23,21 +23,21 @@ _thread_id = get_original("_thread", "get_ident")
 class LoopLag:
     """Measures how late the loop is, within a `with` block.
 
-    A timer of the loop beats; how late it comes is how late everything is. A thread, which goes on while the loop does
-    not, takes the stack of whoever blocks it, for the log. What holds the interpreter's lock meanwhile leaves no stack:
-    faulthandler's watchdog needs no lock, but reads frames that may be gone, and can crash the server. Where the thread
-    was late as well, and no processor was used, nobody blocked the loop: the system did not run the server.
+    A timer of the loop beats; everything else in the loop is as late as the beat. A thread, which runs while the loop
+    is blocked, records the stack of the code that blocks it, for the log. Code that holds the interpreter's lock leaves
+    no stack: faulthandler's watchdog needs no lock, but it reads frames that may be gone and can crash the server. If
+    the thread was late too and no processor time was used, no code blocked the loop: the system did not run the server.
     """
 
     def __init__(self) -> None:
-        self.blocked = 0  # how often
-        self._worst = self._worst_before = 0.0  # of this window, and of the one before it
+        self.blocked = 0  # how often the loop was blocked
+        self._worst = self._worst_before = 0.0  # longest delay in this window and in the previous one, in seconds
         self._beats = 0
-        self._due = 0.0  # when the next beat should come
-        self._caught = (0.0, "")  # the stack of a loop that was late, and which beat it was late for
+        self._due = 0.0  # when the next beat should fire
+        self._caught = (0.0, "")  # the `_due` of a late beat, and the stack of what made it late
         self._look_due = 0.0  # when the thread should look next
-        self._missed = 0.0  # seconds that it was late by, since the last beat
-        self._used = 0.0  # of a processor, up to the last beat
+        self._missed = 0.0  # seconds by which the thread was late, since the last beat
+        self._used = 0.0  # processor time up to the last beat, in seconds
 
     def __enter__(self) -> Self:
         self._due = self._look_due = monotonic() + BEAT_SECONDS
@@ -54,7 +54,7 @@ class LoopLag:
 
     @property
     def worst(self) -> float:
-        """The longest of the last ten to twenty seconds, in seconds."""
+        """The longest delay of the last ten to twenty seconds, in seconds."""
         return max(self._worst, self._worst_before)
 
     def _beat(self) -> None:
@@ -63,27 +63,28 @@ class LoopLag:
         self._worst = max(self._worst, late)
         if late > BLOCKED_SECONDS:
             self.blocked += 1
-            missed = self._missed + max(0.0, now - self._look_due)  # and the thread may be about to look
-            self._tell(late, min(missed, late - (used - self._used)))
+            missed = self._missed + max(0.0, now - self._look_due)  # the thread may not have looked yet
+            self._log(late, min(missed, late - (used - self._used)))
         self._missed, self._used = 0.0, used
         self._beats += 1
         if self._beats % WINDOW_BEATS == 0:
             self._worst, self._worst_before = 0.0, self._worst
         self._due = monotonic() + BEAT_SECONDS
 
-    def _tell(self, late: float, not_run: float) -> None:
+    def _log(self, late: float, not_run: float) -> None:
         due, stack = self._caught
         found = stack if due == self._due else "(no stack)"
         why = ", since the system did not run the server" if not_run > late / 2 else f"\n{found}"
         log.warning("the loop was blocked for %.2f s%s", late, why)
 
     def _watch(self, loop_thread: int) -> None:
-        """Runs in a thread of its own, where gevent's own names must not be used."""
+        """Run in a thread, where gevent's patched functions must not be used."""
         while self._watching:
             self._look_due = monotonic() + BEAT_SECONDS
             _sleep(BEAT_SECONDS)
             now, due = monotonic(), self._due
             missed = now - self._look_due
             self._missed += missed
-            if missed < BLOCKED_SECONDS / 2 < now - due and due != self._caught[0]:  # who comes late sees somebody else
-                self._caught = due, "".join(format_stack(sys._current_frames()[loop_thread]))
+            is_new = due != self._caught[0]
+            if missed < BLOCKED_SECONDS / 2 < now - due and is_new:  # a late sample would blame the wrong code
+                self._caught = due, "".join(format_stack(_current_frames()[loop_thread]))

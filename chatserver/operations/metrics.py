@@ -1,4 +1,4 @@
-"""What an operator's tools ask over HTTP: /metrics in Prometheus's text format, /healthz, /readyz."""
+"""HTTP for an operator's tools: /metrics in Prometheus's text format, /healthz, /readyz."""
 
 import io
 import logging
@@ -27,9 +27,9 @@ from storage import Storage, StorageUnavailable
 
 REQUESTS_AT_ONCE = 4
 REQUEST_SECONDS = 10.0
-REQUEST_BYTES = 16384  # more than Prometheus sends; http.client alone would take 6.5 MB of headers, in four copies
+REQUEST_BYTES = 16384  # more than Prometheus sends; http.client alone would accept 6.5 MB of headers, in four copies
 OPEN_METRICS = "application/openmetrics-text"
-UNACKED_OFFSET = 24  # of tcpi_unacked in struct tcp_info, linux/tcp.h; in a listening socket it counts who waits
+UNACKED_OFFSET = 24  # of tcpi_unacked in struct tcp_info, linux/tcp.h; in a listening socket it counts the queue
 
 WsgiApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -47,37 +47,37 @@ class ServerCollector(Collector):
         self._memory_bound = memory_bound
 
     def collect(self) -> Iterator[Metric]:
-        """One metric after the other."""
+        """Yield one metric after the other."""
         yield from self._gauges()
         yield from self._counters()
         counters = self._server.context.counters
         yield _latency(
-            "chat_storage_seconds", "Writes to the CSV files, waiting for their turn included", counters.storage
+            "chat_storage_seconds", "Writes to the CSV files, including the wait for their turn", counters.storage
         )
         yield _latency("chat_commit_seconds", "Commits of messages to chats.db", counters.commits)
 
     def _gauges(self) -> Iterator[Metric]:
         outboxes = [connection.outbox.size for connection in self._server.connections]
         values: dict[str, tuple[str, float | None]] = {
-            "chat_connected": ("Clients that are served", len(outboxes)),
-            "chat_online": ("Users who are online here", len(self._server.context.presence)),
-            "chat_waiting": ("Connections that wait for a place", waiting(self._server)),
+            "chat_connected": ("Clients being served", len(outboxes)),
+            "chat_online": ("Users online at this server", len(self._server.context.presence)),
+            "chat_waiting": ("Connections waiting for a place", waiting(self._server)),
             "chat_signed_up": ("Users who have signed up", _if_known(self._storage.count)),
-            "chat_messages_under_way": (
-                "Messages accepted, and not yet delivered, refused, mailed or found undeliverable",
-                self._server.context.counters.messages_under_way,
+            "chat_messages_in_flight": (
+                "Messages accepted but not yet delivered, refused, mailed or found undeliverable",
+                self._server.context.counters.messages_in_flight,
             ),
             "chat_mailbox_messages": (
-                "Messages that wait for users who are away",
+                "Messages waiting in mailboxes of offline users",
                 _if_known(self._archive.waiting_messages) if self._archive else None,
             ),
-            "chat_outbox_bytes": ("Bytes that wait to be sent, of all clients", sum(outboxes)),
+            "chat_outbox_bytes": ("Bytes waiting to be sent to all clients", sum(outboxes)),
             "chat_outbox_bytes_max": (
-                "Bytes that wait to be sent, of the client with the most",
+                "Bytes waiting to be sent to the client with the most",
                 max(outboxes, default=0),
             ),
-            "chat_memory_bound_bytes": ("What process_resident_memory_bytes stays below", self._memory_bound),
-            "chat_loop_lag_seconds": ("How late the loop was at worst, in the last ten seconds", self._lag.worst),
+            "chat_memory_bound_bytes": ("Upper bound of process_resident_memory_bytes", self._memory_bound),
+            "chat_loop_lag_seconds": ("Longest delay of the loop in the last ten seconds", self._lag.worst),
         }
         for name, (text, value) in values.items():
             if value is not None:
@@ -93,11 +93,11 @@ class ServerCollector(Collector):
             "chat_messages_accepted": ("Well-formed Messages read from clients", counters.messages_accepted),
             "chat_messages_delivered": ("Messages sent to their receivers", counters.messages_delivered),
             "chat_messages_undeliverable": (
-                "Messages that waited for a receiver whose connection ended",
+                "Messages queued for a receiver whose connection ended",
                 counters.messages_undeliverable,
             ),
-            "chat_messages_mailed": ("Messages that went to a mailbox", counters.messages_mailed),
-            "chat_mailbox_delivered": ("Messages out of mailboxes sent to their receivers", counters.mailbox_delivered),
+            "chat_messages_mailed": ("Messages put into a mailbox", counters.messages_mailed),
+            "chat_mailbox_delivered": ("Messages from mailboxes sent to their receivers", counters.mailbox_delivered),
             "chat_messages_stored": ("Messages written to disk", counters.messages_stored),
             "chat_messages_handed_on": (
                 "Messages for users of other servers of the group",
@@ -106,8 +106,8 @@ class ServerCollector(Collector):
             "chat_messages_taken_on": ("Messages from users of other servers of the group", counters.messages_taken_on),
             "chat_received_bytes": ("Bytes from clients", counters.bytes_received),
             "chat_sent_bytes": ("Bytes to clients", counters.bytes_sent),
-            "chat_delays": ("How often a client over its --rate was made to wait", counters.delays),
-            "chat_loop_blocked": ("How often the loop was late by over 100 ms", self._lag.blocked),
+            "chat_delays": ("How often a client over its --rate was throttled", counters.delays),
+            "chat_loop_blocked": ("How often the loop was delayed by over 100 ms", self._lag.blocked),
         }
         for name, (text, value) in totals.items():
             yield CounterMetricFamily(name, text, value)
@@ -117,7 +117,7 @@ class ServerCollector(Collector):
 
 
 def _if_known(figure: Callable[[], int]) -> int | None:
-    """One that is elsewhere, and perhaps not to be had now."""
+    """A figure from the database; None while that cannot be reached."""
     try:
         return figure()
     except StorageUnavailable:
@@ -125,7 +125,7 @@ def _if_known(figure: Callable[[], int]) -> int | None:
 
 
 class _Request(io.RawIOBase):
-    """What a client sends, up to REQUEST_BYTES; then it ends."""
+    """A client's input, cut off after REQUEST_BYTES."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -146,12 +146,12 @@ class _Handler(WSGIHandler):
 
 
 class MetricsServer(WSGIServer):
-    """A few requests at once, none of which may take its time or room: a port that is open is attacked."""
+    """Serves a few requests at once, each bounded in time and size: any open port gets attacked."""
 
     handler_class = _Handler
 
     def handle(self, sock: Any, address: Any) -> None:
-        """Serve one connection, for REQUEST_SECONDS altogether; a socket's own timeout begins anew at each byte."""
+        """Serve one connection for at most REQUEST_SECONDS; a socket's own timeout would start again at each byte."""
         deadline = gevent.spawn_later(REQUEST_SECONDS, _cut, sock)
         try:
             super().handle(sock, address)
@@ -160,7 +160,7 @@ class MetricsServer(WSGIServer):
 
 
 def serve_metrics(address: tuple[str, int], server: ChatServer, collector: ServerCollector) -> MetricsServer:
-    """Start to answer on this address. Raises OSError."""
+    """Start serving on this address. Raises OSError."""
     registry = CollectorRegistry()
     registry.register(collector)
     ProcessCollector(registry=registry)
@@ -173,12 +173,12 @@ def serve_metrics(address: tuple[str, int], server: ChatServer, collector: Serve
 
 
 def _cut(sock: socket.socket) -> None:
-    with suppress(OSError):  # the client was faster
+    with suppress(OSError):  # the client has closed meanwhile
         sock.shutdown(socket.SHUT_RDWR)
 
 
 def waiting(server: ChatServer) -> int | None:
-    """How many connections wait in the listen queue; None where the system does not tell, or nobody listens."""
+    """How many connections wait in the listen queue; None if the system cannot tell, or nobody listens."""
     if sys.platform != "linux" or server.closed:
         return None
     info = server.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED_OFFSET + 4)
@@ -188,11 +188,11 @@ def waiting(server: ChatServer) -> int | None:
 def _routes(server: ChatServer, metrics: WsgiApp) -> WsgiApp:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         def start_and_close(status: str, headers: list[tuple[str, str]]) -> Any:
-            return start_response(status, [*headers, ("Connection", "close")])  # who keeps it keeps a place
+            return start_response(status, [*headers, ("Connection", "close")])  # a kept connection would hold a place
 
         match environ["PATH_INFO"]:
             case "/metrics":
-                asked_for = environ.get("HTTP_ACCEPT", "")  # a version that makes no sense would be our fault
+                asked_for = environ.get("HTTP_ACCEPT", "")  # the library fails on a malformed version
                 environ["HTTP_ACCEPT"] = OPEN_METRICS if OPEN_METRICS in asked_for else ""
                 return metrics(environ, start_and_close)
             case "/healthz":

@@ -1,4 +1,4 @@
-"""The server's command line, environment and config file, which all know the same options."""
+"""The server's options: from the command line, the environment and a config file."""
 
 import re
 from argparse import ArgumentTypeError, Namespace
@@ -16,19 +16,19 @@ MIN_OUTBOX_BYTES = 1024
 MIN_LEASE_SECONDS = 0.5
 
 DESCRIPTION = """
-A chat server for very small packets (at most 140 bytes each). It serves --pool-size clients at once; the next ones wait
-in the listen queue and are served in order as places become free.
+A chat server for very small packets (at most 140 bytes each). It serves --pool-size clients at once; further clients
+wait in the listen queue and are served in order as places become free.
 """
 
 EPILOG = """
 Every option can also come from the environment (CHAT_PORT=9035) or from a config file of lines such as "port = 9035";
-the command line wins over the environment, and that over the file. Exit status: 0 after SIGTERM or Ctrl-C, 1 when the
+the command line overrides the environment, which overrides the file. Exit status: 0 after SIGTERM or Ctrl-C, 1 when the
 server cannot start, 2 for a bad option.
 """
 
 
 def parse_options(argv: Sequence[str] | None = None) -> Namespace:
-    """The options, checked against each other. Exits with status 2 and a clear line where one is wrong."""
+    """The options, checked against each other. Exits with status 2 and a clear line if one is wrong."""
     parser = _build_parser()
     options: Namespace = parser.parse_args(argv)
     options.max_id = 2 ** (8 * options.id_width) - 1
@@ -40,9 +40,9 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     if options.burst is None:
         options.burst = max(1.0, options.rate)
     elif options.rate == inf:
-        parser.error("--burst is how much --rate lets pass at once, and there is no --rate")
+        parser.error("--burst needs --rate: it is what --rate lets pass at once")
     if options.tls_key and not options.tls_cert:
-        parser.error("--tls-key is the key of a certificate, which --tls-cert names")
+        parser.error("--tls-key needs --tls-cert, the certificate that the key belongs to")
     return options
 
 
@@ -73,28 +73,28 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
             "--host": {
                 "type": _host,
                 "default": "127.0.0.1",
-                "help": "address to listen on; 0.0.0.0 or :: lets other machines in",
+                "help": "address to listen on; 0.0.0.0 or :: admits other machines",
             },
             "--port": _number(DEFAULT_PORT, "TCP port; 0 takes a free one, which the log names", 0, 65535),
             "--data-dir": {
                 "type": Path,
                 "default": Path("data"),
                 "metavar": "DIR",
-                "help": "folder of the database, made at the first start",
+                "help": "folder of the database, created at the first start",
             },
             "--tls-cert": {
                 "type": Path,
                 "metavar": "FILE",
-                "help": "speak TLS alone, with the certificate in this PEM file and the chain behind it (default: off)",
+                "help": "speak TLS only, with the certificate in this PEM file and the chain after it (default: off)",
             },
             "--tls-key": {
                 "type": Path,
                 "metavar": "FILE",
-                "help": "PEM file with its key, unencrypted, unless the first file holds that too (default: off)",
+                "help": "PEM file with the unencrypted key, if the certificate file does not hold it (default: off)",
             },
         },
-        "who may come in": {
-            "--max-users": _number(128, "users there can be", 1),
+        "users and logins": {
+            "--max-users": _number(128, "users that can sign up", 1),
             "--id-width": {
                 "type": int,
                 "choices": ID_WIDTHS,
@@ -105,37 +105,39 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
                 "action": "store_true",
                 "help": "refuse logins without a password (default: off)",
             },
-            "--login-timeout": _duration(10.0, "from the start of a connection until a login has succeeded"),
+            "--login-timeout": _duration(10.0, "time for a connection to log in"),
             "--idle-timeout": {
                 **_or_off(_seconds),
                 "metavar": "SECONDS",
-                "help": "end a connection whose client has sent nothing, not even a Ping, for so long (default: off)",
+                "help": "disconnect a client that sends nothing, not even a Ping, for so long (default: off)",
             },
             "--login-attempts": {
                 **_or_off(_whole_number(1)),
                 "default": 10,
-                "help": "wrong passwords a minute, for an account and from an address, before further tries are "
-                'refused; "off" for any number',
+                "help": "wrong passwords a minute, for one account and from one address; further attempts are "
+                'refused; "off" allows any number',
             },
         },
         "many servers as one": {
             "--redis": {
                 "type": _redis_url,
                 "metavar": "URL",
-                "help": "be one of several servers that share a Redis (6.2 or newer) or Valkey and act as one: "
-                "redis://HOST:PORT/0, or rediss:// for TLS; no data folder is used then (default: off)",
+                "help": "join a group of servers that share a Redis (6.2 or newer) or Valkey and act as one: "
+                "redis://HOST:PORT/0, or rediss:// for TLS; there is no data folder then (default: off)",
             },
             "--redis-prefix": {
                 "type": _prefix,
                 "default": "chat",
                 "metavar": "NAME",
-                "help": "what all keys there begin with; servers of one prefix are one group",
+                "help": "prefix of all keys in Redis; servers with one prefix are one group",
             },
-            "--lease": _duration(10.0, "who is not heard of for so long is taken for dead, and its users for offline")
+            "--lease": _duration(
+                10.0, "a server that does not renew its lease for so long has failed; its users are offline"
+            )
             | {"type": _lease},
             "--reuse-port": {
                 "action": "store_true",
-                "help": "several servers of this machine may listen on one port; the kernel shares clients out "
+                "help": "let several servers on this machine listen on one port; the kernel distributes the clients "
                 "(default: off)",
             },
         },
@@ -143,20 +145,20 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
             "--history": {
                 "choices": ("on", "off"),
                 "default": "on",
-                "help": "keep messages on disk, for history and for who is away; off keeps nothing",
+                "help": "keep messages on disk, for history and for offline users; off keeps nothing",
             },
             "--history-messages": _number(
-                10_000, "messages kept of each two users; the oldest go first, up to an eighth more may stay", 1
+                10_000, "messages kept for each pair of users; the oldest go first; up to an eighth more may stay", 1
             ),
-            "--mailbox-messages": _number(1000, "messages that wait for a user who is away", 1),
+            "--mailbox-messages": _number(1000, "messages that may wait for one offline user", 1),
             "--sync": {
                 "choices": ("interval", "always"),
                 "default": "interval",
-                "help": "when messages go to disk: 50 ms after the first of them, with all that came meanwhile; or at "
-                "once, with all that came while the disk was busy",
+                "help": "when messages go to disk: 50 ms after the first one, with all that arrived meanwhile; or at "
+                "once, with all that arrived while the disk was busy",
             },
         },
-        "how much at once": {
+        "limits": {
             "--pool-size": _number(20, "clients served at once", 1),
             "--max-per-address": {
                 **_or_off(_whole_number(1)),
@@ -164,7 +166,7 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
             },
             "--rate": {
                 **_or_off(_rate),
-                "help": "packets a second from one client; what it sends beyond that is read later (default: off)",
+                "help": "packets a second from one client; the server reads further packets later (default: off)",
             },
             "--burst": {
                 "type": _whole_number(1),
@@ -172,17 +174,15 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
                 "help": "with --rate, packets that one client may send at once (default: a second's worth)",
             },
             "--backlog": _number(
-                128, "connections that wait for a place; the kernel may cap this (net.core.somaxconn)", 1, 65535
+                128, "connections that may wait for a place; the kernel may cap this (net.core.somaxconn)", 1, 65535
             ),
             "--outbox-bytes": _number(
                 64 * 1024,
-                "memory for what waits to be sent to a client, before those who write to it are made to wait",
+                "memory for what waits to be sent to one client; beyond it, its senders are throttled",
                 MIN_OUTBOX_BYTES,
             )
             | {"metavar": "BYTES"},
-            "--write-timeout": _duration(
-                10.0, "a client that for so long takes nothing of what waits for it is disconnected as Too Slow"
-            ),
+            "--write-timeout": _duration(10.0, "a client that accepts no data for so long is disconnected as Too Slow"),
         },
         "running": {
             "--metrics-port": _number(
@@ -195,16 +195,16 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
                 "type": _host,
                 "default": "127.0.0.1",
                 "metavar": "HOST",
-                "help": "address where metrics are served; there is no password",
+                "help": "address for the metrics; they have no password",
             },
             "--drain": _duration(
                 5.0,
-                "on SIGTERM or Ctrl-C, how long queued messages may take to go out; a second signal ends it at once",
+                "on SIGTERM or Ctrl-C, time to deliver queued messages; a second signal ends the server at once",
             ),
             "--log-level": {
                 "choices": ("debug", "info", "warning", "error"),
                 "default": "info",
-                "help": "the log, on standard error, holds this level and above",
+                "help": "lowest level in the log, which goes to standard error",
             },
         },
     }
@@ -230,7 +230,7 @@ def _whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
 
 def _host(text: str) -> str:
     if not text:
-        raise ArgumentTypeError("an empty host; 0.0.0.0 or :: is every address of this machine")
+        raise ArgumentTypeError("the host is empty; 0.0.0.0 or :: is every address of this machine")
     try:
         text.encode("idna")
     except UnicodeError:
@@ -245,19 +245,19 @@ def _seconds(text: str) -> float:
 def _lease(text: str) -> float:
     seconds = _seconds(text)
     if seconds < MIN_LEASE_SECONDS:
-        raise ArgumentTypeError(f"{text!r} is too short: {MIN_LEASE_SECONDS:g} seconds at least")
+        raise ArgumentTypeError(f"{text!r} is too short: at least {MIN_LEASE_SECONDS:g} seconds")
     return seconds
 
 
 def _redis_url(text: str) -> str:
-    if not re.match(r"(redis|rediss|unix)://", text):  # which may have a password in it
-        raise ArgumentTypeError("this is no URL of Redis, such as redis://localhost:6379/0")
+    if not re.match(r"(redis|rediss|unix)://", text):  # not quoted in the error: it may contain a password
+        raise ArgumentTypeError("this is not a URL of Redis such as redis://localhost:6379/0")
     return text
 
 
 def _prefix(text: str) -> str:
     if not re.fullmatch(r"[\w.-]+", text, re.ASCII):
-        raise ArgumentTypeError(f"{text!r} is not made of letters, digits, '.', '-' and '_'")
+        raise ArgumentTypeError(f"{text!r} has characters other than letters, digits, '.', '-' and '_'")
     return text
 
 
@@ -276,7 +276,7 @@ def _positive(text: str, what: str) -> float:
 
 
 def _or_off(parse: Callable[[str], float]) -> dict[str, Any]:
-    """A limit that "off", the default, takes away."""
+    """A limit that is "off" by default."""
 
     def parse_or_off(text: str) -> float:
         try:

@@ -1,1 +1,1 @@
-"""One client's socket and what waits for it: bytes in, bytes out, bounded. Knows packets only as bytes to frame."""
+"""One client's connection: bytes in, bytes out, bounded in memory. It knows packets only by their framing."""

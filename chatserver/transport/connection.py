@@ -1,9 +1,9 @@
-"""One client's socket: the only place that reads it, writes it and closes it.
+"""One client's socket: the only place that reads it, writes it and closes it. states.py has the life of a connection.
 
-Below gevent's socket API on purpose (its `recv` first tries in vain, its `sendall` asks for a socket option each time):
-a plain socket that does not block, one lasting watcher to wait for input (readable.py), one callback per loop turn to
-send what has come together, and a writer greenlet only while a client is slow. All names are gevent's public ones:
-`hub.wait`, `loop.io`, `loop.run_callback`.
+This works below gevent's socket API, for speed: gevent's `recv` first tries in vain, and its `sendall` asks for a
+socket option each time. Here a plain non-blocking socket has one lasting watcher for input (readable.py), one callback
+per loop turn that sends what was queued in it, and a writer greenlet only while a client is slow. This uses only public
+names of gevent: `hub.wait`, `loop.io`, `loop.run_callback`.
 """
 
 import fcntl
@@ -20,60 +20,61 @@ from gevent.event import Event
 
 from chatserver.counters import Counters
 from chatserver.transport.outbox import Outbox
-from chatserver.transport.readable import InputOver, Readable
+from chatserver.transport.readable import Interrupted, Readable
+from chatserver.transport.states import INPUT, Input, InputEvent, Output, OutputEvent
 from chatserver.transport.tls import TlsStream
 from protocol import Reason, encode_error, rest_of_packet
 
 WRITE = 2  # libev's event bit
-RECV_BYTES = 16384  # 64 KiB costs a fifth more CPU per message, and keeps everyone else waiting four times as long
-LINGER_SECONDS = 2.0  # section 5: how long an Error that closes is kept for a client to read
+RECV_BYTES = 16384  # 64 KiB costs a fifth more CPU per message and keeps the other clients waiting four times as long
+LINGER_SECONDS = 2.0  # section 5: how long a closing connection waits for its client to read the Error and close
+INPUT_OPEN = Input.OPEN  # looking a member up in its enum costs a call for each read
 
 log = logging.getLogger("chat")
 
 
 class NoProgress(Exception):
-    """The client took nothing of what waits for it, for the whole timeout."""
+    """The client took none of the bytes in flight for the whole timeout."""
 
 
-class TimeIsUp(Exception):
-    """The last words have taken as long as they may, progress or not."""
+class DeadlinePassed(Exception):
+    """The deadline for the last bytes has passed, with progress or without."""
 
 
 class Connection:
-    """A client's byte stream in both directions. `outcome` says why it ended, where it was not the client that left."""
+    """A client's byte stream in both directions.
+
+    `input` and `outbox.state` say where its life stands (states.py), `outcome` why it ended, unless the client left.
+    """
 
     def __init__(
         self, sock: socket.socket | TlsStream, counters: Counters, outbox_bytes: int, write_timeout: float
     ) -> None:
-        """`sock` is connected and blocks nowhere; `outbox_bytes` as in Outbox; `write_timeout` in seconds."""
+        """`sock` is connected and non-blocking; `outbox_bytes` as in Outbox; `write_timeout` in seconds."""
         self._hub = get_hub()
         self.outbox = Outbox(outbox_bytes, partial(self._hub.loop.run_callback, self._flush))
+        self.input = Input.OPEN
         self.outcome = ""
         self.waiting_since: float | None = None  # for input, in seconds by the loop's clock; None while it is handled
-        self.at_rest = False  # its session has handled all that was read, and reads no more
-        self.said_all = False  # nothing is left but to wait until the client closes, too
         self.undelivered = 0  # bytes that were queued for this client and never sent
         self._sock = sock
         self._counters = counters
         self._write_timeout = write_timeout
         self._readable = Readable(sock.fileno())
-        self._at_end = False  # of the input: the client has closed
-        self._is_stopped = False  # no input is wanted any more
-        self._pause: Event | None = None  # that is cut short then
+        self._pause: Event | None = None  # set by stop_reading() to end a pause
+        self._hub_sends = True  # False while a greenlet sends instead: the writer, or finish()
         self._writer: Greenlet[[], None] | None = None
-        self._is_taken_over = False  # a greenlet sends, not the hub
         self._stream = b""  # taken from the outbox: whole packets ...
         self._sent = 0  # ... of which the kernel has this many bytes
-        self._gave_up = False
 
     # Input
 
     def read(self, size: int = RECV_BYTES) -> bytes:
-        """Wait for input and return at most `size` bytes of it; b"" when there is no more to come, or to care for."""
+        """Wait for input and return at most `size` bytes of it; b"" once the input is no longer OPEN, or broken."""
         self.waiting_since = self._hub.loop.now()
         try:
-            data = b"" if self._is_stopped else self._receive(size)
-        except InputOver:
+            data = self._receive(size) if self.input is INPUT_OPEN else b""
+        except Interrupted:
             data = b""
         except OSError as error:
             self.end_with(error.strerror or str(error))
@@ -83,60 +84,73 @@ class Connection:
         return data
 
     def pause(self, seconds: float) -> None:
-        """Leave input where it is for so long, or until there is nothing to wait for any more."""
-        if not self._is_stopped:
+        """Leave input unread for so many seconds, or until stop_reading()."""
+        if self.input is INPUT_OPEN:
             self._pause = Event()
             self._pause.wait(seconds)
             self._pause = None
 
     def stop_reading(self) -> None:
-        """`read` returns b"" from now on; one that waits is woken. Never waits."""
-        self._is_stopped = True
+        """Make `read` return b"" from now on, and wake whatever waits for input, finish() included. Never waits."""
+        self._advance(InputEvent.STOP)
         if self._pause:
             self._pause.set()
         self._readable.interrupt()
 
+    def set_handled(self) -> None:
+        """The session has handled all that was read, and reads no more."""
+        self._advance(InputEvent.HANDLED)
+
+    @property
+    def is_handled(self) -> bool:
+        """Whether the session has nothing left to handle."""
+        return self.input in (Input.UNREAD, Input.ENDED)
+
+    def _advance(self, event: InputEvent) -> None:
+        self.input = INPUT.get((self.input, event), self.input)
+
     def _receive(self, size: int) -> bytes:
-        """One chunk of input, b"" at its end. Raises InputOver, and OSError where the connection is broken."""
+        """Wait for a chunk of input; b"" at its end. Raises Interrupted, and OSError where the connection is broken."""
         while True:
             self._readable.wait()
             try:
                 data = self._sock.recv(size)
             except BlockingIOError:
                 continue
-            self._at_end = not data
+            if not data:
+                self._advance(InputEvent.CLIENT_CLOSED)
             return data
 
     # Output
 
     def end_with(self, outcome: str) -> None:
-        """Note why this ends: the first cause is the one to tell."""
+        """Note why this connection ends. The first cause counts."""
         self.outcome = self.outcome or outcome
 
     def close(self, reason: Reason | None, outcome: str = "") -> None:
-        """End this connection from outside its session, telling the client the reason if there is one; `outcome` says
-        more, or what there is no reason for. Never waits.
+        """End this connection from outside its session, with an Error packet if there is a reason. `outcome` is for the
+        log, in place of the reason. Never waits.
         """
         self.end_with(outcome or reason or "")
         self.outbox.close(encode_error(reason) if reason else b"")
         self.stop_reading()
 
     def _flush(self) -> None:
-        """Runs in the hub, once for all that was put in a turn of the loop, and so cannot wait."""
-        if not self._is_taken_over and not self._send():
-            self._is_taken_over = True
+        """Send what was put in one turn of the loop. Runs in the hub, and so cannot wait."""
+        if self._hub_sends and not self._send():
+            self._hub_sends = False
             self._writer = gevent.spawn(self._write)
 
     def _write(self) -> None:
-        """Takes over from the hub while the client is slower than those who write to it."""
+        """Send in place of the hub while the client reads more slowly than others write to it."""
         try:
             self._send_all(self._write_timeout)
         except NoProgress:
             self.close(Reason.TOO_SLOW)
-            self._give_up()
-            with suppress(NoProgress):  # now, as the session may still be handing over what it has read
+            self._truncate()
+            with suppress(NoProgress):  # now, since the session may still be handling what it has read
                 self._send_all(LINGER_SECONDS)
-        self._is_taken_over = False
+        self._hub_sends = True
 
     def _send_all(self, timeout: float) -> None:
         """Send until nothing is left. Raises NoProgress once the client takes nothing for `timeout` seconds."""
@@ -154,8 +168,10 @@ class Connection:
             writable.close()
 
     def _unacknowledged(self) -> int:
-        """Bytes that the kernel still has. It calls a socket writable only when a third of its buffer is free, so a
-        client that is slow but steady shows here alone. 0 where the system does not tell (macOS).
+        """Bytes in the kernel that the client has not acknowledged; 0 where the system does not tell (macOS).
+
+        The kernel calls a socket writable only when a third of its buffer is free, so only this shows that a client is
+        slow but steady.
         """
         try:
             return int.from_bytes(fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
@@ -173,69 +189,75 @@ class Connection:
                 count = self._sock.send(memoryview(self._stream)[self._sent :] if self._sent else self._stream)
             except BlockingIOError:
                 return False
-            except OSError as error:  # the peer is gone; what it sent before may still wait to be read
+            except OSError as error:  # the client is gone, but what it sent before may still wait to be read
                 self.end_with(error.strerror or str(error))
-                self.outbox.lead_nowhere()
+                self.outbox.advance(OutputEvent.SEND_FAILED)
                 self._discard(self._sent)
                 continue
             self._sent += count
             self._counters.bytes_sent += count
             self.outbox.sent(count)
 
-    def _give_up(self) -> None:
-        """Drop what is queued, but finish the packet that is under way and keep the Error that closes (section 5)."""
-        self._gave_up = True
+    def _truncate(self) -> None:
+        """Drop what is queued, except the rest of the packet in flight and the Error that closes (section 5)."""
+        self.outbox.advance(OutputEvent.NO_PROGRESS)
         taken = self._sent + (self._sock.encrypted if isinstance(self._sock, TlsStream) else 0)
         end = taken + len(rest_of_packet(self._stream, taken))
         if end < len(self._stream) or not self.outbox.empty:
             self._discard(end, self.outbox.last_packet)
 
     def _discard(self, end: int, last_packet: bytes = b"") -> None:
-        """Drop all that waits to be sent after the first `end` bytes of the stream, but for a last packet."""
+        """Drop all that waits to be sent after the first `end` bytes of the stream, except a last packet."""
         self.undelivered += self.outbox.drop(self._stream, end, len(last_packet))
         self._stream = self._stream[:end] + last_packet
 
     # The end
 
     @property
-    def is_through(self) -> bool:
-        """Whether finish() waits for nothing: the client has closed, and nothing is left that could be sent."""
-        return self._at_end and self.outbox.empty and self._sent == len(self._stream)
+    def is_finished(self) -> bool:
+        """Whether finish() would not wait: the client has closed, and nothing is left to send."""
+        return self.input is Input.ENDED and self.outbox.empty and self._sent == len(self._stream)
 
     def finish(self, timeout: float) -> None:
-        """Let go of the client, when its session is over: send what is queued, which may take `timeout` seconds,
-        half-close, discard input until it closes too. Were unread input left, the kernel would reset the connection and
-        destroy what we sent last. stop_reading() cuts this short once `said_all`.
+        """End the connection when its session is over: send what is queued, for at most `timeout` seconds, half-close,
+        discard input until the client closes too or LINGER_SECONDS have passed, and close the socket.
+
+        If input were left unread, the kernel would reset the connection and destroy what was sent last. Once the output
+        is HALF_CLOSED, stop_reading() ends the wait early.
         """
-        self._is_taken_over = True  # by this greenlet
+        self.outbox.close()
+        self._hub_sends = False
         if self._writer:
             self._writer.kill()  # it only ever waits for the kernel
         try:
             self._send_rest(timeout)
             self._sock.shutdown(socket.SHUT_WR)
-            self.said_all = True
-            if not self._at_end:
+            self.outbox.advance(OutputEvent.HALF_CLOSE)
+            if self.input is not Input.ENDED:
                 self._linger()
         except OSError as error:
-            log.debug("gone before the end: %s", error)
+            log.debug("connection broke before its end: %s", error)
         finally:
             self._discard(self._sent)
             self._readable.close()
             self._sock.close()
+            self.outbox.advance(OutputEvent.SOCKET_CLOSED)
 
     def _linger(self) -> None:
-        with suppress(TimeIsUp, InputOver), Timeout(LINGER_SECONDS, TimeIsUp):
+        """Discard input until the client closes."""
+        with suppress(DeadlinePassed, Interrupted), Timeout(LINGER_SECONDS, DeadlinePassed):
             while self._receive(RECV_BYTES):
                 pass
 
     def _send_rest(self, timeout: float) -> None:
+        """Send what is queued within `timeout` seconds, then what is left of it after truncating."""
         if self._send():
             return
-        if not self._gave_up:
+        if self.outbox.state is not Output.TRUNCATED:
             try:
-                with Timeout(timeout, TimeIsUp):
+                with Timeout(timeout, DeadlinePassed):
                     self._send_all(timeout)
-            except (NoProgress, TimeIsUp):
-                self._give_up()
-        with suppress(NoProgress, TimeIsUp), Timeout(LINGER_SECONDS, TimeIsUp):
+            except (NoProgress, DeadlinePassed):
+                self._truncate()
+        with suppress(NoProgress, DeadlinePassed), Timeout(LINGER_SECONDS, DeadlinePassed):
             self._send_all(LINGER_SECONDS)

@@ -1,4 +1,4 @@
-"""What one client may use."""
+"""Limits on what one client may use."""
 
 from dataclasses import dataclass
 from time import monotonic
@@ -6,7 +6,7 @@ from time import monotonic
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times in seconds; infinity is no limit."""
+    """The limits of the options, the same for every client. Times in seconds; infinity means no limit."""
 
     outbox_bytes: int
     write_timeout: float
@@ -18,7 +18,7 @@ class Limits:
 
 
 class TokenBucket:
-    """How many packets a client may send: `rate` a second in the long run, `burst` at once."""
+    """Limits a client's packets: `rate` a second in the long run, `burst` at once."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
@@ -27,12 +27,12 @@ class TokenBucket:
         self._updated = monotonic()
 
     def take(self, count: int) -> None:
-        """`count` packets have come; where there were fewer tokens, the bucket owes them."""
+        """Spend a token for each of `count` packets. The bucket may go into debt."""
         self._tokens -= count
 
     @property
     def tokens(self) -> int:
-        """How many packets may come now."""
+        """How many packets may be read now."""
         now = monotonic()
         self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
         self._updated = now
@@ -40,5 +40,5 @@ class TokenBucket:
 
     @property
     def delay(self) -> float:
-        """Seconds until the next packet may come."""
+        """Seconds until the next packet may be read."""
         return max(0.0, (1 - self._tokens) / self._rate)

@@ -2,66 +2,51 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeAlias
 
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
-from protocol import Run, each_message, whole_packets
+from chatserver.transport.marks import Fate, Marks
+from chatserver.transport.states import OUTPUT, Output, OutputEvent
+from protocol import Run, each_message
 
 PUT_BYTES = 64  # what each put costs besides its bytes: a bytes object's head (33), rounding (15), the queue's slot (9)
 MARK_BYTES = 112  # ... and one with Messages: a tuple of four (96), two numbers' rounding, the queue's slot
 
 
-class Fate(Protocol):
-    """Who wants to know what has become of the Messages of a put."""
-
-    def delivered(self, count: int) -> None:
-        """So many of them, the next ones in order, are with the kernel. Never waits."""
-
-    def dropped(self, count: int) -> None:
-        """So many of them, the last ones, will never be sent. Never waits."""
-
-
-Mark: TypeAlias = tuple[int, int, int, Fate]  # where in the stream Messages begin and end, how many, who wants to know
-
-
 class Outbox:
-    """What waits to be sent to one client: a channel bounded in bytes of memory, those in flight included.
+    """What waits to be sent to one client: a channel bounded in bytes of memory, including those in flight.
 
-    1. Whoever puts waits while there is no room, so that back-pressure reaches the sender and nothing is lost.
-    2. A put costs its bytes, PUT_BYTES, and MARK_BYTES if it has a fate. `take` makes one stream of many puts and gives
-       the PUT_BYTES back; the bytes and the marks count until the kernel has them, and `sent` gives them back.
-    3. Once closed it takes nothing more, and whoever waits is told so. The same holds once it leads nowhere, as the
-       client cannot be reached; but then what the client sent before is still handled.
+    1. A put waits until there is room. This is the back-pressure that reaches the sender; nothing is lost.
+    2. A put costs its bytes, PUT_BYTES, and MARK_BYTES if it has a fate. `take` joins many puts into one stream and
+       gives back their PUT_BYTES. The bytes and the marks count until the kernel has them; `sent` gives them back.
+    3. Once closed or unreachable (states.py) it takes nothing more, and pending puts return at once.
     4. While it is reserved only its owner, the client's own session, may put; `deliver`, for all others, waits.
-    5. Notices need no room: each source keeps what it has to say, in bounded memory, until it is taken.
+    5. Notices need no room: each source keeps its notices in bounded memory until they are taken.
     """
 
     def __init__(self, limit: int, on_due: Callable[[], object]) -> None:
-        """`limit` in bytes, enough for one relayed message and its cost; `on_due` tells the writer that there is
-        something to take, once until it is taken.
+        """`limit` in bytes: enough for one relayed message and its cost. `on_due` is called when there is something to
+        take, once until it is taken; it must not wait.
         """
-        self.takes = True  # what is put has a way to go: it is neither closed nor leads nowhere
-        self.closed = False
-        self.leads_nowhere = False
+        self.state = Output.OPEN
+        self.takes = True  # it is OPEN; this and `closed` are set only in advance(), for the hot path
+        self.closed = False  # close() was called
         self.is_reserved = False
         self.is_due = False  # there may be something to take
         self.last_packet = b""
-        self.notices: list[Callable[[], bytes]] = []  # each gives the packets that it has to say, and forgets them
+        self.notices: list[Callable[[], bytes]] = []  # each source returns the packets of its notices and forgets them
         self._channel: SimpleQueue[bytes] = SimpleQueue()
         self._limit = limit
         self._on_due = on_due
         self._size = 0
-        self._room: Event | None = None  # that somebody waits for
-        self._marks: list[Mark] = []  # few, and an empty deque is larger
-        self._length = 0  # of the stream up to now, in bytes
-        self._out = 0  # how much of it is with the kernel
+        self._room: Event | None = None  # set when a waiting put should look again
+        self._marks = Marks()
 
     # For the owner
 
     def put(self, packets: bytes) -> bool:
-        """Queue whole packets, waiting for room; False where the outbox takes nothing, any more or at all."""
+        """Queue whole packets, waiting for room; False where the outbox takes nothing more."""
         while not self._has_room(PUT_BYTES + len(packets)) and self.takes:
             self._wait()
         if not self.takes:
@@ -70,7 +55,7 @@ class Outbox:
         return True
 
     def put_each(self, parts: Sequence[bytes], fate: Fate | None = None) -> int:
-        """Queue parts in order, waiting for room; returns how many of them went in. With a fate each is one Message."""
+        """Queue parts in order, waiting for room; returns how many were queued. With a fate each is one Message."""
         packets = b"".join(parts)
         if self.takes and self._has_room((PUT_BYTES + MARK_BYTES if fate else PUT_BYTES) + len(packets)):
             self._append(packets, len(parts), fate)
@@ -79,7 +64,7 @@ class Outbox:
 
     @contextmanager
     def reserved(self) -> Iterator[None]:
-        """Nothing of others comes in between what the owner puts in this block, nor a notice."""
+        """Neither others' packets nor notices come between the owner's puts in this block."""
         self.reserve()
         try:
             yield
@@ -87,41 +72,40 @@ class Outbox:
             self.free()
 
     def reserve(self) -> None:
-        """As reserved(), up to free()."""
+        """Begin what reserved() does, until free()."""
         self.is_reserved = True
 
     def free(self) -> None:
-        """It is everyone's again. Never waits."""
+        """Open it to others again. Never waits."""
         self.is_reserved = False
         self._wake()
-        self.announce()  # what there was to say has waited
+        self.announce()  # notices have waited
 
     # For others
 
     def deliver(self, run: Run, fate: Fate) -> int:
-        """Queue Messages, in order, waiting for room; returns how many of them went in."""
-        packets, count = run
+        """Queue Messages in order, waiting for room; returns how many were queued."""
+        packets = run.packets
         if self._size + PUT_BYTES + MARK_BYTES + len(packets) <= self._limit and self.takes and not self.is_reserved:
-            self._append(packets, count, fate)
-            return count
+            self._append(packets, run.messages, fate)
+            return run.messages
         return self._put_some(each_message(run), fate, self._admits)
 
     def wait_while(self, condition: Callable[[], bool]) -> None:
-        """Wait for something that changes when this is sent, closed or no longer reserved."""
+        """Wait for something that changes when bytes are sent, or when this is closed or freed."""
         while condition() and self.takes:
             self._wait()
 
     def has_room_for(self, run: Run) -> bool:
-        """Whether deliver() would not wait."""
-        packets, _ = run
-        return not self.takes or self._admits(PUT_BYTES + MARK_BYTES + len(packets))
+        """Whether deliver() would return without waiting."""
+        return not self.takes or self._admits(PUT_BYTES + MARK_BYTES + len(run.packets))
 
     def wait_until_free(self) -> None:
         """Wait while it is reserved."""
         self.wait_while(lambda: self.is_reserved)
 
     def announce(self) -> None:
-        """A source of notices may have something to say. Never waits."""
+        """A source may have notices to take. Never waits."""
         if self.notices and self.takes and not self.is_due:
             self.is_due = True
             self._on_due()
@@ -129,54 +113,38 @@ class Outbox:
     # For the writer
 
     def take(self) -> bytes:
-        """What is queued, and notices, now in flight; there is more while it `is_due`. Never waits."""
+        """Take what is queued, then notices: now in flight. There may be more while `is_due`. Never waits."""
         self.is_due = False
         channel = self._channel
         count = channel.qsize()
         self._size -= PUT_BYTES * count
         stream = channel.get_nowait() if count == 1 else b"".join([channel.get_nowait() for _ in range(count)])
         if self.notices and self.takes and not self.is_reserved:
-            said = b"".join([say() for say in self.notices])
-            self._size += len(said)
-            self._length += len(said)
-            self.is_due = bool(said)  # a source may not have said all
-            stream += said
+            notices = b"".join([take() for take in self.notices])
+            self._size += len(notices)
+            self._marks.length += len(notices)
+            self.is_due = bool(notices)  # a source may have more
+            stream += notices
         return stream
 
     def sent(self, count: int) -> None:
-        """`count` bytes in flight are with the kernel: whoever waits for room may look again."""
+        """The kernel has the next `count` bytes in flight. Waiting puts look for room again."""
         self._size -= count
-        self._out += count
-        marks, settled = self._marks, 0
-        while settled < len(marks) and marks[settled][1] <= self._out:
-            settled += 1
-        if settled:
-            gone, self._marks = marks[:settled], marks[settled:]
-            self._size -= MARK_BYTES * settled
-            for _, _, messages, fate in gone:
-                fate.delivered(messages)
+        if done := self._marks.sent(count):
+            self._size -= MARK_BYTES * done
         if self._room:
             self._wake()
 
     def drop(self, stream: bytes, end: int, keep: int = 0) -> int:
-        """Of all that waits only the first `end` bytes of `stream`, the part in flight, will be sent, and `keep` bytes
-        of a last packet; the number of bytes lost.
+        """Drop all but the first `end` bytes of `stream`, the part in flight, and the `keep` bytes of a last packet.
+
+        Returns the number of bytes dropped.
         """
         queued = len(self.take())
-        start = self._length - queued - len(stream)
-        last = start + end
-        while self._marks and self._marks[-1][1] > last:
-            begin, _, count, fate = self._marks.pop()
-            kept = size = 0
-            if count > 1 and begin < last:  # a single one, in however many packets, is not complete
-                kept, size = whole_packets(stream[begin - start : end])
-            if kept:
-                self._marks.append((begin, begin + size, kept, fate))
-            else:
-                self._size -= MARK_BYTES
-            fate.dropped(count - kept)
-        self.sent(0)
-        self._length = last + keep
+        start = self._marks.length - queued - len(stream)
+        self._size -= MARK_BYTES * self._marks.drop(stream, start, end)
+        self.sent(0)  # a cut mark may end where the kernel already is
+        self._marks.length += keep
         lost = len(stream) - end + queued - keep
         self._size -= lost
         self._wake()
@@ -190,29 +158,37 @@ class Outbox:
         return self._size
 
     @property
+    def stream_bytes(self) -> int:
+        """Length of the stream so far: of all that was put and all notices taken."""
+        return self._marks.length
+
+    @property
     def empty(self) -> bool:
-        """Whether nothing is queued; something may be in flight."""
+        """Whether nothing is queued; bytes may be in flight."""
         return self._channel.empty()
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits for room here."""
+        """Whether a put waits here for room."""
         return self._room is not None
 
-    def close(self, last_packet: bytes = b"") -> None:
-        """Take nothing more, but for one last packet, which needs no room. The first close counts. Never waits."""
-        if self.closed:
-            return
-        self.takes, self.closed = False, True
-        self.last_packet = last_packet
+    def advance(self, event: OutputEvent) -> bool:
+        """Enter the state that `event` leads to (states.OUTPUT); False where it leads nowhere. Never waits."""
+        state = OUTPUT.get((self.state, event))
+        if state is None:
+            return False
+        self.state = state
+        self.takes = state is Output.OPEN
+        self.closed = state not in (Output.OPEN, Output.UNREACHABLE)
         self._wake()
-        if last_packet:
-            self._append(last_packet)
+        return True
 
-    def lead_nowhere(self) -> None:
-        """Take nothing more, as there is nobody to send it to. Never waits."""
-        self.takes, self.leads_nowhere = False, True
-        self._wake()
+    def close(self, last_packet: bytes = b"") -> None:
+        """Take nothing more except one last packet, which needs no room. Only the first close counts. Never waits."""
+        if self.advance(OutputEvent.CLOSE):
+            self.last_packet = last_packet
+            if last_packet:
+                self._append(last_packet)
 
     def _has_room(self, cost: int) -> bool:
         return self._size + cost <= self._limit
@@ -225,13 +201,12 @@ class Outbox:
         self._room.wait()
 
     def _wake(self) -> None:
-        """Whoever waits may look again."""
         room, self._room = self._room, None
         if room:
             room.set()
 
     def _put_some(self, parts: Sequence[bytes], fate: Fate | None, admits: Callable[[int], bool]) -> int:
-        """One by one, as room is made."""
+        """Queue parts one by one, each as soon as there is room for it."""
         cost = PUT_BYTES + MARK_BYTES if fate else PUT_BYTES
         for count, part in enumerate(parts):
             while not admits(cost + len(part)) and self.takes:
@@ -242,12 +217,13 @@ class Outbox:
         return len(parts)
 
     def _append(self, packets: bytes, messages: int = 0, fate: Fate | None = None) -> None:
-        start = self._length
-        self._length += len(packets)
+        marks = self._marks
+        begin = marks.length
+        marks.length = begin + len(packets)
         self._size += PUT_BYTES + len(packets)
         if fate:
             self._size += MARK_BYTES
-            self._marks.append((start, self._length, messages, fate))
+            marks.append((begin, marks.length, messages, fate))
         self._channel.put(packets)
         if not self.is_due:
             self.is_due = True

@@ -1,8 +1,8 @@
-"""Waiting for a socket's input at the lowest price that gevent has.
+"""Waiting for a socket's input as cheaply as gevent can.
 
 gevent's `recv` first tries in vain, and `hub.wait` makes an object for each wait, starts the watcher and stops it.
-Here the socket is the kernel's own, and the watcher goes on and switches straight to the greenlet that waits. Public
-names of gevent alone: `get_original`, `loop.io`, `loop.run_callback`, `Hub.switch`.
+Here the socket is the standard library's, and one watcher stays started and switches straight to the waiting greenlet.
+This uses only public names of gevent: `get_original`, `loop.io`, `loop.run_callback`, `Hub.switch`.
 """
 
 import socket
@@ -15,12 +15,12 @@ READ = 1  # libev's event bit
 PlainSocket: type[socket.socket] = get_original("socket", "socket")
 
 
-class InputOver(Exception):
-    """There is nothing to wait for any more."""
+class Interrupted(Exception):
+    """interrupt() ended the wait."""
 
 
 def plain_socket(sock: socket.socket) -> socket.socket:
-    """The connection of gevent's socket, which is of no use any more, in one that neither waits nor blocks."""
+    """Move a connection from gevent's socket, which is detached, to a plain non-blocking one."""
     plain = PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
     plain.setblocking(False)
     return plain
@@ -29,9 +29,9 @@ def plain_socket(sock: socket.socket) -> socket.socket:
 class Readable:
     """Wakes a greenlet when a socket has input.
 
-    1. One greenlet at a time waits; while none does, input may come, and costs one call.
-    2. `interrupt` is for who waits now, and is without effect where nobody does.
-    3. What kills or times out the greenlet ends its wait as any other.
+    1. One greenlet at a time waits. Input that arrives while none does costs one call.
+    2. `interrupt` ends the wait of the greenlet that waits now, and has no effect where none does.
+    3. Killing the greenlet or a timeout in it ends the wait like any other wait.
     """
 
     def __init__(self, fileno: int) -> None:
@@ -41,7 +41,7 @@ class Readable:
         self._waiter: greenlet | None = None
 
     def wait(self) -> None:
-        """Until there is input, or its end, or an error that reading tells. Raises InputOver."""
+        """Wait until there is input, its end, or an error that reading will raise. Raises Interrupted."""
         if not self._is_watched:
             self._is_watched = True
             self._watcher.start(self._wake)
@@ -52,12 +52,12 @@ class Readable:
             self._waiter = None
 
     def interrupt(self) -> None:
-        """End the wait with InputOver. Never waits."""
+        """End the wait with Interrupted. Never waits."""
         if self._waiter:
             self._hub.loop.run_callback(self._throw, self._waiter)
 
     def close(self) -> None:
-        """To be called before the socket is closed."""
+        """Stop watching. The socket must be closed after this: closing it under a watcher can abort the process."""
         self._watcher.close()
 
     def _wake(self) -> None:
@@ -69,4 +69,4 @@ class Readable:
 
     def _throw(self, waiter: greenlet) -> None:
         if waiter is self._waiter:  # it may have been woken meanwhile
-            waiter.throw(InputOver())
+            waiter.throw(Interrupted())

@@ -1,4 +1,4 @@
-"""How far the Messages of one connection have come (section 7.2)."""
+"""Receipts for the Messages of one connection (section 7.2)."""
 
 import random
 from bisect import bisect_left
@@ -6,21 +6,21 @@ from collections.abc import Callable
 
 from protocol import Level, encode_receipt
 
-MAX_RANGES = 1000  # that wait to be told, before the one who sends is made to wait; and told at once
+MAX_RANGES = 1000  # pending ranges before the sender is throttled; also the most that take() returns for a level
 MAX_NUMBER = 2**32 - 1
 
 
 class Receipts:
-    """What one client has to be told, as ranges of its Messages' numbers. No number over MAX_NUMBER can be told."""
+    """A client's pending receipts, as ranges of its Messages' numbers; none above MAX_NUMBER."""
 
     def __init__(self, announce: Callable[[], None]) -> None:
-        """`announce` says that there is something to take."""
-        self.connection = random.getrandbits(62) + 1  # tells what this connection has sent from what others have
+        """`announce` is called when there are receipts to take."""
+        self.connection = random.getrandbits(62) + 1  # identifies this connection's Messages in the archive
         self._announce = announce
         self._ranges: dict[Level, list[tuple[int, int]]] = {level: [] for level in Level}
 
     def reach(self, level: Level, first: int, last: int) -> None:
-        """The Messages of these numbers have come so far. Never waits."""
+        """Messages `first` to `last` have reached this level. Never waits."""
         if last > MAX_NUMBER:
             return
         ranges = self._ranges[level]
@@ -34,14 +34,14 @@ class Receipts:
         self._announce()
 
     def take(self) -> bytes:
-        """The packets that are due, or MAX_RANGES of each level, what is stored first; then these are not any more."""
-        said = [
+        """Remove and return the pending Receipt packets, at most MAX_RANGES of each level, STORED before DELIVERED."""
+        packets = [
             encode_receipt(level, *numbers) for level, ranges in self._ranges.items() for numbers in ranges[:MAX_RANGES]
         ]
         for ranges in self._ranges.values():
             del ranges[:MAX_RANGES]
-        return b"".join(said)
+        return b"".join(packets)
 
     def is_full(self) -> bool:
-        """Whether so many wait to be told that no more should come about."""
+        """Whether so many ranges are pending that the sender must be throttled."""
         return any(len(ranges) > MAX_RANGES for ranges in self._ranges.values())

@@ -1,4 +1,4 @@
-"""TLS: the server's certificate, and a stream with the face of a non-blocking socket."""
+"""TLS: the server's certificate, and a stream that is used like a non-blocking socket."""
 
 import logging
 import socket
@@ -6,23 +6,25 @@ import ssl
 from contextlib import suppress
 from pathlib import Path
 
-RECORD_BYTES = 2**14  # of data in one record, at most
-MAX_OWN_BYTES = 64 * 1024  # of OpenSSL's own that the client does not take: it asks for more than it reads
-HANDSHAKE = b"\x16"  # how a TLS client begins
-NO_TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x46"  # fatal, protocol_version: OpenSSL itself says nothing to such a client
-MISMATCH = frozenset({"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})  # the latter for a key of another kind
+RECORD_BYTES = 2**14  # the most data that one record holds
+MAX_OWN_BYTES = 64 * 1024  # of unsent replies by OpenSSL itself, to a client that asks for more than it reads
+HANDSHAKE = b"\x16"  # a TLS client's first byte
+NO_TLS_ALERT = (
+    b"\x15\x03\x01\x00\x02\x02\x46"  # fatal, protocol_version; OpenSSL itself sends none to a client without TLS
+)
+MISMATCH = frozenset({"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})  # the latter for a key of another type
 
 log = logging.getLogger("chat")
 
 
 class _KeyIsEncrypted(Exception):
-    """The key cannot be read without a password."""
+    """The private key is encrypted with a password."""
 
 
 def server_context(certificate: Path, key: Path | None = None) -> ssl.SSLContext:
-    """TLS 1.2 and newer with this certificate and its chain, and its key, which may be in the same file (PEM).
+    """TLS 1.2 and newer with this certificate chain and its key (PEM); without `key` the same file holds both.
 
-    Raises ValueError with a line that names the file. A certificate that is out of date is logged: clients refuse it.
+    Raises ValueError, one line that names the file. Logs a warning if clients will refuse the certificate.
     """
     for path in (certificate, key or certificate):
         try:
@@ -32,24 +34,24 @@ def server_context(certificate: Path, key: Path | None = None) -> ssl.SSLContext
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.num_tickets = 0  # no client of ours resumes a session
+    context.num_tickets = 0  # our clients never resume a session
     trust = _trust_in(certificate)
     _load(context, certificate, key or certificate)
-    if complaint := _complaint(context, trust):
-        log.warning("%s: clients will refuse this certificate: %s", certificate, complaint)
+    if problem := _problem(context, trust):
+        log.warning("%s: clients will refuse this certificate: %s", certificate, problem)
     return context
 
 
 def _trust_in(certificate: Path) -> ssl.SSLContext:
-    """A client that trusts this certificate itself. Raises ValueError where the file holds none."""
+    """A client context that trusts this certificate itself. Raises ValueError if the file holds none."""
     trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trust.check_hostname = False
     trust.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         trust.load_verify_locations(certificate)
     except ssl.SSLError as error:
-        what = "no certificate" if error.reason == "NO_CERTIFICATE_OR_CRL_FOUND" else "something damaged"
-        raise ValueError(f"{certificate}: {what} in PEM format") from None
+        missing = error.reason == "NO_CERTIFICATE_OR_CRL_FOUND"
+        raise ValueError(f"{certificate}: {'no' if missing else 'a damaged'} certificate in PEM format") from None
     return trust
 
 
@@ -57,7 +59,7 @@ def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
     except _KeyIsEncrypted:
-        raise ValueError(f"{key}: the key is encrypted, and nobody is there to type its password") from None
+        raise ValueError(f"{key}: the key is encrypted; the server needs one without a password") from None
     except ssl.SSLError as error:
         if error.reason in MISMATCH:
             raise ValueError(f"{key}: this is not the key of the certificate in {certificate}") from None
@@ -70,9 +72,10 @@ def _no_password() -> str:
     raise _KeyIsEncrypted  # without this OpenSSL asks at the terminal, and the start hangs
 
 
-def _complaint(context: ssl.SSLContext, trust: ssl.SSLContext) -> str:
-    """Why clients refuse our certificate, whoever signed it. The `ssl` module tells its dates in a handshake alone, so
-    we shake hands with ourselves, in memory.
+def _problem(context: ssl.SSLContext, trust: ssl.SSLContext) -> str:
+    """Why clients will refuse our certificate even if they trust its issuer; "" if they will not.
+
+    The `ssl` module checks the dates only in a handshake, so this does one in memory.
     """
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = context.wrap_bio(to_server, to_client, server_side=True)
@@ -88,31 +91,38 @@ def _complaint(context: ssl.SSLContext, trust: ssl.SSLContext) -> str:
 
 
 class TlsStream:
-    """One client's end of TLS, over a socket that does not block; for one Connection.
+    """The server's end of one TLS connection over a non-blocking socket; used by one Connection.
 
-    What OpenSSL has to send of its own goes out with the next call that the socket has room for.
+    What OpenSSL itself has to send goes out with the next call for which the socket has room.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
-        self.encrypted = 0  # bytes of the data that send() is given again which cannot be taken back
+        self.encrypted = 0  # bytes that send() has encrypted but not sent; the next call must begin with them
         self._sock = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._begun = False
-        self._unsent = b""  # of what OpenSSL has written
+        self._begun = False  # some input has come
+        self._unsent = b""  # what OpenSSL has written and the socket has not taken
         self._failure: OSError | None = None
-        self._over = False
+        self._over = False  # shutdown() was called
 
     def fileno(self) -> int:
+        """The socket's descriptor."""
         return self._sock.fileno()
 
+    def version(self) -> str | None:
+        """The TLS version; None before the handshake is done."""
+        return self._tls.version()
+
     def close(self) -> None:
+        """Close the socket, without a TLS goodbye."""
         self._sock.close()
 
     def recv(self, size: int) -> bytes:
-        """All the data in one chunk of input, so that nothing stays inside, where no watcher sees it; b"" at the end.
+        """Read a chunk of at most `size` bytes and return all data in it; b"" at the end.
 
-        The handshake happens here. Raises BlockingIOError where there is no data yet, OSError where TLS is broken.
+        Nothing may stay inside, where no watcher would see it. The handshake happens here. Raises BlockingIOError while
+        there is no data yet, and OSError when TLS is broken.
         """
         if self._failure and not self._over:
             raise self._failure
@@ -120,12 +130,12 @@ class TlsStream:
         if self._over or not chunk:
             return chunk
         data, is_last = self._decrypt(chunk)
-        with suppress(OSError):  # no room, or the peer is gone; what it sent before counts all the same
+        with suppress(OSError):  # no room, or the peer is gone; its data counts all the same
             self._flush()
         if len(self._unsent) > MAX_OWN_BYTES + RECORD_BYTES:
-            self._failure = self._failure or OSError("takes none of the TLS messages that it asks for")
+            self._failure = self._failure or OSError("asks for TLS messages without reading them")
         if data and (is_last or self._failure):
-            self._wake_once_more()
+            self._shut_input()
         elif self._failure:
             raise self._failure
         elif not data and not is_last:
@@ -133,9 +143,9 @@ class TlsStream:
         return data
 
     def send(self, data: bytes | memoryview) -> int:
-        """Encrypt one record and send it; how much of `data` it holds. Raises OSError before the handshake is done.
+        """Encrypt and send one record; return how many bytes of `data` it holds. Raises OSError before the handshake.
 
-        After a BlockingIOError the next call has to begin with the same data: `encrypted` bytes of it are on their way.
+        After a BlockingIOError the next call must begin with the same data: `encrypted` bytes of it are in flight.
         """
         if not self.encrypted:
             if not self._tls.version():
@@ -146,22 +156,22 @@ class TlsStream:
         except BlockingIOError:
             raise
         except OSError:
-            self.encrypted = 0  # the caller gives it up
+            self.encrypted = 0  # the caller drops the data
             raise
         count, self.encrypted = self.encrypted, 0
         return count
 
     def shutdown(self, how: int) -> None:
-        """Say goodbye, if there is room, and wait for no answer: what still comes in is not decrypted any more."""
+        """Send the TLS goodbye, if there is room. Input that still arrives is not decrypted any more."""
         self._over = True
-        with suppress(ssl.SSLError):  # there is no answer yet, or never was a handshake
+        with suppress(ssl.SSLError):  # there is no answer yet, or there was no handshake
             self._tls.unwrap()
         with suppress(BlockingIOError):
             self._flush()
         self._sock.shutdown(how)
 
     def _decrypt(self, chunk: bytes) -> tuple[bytes, bool]:
-        """The data in it, and whether it is the last; `_failure` where TLS is broken, after this data."""
+        """The data in `chunk`, and whether it is the last. Sets `_failure` if TLS broke after this data."""
         if not self._begun and not chunk.startswith(HANDSHAKE):
             self._unsent = NO_TLS_ALERT
             self._failure = OSError("speaks no TLS")
@@ -179,18 +189,18 @@ class TlsStream:
             return b"".join(data), False
         return b"".join(data), True
 
-    def _wake_once_more(self) -> None:
-        """Nothing more may come in, but whoever waits for input has to hear of the end."""
-        with suppress(OSError):  # not connected any more: then it is readable as well
+    def _shut_input(self) -> None:
+        """Make the socket readable, so that the next recv() reports the end even if nothing more arrives."""
+        with suppress(OSError):  # no longer connected, and so readable anyway
             self._sock.shutdown(socket.SHUT_RD)
 
     def _flush(self) -> None:
-        """Send what OpenSSL has written. Raises BlockingIOError while some is left."""
+        """Send what OpenSSL has written. Raises BlockingIOError while some of it is left."""
         self._unsent += self._outgoing.read()
         while self._unsent:
             self._unsent = self._unsent[self._sock.send(self._unsent) :]
 
 
 def explain(error: ssl.SSLError) -> str:
-    """What OpenSSL says has gone wrong, in words alone."""
+    """OpenSSL's reason for an error, in plain words."""
     return (error.reason or str(error)).replace("_", " ").lower()

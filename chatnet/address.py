@@ -1,4 +1,4 @@
-"""A server's address, as people write it."""
+"""A server's address, as people write it: HOST, HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT."""
 
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from protocol import DEFAULT_PORT
 
 
 class Address(NamedTuple):
-    """Where a server is, and whether TLS is spoken there."""
+    """Where a server is, and whether it speaks TLS."""
 
     host: str
     port: int
@@ -15,12 +15,12 @@ class Address(NamedTuple):
 
 
 def format_address(host: str, port: int) -> str:
-    """host:port, with brackets around an IPv6 address."""
+    """HOST:PORT, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this numeric address is this machine's own, which nobody else can listen to."""
+    """Whether this numeric address stays on this machine, so that nobody else can read what is sent to it."""
     address = ip_address(host)
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
@@ -34,18 +34,18 @@ def parse_address(text: str) -> Address:
     if address.startswith("["):
         host, bracket, port = address[1:].partition("]")
         if not bracket or (port and not port.startswith(":")):
-            raise ValueError(f"{text!r} is no address: an IPv6 one is [HOST] or [HOST]:PORT")
+            raise ValueError(f"{text!r} is not an address: write IPv6 as [HOST] or [HOST]:PORT")
     else:
         host, colon, number = address.partition(":")
         port = colon + number
     if ":" in port[1:]:
-        raise ValueError(f"{text!r} is no address: write an IPv6 one in brackets, like [::1]:{DEFAULT_PORT}")
+        raise ValueError(f"{text!r} is not an address: write IPv6 in brackets, like [::1]:{DEFAULT_PORT}")
     if not host:
-        raise ValueError(f"{text!r} is no address: the host is missing")
+        raise ValueError(f"{text!r} is not an address: the host is missing")
     return Address(host, _parse_port(port[1:]) if port else DEFAULT_PORT, scheme == "tls")
 
 
 def _parse_port(number: str) -> int:
     if not (number.isascii() and number.isdecimal() and 1 <= int(number) <= 65535):
-        raise ValueError(f"{number!r} is no port: it is a number from 1 to 65535")
+        raise ValueError(f"{number!r} is not a port: a port is a number from 1 to 65535")
     return int(number)
