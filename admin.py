@@ -80,6 +80,8 @@ def main() -> int:
         sys.stdout.flush()
     except (CannotDo, BackupFailed, StorageError) as error:
         complain(str(error))
+    except ModuleNotFoundError as error:
+        complain(f"--redis needs the package {error.name}: pip install 'small-packet-chat[cluster]'")
     except BrokenPipeError:
         drop_output()
     except OSError as error:
@@ -93,7 +95,7 @@ def main() -> int:
 
 
 def complain(text: str) -> None:
-    print(f"admin.py: {visible(text)}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: {visible(text)}", file=sys.stderr)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -270,7 +272,6 @@ def new_password(name: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="admin.py",
         description="Manage the users of a chat server and their database.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

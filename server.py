@@ -132,9 +132,13 @@ def _encryption(options: Namespace) -> ssl.SSLContext | None:
 
 
 def _join_group(options: Namespace, stack: ExitStack) -> Backend:
-    """On Redis. Raises StorageError."""
-    from cluster.group import join_group  # it takes a tenth of a second, and most servers are alone
-
+    """On Redis. Raises CannotStart, StorageError."""
+    try:
+        from cluster.group import join_group  # it takes a tenth of a second, and most servers are alone
+    except ModuleNotFoundError as error:
+        raise CannotStart(
+            f"--redis needs the package {error.name}: pip install 'small-packet-chat[cluster]'"
+        ) from error
     return join_group(options, COMMIT_SECONDS[options.sync], stack)
 
 

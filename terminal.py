@@ -105,7 +105,6 @@ def encryption(options: argparse.Namespace) -> ssl.SSLContext | None:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="terminal.py",
         description="Chat at a terminal, or from a script.",
         epilog=EPILOG.format(commands=command_lines("  "), marks=mark_lines("    ")),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -21,7 +21,6 @@ from time import monotonic
 import gevent
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT))
 
 from client import ChatClient, MessageReceived
 from loadtest.core.histogram import Histogram
@@ -77,8 +76,8 @@ def drive_with_locust(port: int, seconds: float) -> float:
 
 def drive_in_a_process_of_its_own(port: int, seconds: float) -> float:
     """The same without Locust."""
-    command = [sys.executable, __file__, "--plain", str(port), "--seconds", str(seconds)]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    command = [sys.executable, "-m", "benchmarks.tester", "--plain", str(port), "--seconds", str(seconds)]
+    return float(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def drive_without_locust(port: int, seconds: float) -> float:

@@ -57,7 +57,7 @@ class Link:
         connection = self._engine.connect()
         opened.callback(connection.disconnect)
         connection.send_command(*command)
-        sock: socket.socket = connection._sock  # type: ignore[assignment]  # redis-py has no public name for it
+        sock: socket.socket = connection._sock  # type: ignore[assignment]  # noqa: SLF001  # it has no public name
         sock.setblocking(False)
         return sock
 

@@ -1,6 +1,6 @@
 """A load test of your own protocol, as small as can be: lines over TCP, and a server that sends each one back.
 
-    python examples/echo.py &
+    python -m examples.echo &
     locust -f examples/echo.py --headless -u 10 -r 10 -t 10s
 
 What is yours to replace is marked with (1) to (4); docs/LOADTEST.md explains. All else is the load tester as it is.
@@ -9,13 +9,10 @@ What is yours to replace is marked with (1) to (4); docs/LOADTEST.md explains. A
 import socket
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 from gevent.server import StreamServer
 from locust import task
 from locust.exception import StopUser
-
-sys.path.append(str(Path(__file__).parent.parent))  # locust puts this folder on the path, not the project's
 
 from loadtest.locust import PacedUser
 

@@ -1,19 +1,15 @@
 """Load for the chat server: `locust -f locustfiles/chat.py`, then open http://localhost:8089 (docs/LOADTEST.md)."""
 
 import random
-import sys
 from argparse import ArgumentTypeError, Namespace
 from contextlib import suppress
 from math import inf
-from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
 
 import gevent
 from locust import between, events, tag, task
 from locust.argument_parser import LocustArgumentParser
-
-sys.path.append(str(Path(__file__).parent.parent))  # locust puts this folder on the path, not the one above
 
 from client import PastMessage
 from loadtest.chat.users import ChatUser, MailUser, PairedUser, asked_for, parse_features

@@ -96,6 +96,7 @@ class LocustProcess:
     ) -> None:
         command = [sys.executable, "-m", "locust", "-f", ",".join(map(str, files)), *["--headless"] * headless]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
+        environment["PYTHONPATH"] = str(ROOT)  # the project need not be installed
         self._out, self._log = (folder / f"locust-{time.monotonic_ns()}.{kind}" for kind in ("out", "log"))
         with self._out.open("wb") as out, self._log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -5,8 +5,7 @@ monkey.patch_all()
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import chain, pairwise
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,8 +19,11 @@ from testkit.processes import SERVER, ServerProcess, run_server, untraced
 from testkit.programs import Program, ScreenProgram
 from testkit.redis_server import RedisServer, run_redis
 from testkit.scripted_server import SECONDS, ScriptedServer
+from tests import xdist_threads  # noqa: F401  # which lets xdist run what gevent has patched
+from tests.unit import forbid_processes, is_unit_test
 
 hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=10)
 hypothesis.settings.load_profile("shared machine")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background programs would ignore it
 for name in [name for name in os.environ if name.startswith("CHAT_")]:
@@ -33,7 +35,6 @@ StartLines = Callable[..., Program]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--share", metavar="FOLDER", help="run what no other run has begun that shares this empty folder")
     parser.addoption("--group", metavar="N", type=int, help="N nodes over a Redis, where the tests say one server")
     parser.addoption("--haproxy", action="store_true", help="with --group: HAProxy stands before the nodes")
 
@@ -44,29 +45,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_unit_test(item):
+            item.add_marker("unit")
+    if hasattr(config, "workerinput"):  # several runs at once, by pytest-xdist
+        items[:] = slow_ones_spread(items)
     if config.getoption("--group"):
         alone = [item for item in items if item.get_closest_marker("one_server")]
         items[:] = [item for item in items if item not in set(alone)]
         config.hook.pytest_deselected(items=alone)
 
 
-def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """With --share several runs do all tests together: each takes the next one that nobody has."""
-    folder = session.config.getoption("--share")
-    if not folder or session.testsfailed or session.config.option.collectonly:
-        return None  # as ever
-    ours = (item for number, item in enumerate(slow_ones_spread(session.items)) if is_first(Path(folder, str(number))))
-    for item, following in pairwise(chain(ours, [None])):
-        session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        if session.shouldfail:
-            raise session.Failed(session.shouldfail)
-        if session.shouldstop:
-            raise session.Interrupted(session.shouldstop)
-    return True
-
-
 def slow_ones_spread(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Never many of them at once, and none at the very end, when it would run alone."""
+    """Spread the slow tests evenly, so that few of them run at once and none runs alone at the end."""
     slow = [item for item in items if item.get_closest_marker("slow")]
     others = [item for item in items if not item.get_closest_marker("slow")]
     places = {
@@ -77,21 +68,18 @@ def slow_ones_spread(items: list[pytest.Item]) -> list[pytest.Item]:
     return sorted(items, key=places.__getitem__)
 
 
-def is_first(file: Path) -> bool:
-    """Make this file; False where somebody else has."""
-    try:
-        file.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
-
-
 @pytest.fixture(autouse=True)
 def coverage_of_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """It doubles what a process costs to start: tests that say the same of many things do without."""
     if not request.node.get_closest_marker("measured"):
         for name in os.environ.keys() - untraced().keys():
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def unit_tests_start_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    with forbid_processes(request.node.nodeid) if request.node.get_closest_marker("unit") else nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)

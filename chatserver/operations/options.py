@@ -48,7 +48,6 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
 
 def _build_parser() -> ArgParser:
     parser = ArgParser(
-        prog="server.py",
         description=DESCRIPTION,
         epilog=EPILOG,
         auto_env_var_prefix="CHAT_",

@@ -53,7 +53,7 @@ def _objection(user: type[User], options: Namespace) -> str:
 
 def _drop_users_without_tasks(environment: Environment) -> None:
     """--tags leaves some users nothing to do; Locust would start them, and log a traceback for each."""
-    environment._filter_tasks_by_tags()
+    environment._filter_tasks_by_tags()  # noqa: SLF001
     environment.user_classes = [user for user in environment.user_classes if user.tasks]
     if not environment.user_classes:
         sys.exit("no user has a task with these tags")

@@ -1,10 +1,5 @@
 """A long run: `locust -f locustfiles/chat.py,locustfiles/shapes/soak.py --headless -u 20 -t 8h`"""
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[2]))  # locust puts this folder on the path, not the project's
-
 from loadtest.locust.shapes import CurveShape
 
 EDGE = 0.05  # the share of the time for coming, and for going

@@ -1,10 +1,5 @@
 """A spike: `locust -f locustfiles/chat.py,locustfiles/shapes/spike.py --headless -u 20 -t 60s`"""
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[2]))  # locust puts this folder on the path, not the project's
-
 from loadtest.locust.shapes import CurveShape
 
 CALM = 0.2  # the share before and after

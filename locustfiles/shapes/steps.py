@@ -1,10 +1,6 @@
 """Users come in steps: `locust -f locustfiles/chat.py,locustfiles/shapes/steps.py --headless -u 20 -t 100s`"""
 
 import math
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[2]))  # locust puts this folder on the path, not the project's
 
 from loadtest.locust.shapes import CurveShape
 
