@@ -23,12 +23,8 @@ gevent.config.track_greenlet_tree = False  # who started whom, with stacks: a ki
 
 from chatnet.address import format_address
 from chatserver import __version__
-from chatserver.backend import Backend
-from chatserver.counters import Counters
+from chatserver.backend import Backend, open_folder
 from chatserver.listener import ChatServer, ServerContext, listen
-from chatserver.messages.archive import Archive, LocalArchive
-from chatserver.messages.commits import CommitQueue
-from chatserver.messages.delivery import LocalDelivery
 from chatserver.operations import memory
 from chatserver.operations.control import control_socket
 from chatserver.operations.lag import LoopLag
@@ -36,13 +32,9 @@ from chatserver.operations.logs import start_log
 from chatserver.operations.metrics import ServerCollector, serve_metrics
 from chatserver.operations.options import parse_options
 from chatserver.people.accounts import Accounts
-from chatserver.people.presence import LocalPresence
-from chatserver.people.status import StatusFile
 from chatserver.transport.limits import Limits
 from chatserver.transport.tls import server_context
-from chatserver.workers import Workers
-from chatstorage.chat_file import ChatFile
-from storage import CHATS, CsvStorage, Storage, StorageError
+from storage import StorageError
 
 OPEN_FILES_RESERVE = 64  # the listener, the database, the loop, the log, the interpreter's own
 COMMIT_SECONDS = {"interval": 0.05, "always": 0.0}  # that a message waits for others to be written with it
@@ -95,7 +87,9 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
         )
     except OSError as error:
         raise CannotStart(f"{options.host}:{options.port}: {error.strerror or error}") from error
-    backend = _join_group(options, stack) if options.redis else _open_folder(options, stack)
+    backend = (
+        _join_group(options, stack) if options.redis else open_folder(options, COMMIT_SECONDS[options.sync], stack)
+    )
     storage, archive = backend.storage, backend.archive
     context = _make_context(options, backend, tls)
     server = ChatServer(listener, context, options.pool_size)
@@ -140,40 +134,6 @@ def _join_group(options: Namespace, stack: ExitStack) -> Backend:
             f"--redis needs the package {error.name}: pip install 'small-packet-chat[cluster]'"
         ) from error
     return join_group(options, COMMIT_SECONDS[options.sync], stack)
-
-
-def _open_folder(options: Namespace, stack: ExitStack) -> Backend:
-    """Raises CannotStart, StorageError."""
-    try:
-        storage = stack.enter_context(CsvStorage(options.data_dir, options.max_users, options.max_id))
-    except OSError as error:
-        raise CannotStart(f"{options.data_dir}: {error.strerror or error}") from error
-    counters, presence = Counters(), LocalPresence()
-    archive = _open_archive(options, stack, storage, counters)
-    delivery = LocalDelivery(presence, archive, counters, storage.is_user, options.id_width)
-    disk = Workers(1)  # a Storage makes one write at a time
-    status = StatusFile(storage, presence, counters, disk)
-    stack.callback(status.close)
-    return Backend(storage, archive, presence, delivery, counters, disk, status.has_changed)
-
-
-def _open_archive(options: Namespace, stack: ExitStack, storage: Storage, counters: Counters) -> Archive | None:
-    """The past chats, without those of users who have been removed. Raises CannotStart, StorageError."""
-    if options.history == "off":
-        return None
-    path = options.data_dir / CHATS
-    try:
-        file = stack.enter_context(ChatFile(path, options.history_messages))
-    except OSError as error:
-        raise CannotStart(f"{path}: {error.strerror or error}") from error
-    for user_id in file.users():
-        if not storage.is_user(user_id):
-            log.info("%s: removed the chats of user %d, who was removed", path, user_id)
-            file.remove(user_id)
-    queue = CommitQueue(file, counters, COMMIT_SECONDS[options.sync], Workers(1))
-    archive = LocalArchive(file, queue, counters, options.mailbox_messages)
-    stack.callback(archive.close)
-    return archive
 
 
 def _make_context(options: Namespace, backend: Backend, tls: ssl.SSLContext | None) -> ServerContext:

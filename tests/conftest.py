@@ -13,7 +13,10 @@ import gevent
 import hypothesis
 import pytest
 
+from chatserver.backend import Backend, open_folder
+from chatserver.operations.options import parse_options
 from client import ChatClient
+from cluster.group import join_group
 from testkit.group import run_group
 from testkit.processes import SERVER, ServerProcess, run_server, untraced
 from testkit.programs import Program, ScreenProgram
@@ -32,6 +35,7 @@ for name in [name for name in os.environ if name.startswith("CHAT_")]:
 StartServer = Callable[..., ServerProcess]
 StartTerminal = Callable[..., ScreenProgram]
 StartLines = Callable[..., Program]
+OpenBackend = Callable[..., Backend]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -200,3 +204,28 @@ def bob(server: ServerProcess) -> Iterator[ChatClient]:
     with ChatClient(server.host, server.port, SECONDS) as client:
         client.login("bob")
         yield client
+
+
+@pytest.fixture(params=["lone", "redis"])
+def open_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenBackend]:
+    """Opens the backend of a lone server, or of a node of a group; another call stands for a restart."""
+    options = ["--data-dir", str(tmp_path / "data")]
+    if request.param == "redis":
+        engine: RedisServer = request.getfixturevalue("shared_redis")
+        options = ["--redis", engine.url, "--redis-prefix", request.getfixturevalue("redis_prefix"), "--lease", "4"]
+    with ExitStack() as stack:
+
+        def start(*more: str) -> Backend:
+            stack.close()
+            parsed = parse_options([*options, *more])
+            backend = join_group(parsed, 0.05, stack) if parsed.redis else open_folder(parsed, 0.05, stack)
+            backend.start(lambda *_: None)
+            return backend
+
+        yield start
+
+
+@pytest.fixture
+def backend(open_backend: OpenBackend) -> Backend:
+    """The backend with the default options."""
+    return open_backend()

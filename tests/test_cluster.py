@@ -422,7 +422,7 @@ def read_up_to_pong(wire: Wire) -> list[str]:
         (("--redis", "redis://127.0.0.1:1/0"), 1, r"cannot start: Redis: Error 111 connecting to 127.0.0.1:1"),
         (("--redis", "redis://127.0.0.1:1/0?no_such=option"), 1, r"cannot start: Redis: .*no_such"),
         (("--redis", "http://127.0.0.1"), 2, r"--redis: this is not a URL of Redis"),
-        (("--redis", "redis://127.0.0.1:1/0", "--redis-prefix", "a b"), 2, r"'a b' is not made of letters"),
+        (("--redis", "redis://127.0.0.1:1/0", "--redis-prefix", "a b"), 2, r"'a b' has characters other than letters"),
         (("--redis", "redis://127.0.0.1:1/0", "--lease", "0.1"), 2, r"'0.1' is too short"),
     ],
 )
