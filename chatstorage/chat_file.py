@@ -322,8 +322,9 @@ def copy(source: Path, target: Path) -> None:
 
 
 def _opened(path: Path, mode: str) -> sqlite3.Connection:
-    """Connect to a database of chats, or an empty file. Raises DamagedDatabase, StorageUnavailable, and OSError if there
-    is no such file.
+    """Connect to a database of chats, or to an empty file.
+
+    Raises DamagedDatabase, StorageUnavailable, and OSError if there is no such file.
     """
     path.stat()
     with _errors(path, "opened"), ExitStack() as stack:

@@ -1,1 +1,1 @@
-"""Many servers as one, on Redis: the only place that knows of other processes. docs/CLUSTER.md tells how it works."""
+"""Several servers as one, over Redis: the only package that knows of other nodes. See docs/CLUSTER.md."""

@@ -1,4 +1,4 @@
-"""What an operator does to the users of a group, on Redis itself: nodes may run or not."""
+"""An operator's access to the database of a group, in Redis itself, with or without running nodes."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,11 +13,11 @@ from cluster.storage import RedisStorage
 KICK = Script("kick")
 
 HIGHEST_ID = 2**32 - 1
-GONE_MS = 60_000  # so long after its lease a node is gone, also where none is left to say so
+GONE_MS = 60_000  # so long after its lease, a node has failed even if no other node is left to say so
 
 
 class NoDatabase(StorageError):
-    """Nothing is there."""
+    """There is no database of this group."""
 
 
 @contextmanager
@@ -38,7 +38,7 @@ class GroupDatabase:
         self.storage = RedisStorage(self._directory, max_users=HIGHEST_ID, max_id=HIGHEST_ID)
 
     def rows(self) -> Iterator[tuple[int, str, bool, bool]]:
-        """(id, name, online, has a password) of everyone, by ascending id."""
+        """(id, name, online, has a password) of all users, by ascending id."""
         online = self._online()
         having_password = {int(user_id) for user_id in self._engine.call("HKEYS", self._engine.key("passwords"))}
         for user in self.storage.users():
@@ -49,11 +49,11 @@ class GroupDatabase:
         return RedisChats(self._engine, 0).export()
 
     def kick(self, user_id: int) -> bool:
-        """End the connection of a user, if there is one."""
+        """End a user's connection; False if there is none."""
         return user_id in self._online() and bool(self._engine.run(KICK, user_id))
 
     def _online(self) -> set[int]:
-        """Those on nodes that are not gone."""
+        """The users online at nodes that have not failed."""
         _, _, everyone = self._directory.snapshot()
         seconds, _ = self._engine.call("TIME")
         nodes = self._engine.call("ZRANGEBYSCORE", self._engine.key("nodes"), int(seconds) * 1000 - GONE_MS, "+inf")

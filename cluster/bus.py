@@ -1,7 +1,7 @@
-"""What nodes ask of each other, over Redis's publish and subscribe.
+"""Requests between nodes, over Redis's publish and subscribe.
 
-Redis keeps none of it: what is asked is asked again until it is answered, or the other node is gone; and the other node
-does it once. All frames of one turn of the loop for one node go as one message, all messages in one write.
+Redis stores none of them: a node repeats a request until the other node answers or has failed, and the other node
+executes it once. All frames of one turn of the loop for one node go as one message, all messages in one write.
 """
 
 import logging
@@ -21,8 +21,8 @@ from cluster.frames import Answer, Flush, Frame, HandOver, Reached, decode, enco
 from cluster.presence import ClusterPresence
 from protocol import Level, Reason, Run
 
-# An answer to one Message waits so long for company: of two clients who take turns the other one writes back soon, and
-# both go in one message. Who waits for this answer has just sent something, and reads nothing before.
+# An answer to a single Message waits so long for other frames: of two clients who take turns, the other one writes back
+# soon, and both frames go in one message. The sender that waits for the answer has just sent something.
 LATER_SECONDS = 0.001
 NOT_HERE = Answer(0, 0, False, Reason.USER_NOT_ONLINE)
 AWAY = Answer(0, 0, True, Reason.STORAGE_UNAVAILABLE)
@@ -34,7 +34,7 @@ log = logging.getLogger("chat")
 
 @dataclass(slots=True, eq=False)
 class Question:
-    """What another node was asked, and has not answered yet."""
+    """A request that another node has not answered yet."""
 
     node: str
     frame: bytes
@@ -68,8 +68,9 @@ class RemoteSender:
 
 
 class Bus:
-    """One node's end of it. `take_over` and `flush` do what others ask for, and may wait; `is_at_once` tells of a
-    HandOver that it will not.
+    """One node's end of the bus. `take_over` and `flush` execute requests of other nodes and may wait.
+
+    `is_at_once` says whether a HandOver will not wait.
     """
 
     def __init__(self, presence: ClusterPresence, directory: Directory) -> None:
@@ -81,8 +82,8 @@ class Bus:
         self._directory = directory
         self._next_id = 1
         self._questions: dict[int, Question] = {}  # by id
-        # By node and sender the id of the last question, since a sender asks one at a time, and its answer when there
-        # is one: a question that comes again is answered again, and what comes late of an older one is ignored.
+        # By node and sender: the id of the last question and, once there is one, its answer. A sender asks one question
+        # at a time. A repeated question gets the same answer again; a late copy of an older one is ignored.
         self._answers: defaultdict[str, dict[int, tuple[int, Answer | None]]] = defaultdict(dict)
         self._frames: defaultdict[str, list[bytes]] = defaultdict(list)  # by node, for this turn of the loop
         self._later: defaultdict[str, list[bytes]] = defaultdict(list)  # ... or when LATER_SECONDS are over
@@ -94,32 +95,32 @@ class Bus:
 
     @property
     def is_open(self) -> bool:
-        """Whether Redis is there."""
+        """Whether Redis can be reached."""
         return self._publish is not None
 
     def open(self, publish: Publish) -> None:
-        """Redis is there; what has waited goes out."""
+        """Redis can be reached: send what has waited."""
         self._publish = publish
         self.ask_again()
         self._send()
 
     def close(self) -> None:
-        """Redis is away."""
+        """Redis is away: keep what is to be sent."""
         self._publish = None
 
     # Asking
 
     def hand_over(self, node: str, sender: Member, receiver: int, run: Run, first: int) -> Answer:
-        """Hand Messages over to a user of another node; waits until they are queued there, or refused."""
+        """Hand Messages over to a user of another node; waits until they are queued there or refused."""
         connection = sender.receipts.connection if sender.receipts else 0
         return self._ask(node, HandOver(self._new_id(), sender.user_id, receiver, sender.mails, connection, first, run))
 
     def flush_chats(self, node: str, user_id: int) -> None:
-        """Have another node write all chats that wait to be written, for this user of ours; waits until it has."""
+        """Make another node write all its waiting chats, for this user of ours; waits until it has."""
         self._ask(node, Flush(self._new_id(), user_id))
 
     def tell(self, node: str, frame: Frame) -> None:
-        """What needs no answer. Never waits."""
+        """Send a frame that needs no answer. Never waits."""
         self._queue(node, frame.encode())
 
     def _new_id(self) -> int:
@@ -135,38 +136,38 @@ class Bus:
         try:
             return question.waiter.get()
         finally:
-            self._questions.pop(frame.id, None)  # where this greenlet is killed
+            self._questions.pop(frame.id, None)  # in case this greenlet was killed
 
     def ask_again(self, node: str = "", asked_before: float = inf) -> None:
-        """What this node, or any, has not answered yet. Never waits."""
+        """Repeat the questions that this node, or any node, has not answered. Never waits."""
         for question in self._questions.values():
             if node in ("", question.node) and question.asked < asked_before:
                 self._queue(question.node, question.frame)
 
     def settle(self, answer: Answer, node: str = "") -> None:
-        """This is all the answer that there will be, of this node or any. Never waits."""
+        """Give this answer to all open questions to this node, or to any node. Never waits."""
         for id_ in [id_ for id_, question in self._questions.items() if node in ("", question.node)]:
             self._settle(answer._replace(id=id_))
 
     def _settle(self, answer: Answer) -> None:
-        """The first answer counts."""
+        """Deliver an answer; the first one counts."""
         if question := self._questions.pop(answer.id, None):
             self._loop.run_callback(question.waiter.switch, answer)
 
     def forget(self, node: str) -> None:
-        """This node is gone: whether it has done what it was asked for is not known."""
+        """This node has failed or left: whether it executed its requests is unknown."""
         self.settle(NOT_HERE, node)
         self._answers.pop(node, None)
 
     def keep_only(self, nodes: Collection[str]) -> None:
-        """All others are gone."""
+        """All other nodes have failed or left."""
         for node in {question.node for question in self._questions.values()}.union(self._answers).difference(nodes):
             self.forget(node)
 
-    # Being asked
+    # Requests of other nodes
 
     def receive(self, message: bytes) -> None:
-        """Do what another node asks for. Never waits."""
+        """Handle a message from another node. Never waits."""
         (node, clock), frames = decode(message)
         self._directory.clock.hear(clock)
         for frame in frames:
@@ -195,7 +196,7 @@ class Bus:
         try:
             answer = self._hand_on(node, frame) if isinstance(frame, HandOver) else self._flush(frame)
         except Exception:
-            log.exception("a fault of the server's own, in what another node has asked for")
+            log.exception("internal error in a request of another node")
             answer = AWAY._replace(id=frame.id)
         if self._answers[node].get(frame.sender) == (frame.id, None):
             self._answers[node][frame.sender] = frame.id, answer
@@ -231,8 +232,8 @@ class Bus:
         self._later[node].append(frame)
 
     def _send(self) -> None:
-        """Runs in the hub, once for all of a turn of the loop. What cannot be sent waits: it is little, as nodes do
-        nothing for each other meanwhile.
+        """Send the frames of this turn of the loop. Runs in the hub. While Redis is away they wait; they are few, since
+        nodes do nothing for each other meanwhile.
         """
         if self._publish is None:
             return

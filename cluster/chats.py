@@ -16,12 +16,12 @@ LAST, MAILBOX, ROWS = Script("last"), Script("mailbox"), Script("rows")
 ID = Struct(">Q")
 HEAD = Struct(">QBIIIQQQ")  # id, 1, sender, receiver, count, time, connection, first; then the packets
 PAGE = 1000  # pairs of users read at once
-PAGE_BYTES = 256 * 1024  # of packets read at once, or written: a script holds everyone else up
-ROWS_AT_ONCE = 200  # written
+PAGE_BYTES = 256 * 1024  # of packets read or written at once: a script blocks all other clients of Redis
+ROWS_AT_ONCE = 200  # rows written by one script
 
 
 class ReceiverOnline(StorageError):
-    """Nothing is put into the mailbox of a user who is online."""
+    """The receiver is online: nothing goes into its mailbox."""
 
 
 class RedisChats(Chats):
@@ -29,13 +29,12 @@ class RedisChats(Chats):
 
     chat:LOW:HIGH  sorted set  rows, by id: all scores are 0, and the bytes of a row begin with its id
     pairs          hash        "LOW:HIGH" -> messages kept
-    partners:ID    set         with whom this user has a chat
+    partners:ID    set         the users with whom this user has a chat
     mail:ID        sorted set  the beginnings (id and sender) of the rows that wait for this user
     mail-of        hash        id of a row -> sender, receiver, and how many of its messages wait
     mail-sizes     hash        user -> messages that wait
 
-    What is to be written may be written again, where no answer came: it is stored once. A batch of a user who has been
-    removed is not stored at all.
+    A write without an answer may be repeated: the batch is stored once. A batch of a removed user is not stored at all.
     """
 
     def __init__(self, engine: Engine, history_messages: int, clock: Clock | None = None) -> None:
@@ -63,7 +62,7 @@ class RedisChats(Chats):
         return _rows(self._engine.run(MAILBOX, receiver, ID.pack(after), max_bytes))
 
     def export(self) -> Iterator[ChatRow]:
-        """All batches, pair by pair, each by id; one that is written meanwhile may be among them."""
+        """All batches, pair by pair, each by id; may include batches written meanwhile."""
         for low, high in sorted(self._pairs()):
             after = 0
             while rows := _rows(self._engine.run(ROWS, _pair(low, high), ID.pack(after), PAGE_BYTES)):
@@ -82,7 +81,7 @@ class RedisChats(Chats):
     # Writing
 
     def write(self, new: Sequence[ChatRow], waiting: Mapping[int, int]) -> None:
-        """In parts, each of them whole or not at all."""
+        """Write in parts, each of them whole or not at all."""
         changes = [argument for row_id, count in waiting.items() for argument in (ID.pack(row_id), count)]
         for start in range(0, len(changes), 2 * ROWS_AT_ONCE):
             part = changes[start : start + 2 * ROWS_AT_ONCE]
@@ -91,11 +90,11 @@ class RedisChats(Chats):
             self._engine.run(WRITE, self._history_messages, 0, *chain.from_iterable(map(_packed, rows)))
 
     def mail(self, row: ChatRow, bound: int, leaving: str = "") -> int:
-        """Store this batch, and all of it waits in its receiver's mailbox; or, where the mailbox would then have more
-        messages than `bound`, nothing of it. Returns the row's count, or how many would still fit.
+        """Store this batch in its receiver's mailbox; or nothing of it, if the mailbox would then exceed `bound`
+        messages. Returns the row's count, or how many messages would still fit.
 
-        Raises ReceiverOnline, but not for one who is online on the node `leaving`; KeyError where the sender or the
-        receiver is no user any more.
+        Raises ReceiverOnline, except for a receiver who is online at the node `leaving`; KeyError if the sender or the
+        receiver has been removed.
         """
         packed, _ = _packed(row)
         answer = self._engine.run(MAIL, self._history_messages, bound, packed, leaving)
@@ -110,7 +109,7 @@ class RedisChats(Chats):
         self._engine.run(FORGET, user)
 
     def clear(self) -> None:
-        """Forget everything, while nobody else writes. Broken off, it can be done again."""
+        """Delete everything, while nobody else writes. After an interruption it can be repeated."""
         pairs = sorted(self._pairs())
         for start in range(0, len(pairs), PAGE):
             page = pairs[start : start + PAGE]
@@ -130,7 +129,7 @@ def _packed(row: ChatRow) -> tuple[Argument, Argument]:
 
 
 def _rows(found: list[Any]) -> list[ChatRow]:
-    """Of packed rows, each followed by how many messages wait."""
+    """Parse packed rows, each followed by how many messages wait."""
     return [_row(packed, waiting) for packed, waiting in zip(found[::2], found[1::2], strict=True)]
 
 

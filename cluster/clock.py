@@ -1,4 +1,4 @@
-"""Ids in the order in which things happen, on all nodes: a clock that runs ahead of whatever it has heard of."""
+"""Ids that follow the order of events on all nodes: a clock that never falls behind a clock it has heard of."""
 
 import time
 
@@ -7,17 +7,17 @@ NUMBERS = 1 << NUMBER_BITS
 
 
 class Clock:
-    """A hybrid logical clock in microseconds (Kulkarni et al. 2014): what follows from something has a greater id."""
+    """A hybrid logical clock in microseconds (Kulkarni et al. 2014): an effect has a greater id than its cause."""
 
     def __init__(self) -> None:
-        self.number = 0  # tells the ids of one node from another's
-        self.now = 0  # in microseconds of Unix time, or what others are ahead of it
+        self.number = 0  # of the node, so that ids of different nodes differ
+        self.now = 0  # microseconds of Unix time, or the highest clock heard of
 
     def new_id(self) -> int:
-        """63 bits."""
+        """A new id of 63 bits, greater than all before."""
         self.now = max(self.now + 1, time.time_ns() // 1000)
         return self.now << NUMBER_BITS | self.number % NUMBERS
 
     def hear(self, other: int) -> None:
-        """Another node's clock says so."""
+        """Take note of another node's clock."""
         self.now = max(self.now, other)

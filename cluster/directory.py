@@ -1,6 +1,6 @@
-"""Who is online on which node, as Redis has it: leased, so that nobody is online on a node that is gone.
+"""Who is online at which node, in Redis. Each node holds a lease, so that nobody stays online at a node that failed.
 
-Each change is told to all nodes, in one numbered order (scripts/common.lua). Only Redis's clock counts.
+All nodes see all changes in one numbered order (scripts/common.lua). Only Redis's clock counts.
 """
 
 import secrets
@@ -16,22 +16,22 @@ CLAIM, RELEASE, SNAPSHOT = Script("claim"), Script("release"), Script("snapshot"
 
 
 class LeaseRanOut(Exception):
-    """Everyone else takes this node for dead, and its users for offline."""
+    """The lease of this node has run out: to the others it has failed, and its users are offline."""
 
 
 class Elsewhere(Exception):
-    """This user is online on another node."""
+    """This user is online at another node."""
 
 
 class Holder(NamedTuple):
-    """Where a user is online, and under which name."""
+    """The node where a user is online, and the user's name."""
 
     node: str
     name: str
 
 
 class Directory:
-    """One node's part of it. `node` is the name of one life of it: one that lost its lease comes back as another."""
+    """One node's access to the directory. `node` is its name; after losing its lease, the node gets a new one."""
 
     def __init__(self, engine: Engine, lease: float) -> None:
         """`lease` in seconds."""
@@ -42,13 +42,13 @@ class Directory:
         self._lease_ms = round(lease * 1000)
 
     def join(self) -> None:
-        """Be a node, of a new name, with nobody online."""
+        """Join as a node with a new name and nobody online."""
         self.node = secrets.token_hex(6)
         self._join(True, ())
 
     def rejoin(self, users: Iterable[User]) -> list[int]:
-        """With these users online, and no others; the ids of those who are online elsewhere by now. What was asked for
-        before and has not been done yet never will be. Raises LeaseRanOut.
+        """Report that exactly these users are online here; returns the ids of those who are online elsewhere by now.
+        Earlier requests that Redis has not executed yet are void. Raises LeaseRanOut.
         """
         return self._join(False, users)
 
@@ -61,8 +61,8 @@ class Directory:
         return lost
 
     def renew(self, may_end_others: bool) -> float:
-        """Stay for another lease, and, if we may, end nodes that have not; seconds until that of another one runs out,
-        or less than 0. Raises LeaseRanOut.
+        """Renew the lease and, if allowed, end nodes whose lease has run out. Returns the seconds until the next lease
+        of another node runs out, or less than 0. Raises LeaseRanOut.
         """
         answer = self.engine.run(RENEW, self.node, self._lease_ms, int(may_end_others))
         if not answer:
@@ -70,11 +70,11 @@ class Directory:
         return int(answer[0]) / 1000
 
     def quit(self) -> None:
-        """Be no node any more."""
+        """Leave the group."""
         self.engine.run(QUIT, self.node)
 
     def claim(self, user: User) -> int:
-        """This user is online here; the number of the event. Raises Elsewhere, KeyError for an unknown user."""
+        """Put this user online here; returns the event's number. Raises Elsewhere, and KeyError for an unknown user."""
         answer = self.engine.run(CLAIM, self.node, self._epoch, user.id, user.name)
         match answer:
             case [int(number), clock]:
@@ -87,19 +87,19 @@ class Directory:
         raise StorageUnavailable("the lease of this node has run out")
 
     def release(self, user_id: int, settling: float) -> None:
-        """This user is offline, as far as it was online here; mail for it may still come for so many seconds."""
+        """Put this user offline if it was online here; this node may still write its mail for `settling` seconds."""
         self.engine.run(RELEASE, self.node, self._epoch, user_id, round(settling * 1000), self.clock.now)
 
     def is_online(self, user_id: int) -> bool:
-        """Anywhere."""
+        """Whether this user is online at any node."""
         return bool(self.engine.call("HEXISTS", self.engine.key("online"), user_id))
 
     def last_event(self) -> int:
-        """The number of what was told last."""
+        """The number of the last event."""
         return int(self.engine.call("GET", self.engine.key("events")) or 0)
 
     def snapshot(self) -> tuple[int, set[str], Mapping[int, Holder]]:
-        """The nodes, and everyone who is online, by id, as of the event of this number."""
+        """(number of the last event, names of the nodes, where each user is online by id)."""
         number, nodes, found = self.engine.run(SNAPSHOT)
         return (
             number,
@@ -109,6 +109,6 @@ class Directory:
 
 
 def read_holder(held: bytes) -> Holder:
-    """Of "node name"."""
+    """Parse "node name"."""
     node, _, name = held.decode().partition(" ")
     return Holder(node, name)

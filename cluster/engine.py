@@ -1,4 +1,4 @@
-"""Redis, as the rest of cluster/ asks it: what greenlets want in one turn of the loop goes there and back together."""
+"""Access to Redis for the rest of cluster/: the commands of one turn of the loop go as one pipeline."""
 
 import time
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from redis.retry import Retry
 from chatnet.backoff import backoff
 from chatstorage.interface import StorageError, StorageUnavailable
 
-ANSWER_SECONDS = 2.0  # without one Redis counts as away
-FIRST_PAUSE_SECONDS = 0.1  # after a failure; each further one doubles it ...
+ANSWER_SECONDS = 2.0  # without an answer for so long, Redis counts as away
+FIRST_PAUSE_SECONDS = 0.1  # after a failure; each further failure doubles it ...
 LONGEST_PAUSE_SECONDS = 2.0  # ... up to this
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -26,7 +26,7 @@ Argument: TypeAlias = str | bytes | int
 
 
 class BadUrl(StorageError):
-    """Not a URL of Redis."""
+    """This is not a URL of Redis."""
 
 
 class Script:
@@ -40,19 +40,19 @@ class Script:
 class Engine:
     """One Redis, or Valkey, and one prefix of keys in it.
 
-    Commands wait for each other, never for the loop: while some are under way others gather, and go as one pipeline.
-    While Redis is away they fail at once, but for a try after each pause. Every call raises StorageUnavailable, after
-    which it is not known whether Redis has done it.
+    While a pipeline is in flight, further commands gather and then go as the next one. While Redis is away, commands
+    fail at once, except for one attempt after each pause. Every call raises StorageUnavailable; it is unknown then
+    whether Redis executed the command.
     """
 
     def __init__(self, url: str, prefix: str) -> None:
-        """`url` as redis-py has it: redis://, rediss:// or unix://. Raises BadUrl. Nothing is connected yet."""
+        """`url` as in redis-py: redis://, rediss:// or unix://. Connects at the first command. Raises BadUrl."""
         try:
             self._client = redis.Redis.from_url(
                 url,
                 socket_timeout=ANSWER_SECONDS,
                 socket_connect_timeout=ANSWER_SECONDS,
-                retry=Retry(NoBackoff(), 0),  # a claim is not to be made twice; whoever asked tries again
+                retry=Retry(NoBackoff(), 0),  # a claim must not be made twice; the caller tries again
                 protocol=2,
             )
         except ValueError as error:
@@ -66,11 +66,11 @@ class Engine:
         self._worker = gevent.spawn(self._work)
 
     def key(self, *parts: object) -> str:
-        """The key of this name."""
+        """The key with this name, prefix included."""
         return ":".join([self.prefix, *map(str, parts)])
 
     def call(self, *command: Argument) -> Any:
-        """What Redis answers to this command, in bytes."""
+        """Redis's answer to this command; strings are bytes."""
         if time.monotonic() < self._retry_at:
             raise StorageUnavailable(self._problem)
         answer: AsyncResult[Any] = AsyncResult()
@@ -84,22 +84,22 @@ class Engine:
         return result
 
     def run(self, script: Script, *arguments: Argument) -> Any:
-        """What this script returns."""
+        """Run a script; returns its result."""
         try:
             return self.call("EVALSHA", script.sha, 1, self.prefix, *arguments)
-        except NoScriptError:  # Redis has started anew
+        except NoScriptError:  # Redis has restarted
             return self.call("EVAL", script.text, 1, self.prefix, *arguments)
 
     def connect(self, timeout: float | None = ANSWER_SECONDS) -> AbstractConnection:
-        """A connection of one's own, whose reads wait `timeout` seconds, or for ever. Raises RedisError."""
-        pool = self._client.connection_pool  # which would count this one for ever
+        """A separate connection, whose reads wait `timeout` seconds; None waits for ever. Raises RedisError."""
+        pool = self._client.connection_pool  # not from the pool, which would count it for ever
         connection: AbstractConnection = pool.connection_class(**pool.connection_kwargs)
         connection.socket_timeout = timeout
         connection.connect()
         return connection
 
     def close(self) -> None:
-        """Whoever still waits gets no answer."""
+        """Close the connection; commands in flight get no answer."""
         self._worker.kill()
         self._client.close()
 
@@ -113,7 +113,7 @@ class Engine:
                 for command, _ in asked:
                     pipeline.execute_command(*command)
                 results = pipeline.execute(raise_on_error=False)
-            except Exception as error:  # noqa: BLE001 - also what a URL can make redis-py raise
+            except Exception as error:  # noqa: BLE001 - some URLs make redis-py raise other errors
                 self._pause(error)
                 results = [error] * len(asked)
             else:

@@ -1,4 +1,4 @@
-"""What one node says to another: frames of bytes, many in one message on the other's channel.
+"""The frames that nodes send each other, many in one message on the receiving node's channel.
 
     | name of the node: 12 | its clock: 8 | frame ... |
 
@@ -22,12 +22,12 @@ RECEIPT = Struct("!BIQBII")
 
 
 class HandOver(NamedTuple):
-    """Messages for a user of the node that gets this. Asks for an Answer."""
+    """Messages for a user of the receiving node. Asks for an Answer."""
 
     id: int
     sender: int
     receiver: int
-    mails: bool  # the sender may write to who is away
+    mails: bool  # the sender may write to offline users
     connection: int  # of the sender, if it wants receipts, else 0
     first: int  # number of the first Message on that connection
     run: Run
@@ -38,11 +38,11 @@ class HandOver(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What has become of what was asked for."""
+    """The outcome of a HandOver or Flush."""
 
     id: int
     taken: int  # of the Messages
-    is_here: bool  # False: the receiver, or the sender, is not where the other node took it to be
+    is_here: bool  # False: the receiver, or the sender, is not at the node where the other node expected it
     reason: Reason  # why the others were not taken
 
     def encode(self) -> bytes:
@@ -61,7 +61,7 @@ class Flush(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """Receipts for a connection of a user of the node that gets this."""
+    """Receipts for a connection of a user of the receiving node."""
 
     user_id: int
     connection: int
@@ -83,7 +83,7 @@ def encode_head(node: str, clock: int) -> bytes:
 
 
 def decode(message: bytes) -> tuple[Head, Iterator[Frame]]:
-    """What encode_head and the frames' encode() have made; another node's, so that nothing of it is doubted."""
+    """Decode what encode_head and the frames' encode() have made. It comes from another node and is trusted."""
     name, clock = HEAD.unpack_from(message)
     return (name.decode(), clock), _frames(message)
 

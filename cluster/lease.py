@@ -1,22 +1,22 @@
-"""Whether this node still is what it takes itself for: a process that stood still may long be taken for dead."""
+"""Whether this node still holds its lease: after a pause, the group may have declared it failed."""
 
 import time
 
 from gevent.event import Event
 
-ALONE_SECONDS = 8.0  # between two looks whether Redis is back, at most
-CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first goes on while the machine sleeps
+ALONE_SECONDS = 8.0  # at most between two attempts to reach Redis
+CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # CLOCK_BOOTTIME goes on while the machine sleeps
 
 
 def now() -> float:
-    """In seconds; it goes on while the process stands still."""
+    """Monotonic seconds, which go on while the process is paused."""
     return time.clock_gettime(CLOCK)
 
 
 class Lease:
-    """Certain for a time after each look at Redis, whatever that has said; in between `hold` waits for the next one.
+    """Certain for a time after each renewal; after that time, `hold` waits for the next renewal.
 
-    The time is measured from before the look and as long as the lease, so that nobody else has ended it meanwhile.
+    The time counts from before the request and lasts as long as the lease: no other node can have ended it meanwhile.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -25,11 +25,11 @@ class Lease:
         self._looked = Event()
 
     def confirm(self, asked: float) -> None:
-        """Redis, which was asked at this moment, has renewed it."""
+        """Redis has renewed the lease; `asked` is when it was asked, by now()."""
         self._certain(asked + self.seconds)
 
     def go_on_alone(self) -> None:
-        """Redis cannot be reached, so that nobody here can know better before the next look."""
+        """Redis cannot be reached: nobody can end this node before the next attempt."""
         self._certain(now() + ALONE_SECONDS)
 
     def _certain(self, until: float) -> None:
@@ -38,6 +38,6 @@ class Lease:
         self._looked.clear()
 
     def hold(self) -> None:
-        """Wait until it is certain."""
+        """Wait until the lease is certain."""
         while now() >= self.certain_until:
             self._looked.wait()

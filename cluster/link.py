@@ -1,7 +1,7 @@
-"""A node's two connections to Redis for what nodes say to each other: one publishes, one is subscribed.
+"""A node's two connections to Redis for messages between nodes: one publishes, the other is subscribed.
 
-redis-py opens them. From then on they are written and read here as a client's is (transport/connection.py): without
-waiting where nothing has to be waited for, with one lasting watcher, and all messages of a chunk at a time.
+redis-py opens them. From then on this module writes and reads them as transport/connection.py does a client's: no
+waiting unless it is necessary, one lasting watcher, and all messages of a chunk at once.
 """
 
 import socket
@@ -27,7 +27,7 @@ PUBLISH = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 
 
 class Link:
-    """Open within a `with` block; opening raises StorageUnavailable. `failed` tells that one of them has ended."""
+    """Open within a `with` block; opening raises StorageUnavailable. `failed` is set when a connection has ended."""
 
     def __init__(self, engine: Engine, channels: Sequence[str]) -> None:
         self.failed = Event()
@@ -40,7 +40,7 @@ class Link:
     def __enter__(self) -> Self:
         try:
             with ExitStack() as opened, Timeout(2 * ANSWER_SECONDS, exceptions.TimeoutError("no answer")):
-                self._out = self._connect(opened, "CLIENT", "REPLY", "OFF")  # it is the other node that answers
+                self._out = self._connect(opened, "CLIENT", "REPLY", "OFF")  # the other node answers, not Redis
                 source = self._connect(opened, "SUBSCRIBE", *self._channels)
                 self._readable = Readable(source.fileno())
                 opened.callback(self._readable.close)
@@ -53,7 +53,7 @@ class Link:
         return self
 
     def _connect(self, opened: ExitStack, *command: str) -> socket.socket:
-        """A socket that does not block, on which this was the last that redis-py has said."""
+        """A non-blocking socket on which redis-py has sent this command as its last one."""
         connection = self._engine.connect()
         opened.callback(connection.disconnect)
         connection.send_command(*command)
@@ -67,14 +67,14 @@ class Link:
         self._opened.close()
 
     def fail(self, error: Exception) -> None:
-        """There has to be another link."""
+        """Report that this link is broken and must be replaced."""
         self.problem = self.problem or f"Redis: {error}"
         self.failed.set()
 
     # Publishing
 
     def publish(self, messages: list[tuple[str, bytes]]) -> None:
-        """Send these, (channel, message), in one write. Never waits."""
+        """Send these (channel, message) pairs in one write. Never waits."""
         channels = [(channel.encode(), message) for channel, message in messages]
         self._unsent += b"".join([PUBLISH % (len(name), name, len(text), text) for name, text in channels])
         if self._writer or self.failed.is_set():
@@ -90,17 +90,17 @@ class Link:
         data, sent = self._unsent, 0
         with suppress(BlockingIOError):
             while sent < len(data) and (count := self._out.send(memoryview(data)[sent:] if sent else data)):
-                sent += count  # with TLS it is 0 where a plain socket would raise
+                sent += count  # with TLS, 0 means what a plain socket reports by raising
         self._unsent = data[sent:]
         return not self._unsent
 
     def _write(self) -> None:
-        """While Redis is slower than this node."""
+        """Runs while Redis is slower than this node."""
         hub = get_hub()
         writable = hub.loop.io(self._out.fileno(), WRITE)
         try:
             while not self._send():
-                with Timeout(ANSWER_SECONDS, exceptions.TimeoutError("it takes nothing more")):
+                with Timeout(ANSWER_SECONDS, exceptions.TimeoutError("it accepts no more data")):
                     hub.wait(writable)
         except (RedisError, OSError) as error:
             self.fail(error)
@@ -108,10 +108,10 @@ class Link:
             writable.close()
             self._writer = None
 
-    # Being subscribed
+    # Subscription
 
     def messages(self) -> Iterator[tuple[str, bytes]]:
-        """(channel, message) as they come, until the connection ends."""
+        """(channel, message) pairs as they arrive, until the connection ends."""
         try:
             for kind, channel, message in self._replies:
                 if kind == b"message":
@@ -120,7 +120,7 @@ class Link:
             self.fail(error)
 
     def _read(self, source: socket.socket) -> Iterator[Any]:
-        """What Redis says, as it comes. Raises RedisError and OSError."""
+        """Redis's replies as they arrive. Raises RedisError and OSError."""
         reader = hiredis.Reader(protocolError=exceptions.InvalidResponse, replyError=exceptions.ResponseError)
         while True:
             self._readable.wait()
@@ -129,7 +129,7 @@ class Link:
             except (BlockingIOError, ssl.SSLWantReadError):
                 continue
             if not chunk:
-                raise exceptions.ConnectionError("it has ended the connection")
+                raise exceptions.ConnectionError("it closed the connection")
             reader.feed(chunk)
             while (reply := reader.gets()) is not False:
                 if isinstance(reply, RedisError):

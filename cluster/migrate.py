@@ -1,8 +1,8 @@
-"""Carries a whole database from the files of one server into Redis, for a group, and back.
+"""Copies a whole database from the files of one server into Redis, for a group, and back.
 
-What it reads it leaves as it is. What it writes is marked as unfinished until it is whole: no server starts on it in
-Redis, and in a folder users.csv comes last. Whoever finds such a mark begins anew, so that it may be broken off at any
-moment and run again.
+It leaves the source unchanged. The target is marked as unfinished until it is whole: in Redis no server starts on it,
+and in a folder users.csv comes last. A migration that finds such a mark starts again, so that it may be interrupted at
+any moment and repeated.
 """
 
 import fcntl
@@ -26,9 +26,9 @@ from storage import CHATS, LOCK, PASSWORDS, STATUS, USERS, CsvStorage
 BEGIN, STILL, END = Script("begin_migration"), Script("still_migrating"), Script("end_migration")
 
 HIGHEST_ID = 2**32 - 1
-EVERYTHING = 2**48  # messages of each pair: none goes
+EVERYTHING = 2**48  # messages of each pair: keep all
 AT_ONCE = 1000  # users, or rows
-GONE_MS = 60_000  # after its lease a node that stood still may come back
+GONE_MS = 60_000  # so long after its lease, a paused node may come back
 
 UNFINISHED = "unfinished"  # the file that marks a folder
 PARTS = {CHATS, f"{CHATS}-wal", f"{CHATS}-shm", PASSWORDS, STATUS}
@@ -38,56 +38,56 @@ Say = Callable[[str], object]  # how far it is
 
 
 class CannotMigrate(StorageError):
-    """Why nothing, or not everything, was carried."""
+    """The migration failed; the text says why."""
 
 
 @dataclass(frozen=True)
 class MigratedDatabase:
-    """All that there is to carry."""
+    """A whole database, as the migration sees it."""
 
     users: list[User]
     passwords: dict[int, str]
-    last_id: int  # that was ever given
+    last_id: int  # the highest id ever given
     rows: Callable[[], Iterator[ChatRow]]
 
 
 class Mark:
-    """On a database in Redis: no node joins, and the last one of several migrations goes on, alone."""
+    """A mark on a database in Redis: no node joins, and of several migrations only the latest goes on."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._token = secrets.token_hex(8)
 
     def set(self, direction: str) -> str:
-        """To go "in" or "out"; what was there: an "empty", "half" or "whole" database. Raises CannotMigrate."""
+        """Set it, to go "in" or "out"; returns what is there: "empty", "half" or "whole". Raises CannotMigrate."""
         found: str = self._engine.run(BEGIN, self._token, direction, GONE_MS).decode()
         if found == "running":
             raise CannotMigrate(f"servers of the group {self._engine.prefix} are running; stop them first")
         return found
 
     def check(self) -> None:
-        """It is there still. Raises CannotMigrate."""
+        """Raises CannotMigrate if the mark is no longer ours."""
         if not self._engine.run(STILL, self._token):
-            raise CannotMigrate("another admin.py migrate has begun meanwhile")
+            raise CannotMigrate("another migration has begun meanwhile")
 
     def end(self, written: MigratedDatabase) -> None:
-        """This is all there now. Raises CannotMigrate."""
+        """Remove it: the database is whole. Raises CannotMigrate."""
         counts = (len(written.users), len(written.passwords), written.last_id)
         if not self._engine.run(END, self._token, *counts):
-            raise CannotMigrate("somebody else has changed what was written; run it again")
+            raise CannotMigrate("the database was changed during the migration; run it again")
 
     @contextmanager
     def while_reading(self) -> Iterator[None]:
-        """And no longer."""
+        """Keep the mark while reading, then remove it."""
         try:
             yield
         finally:
-            with suppress(StorageError):  # it goes by itself
+            with suppress(StorageError):  # the mark expires by itself
                 self._engine.run(END, self._token)
 
 
 def carry(folder: Path, engine: Engine, say: Say) -> str:
-    """The database in this folder into Redis; returns what was carried, for the operator.
+    """Copy the database in this folder into Redis; returns a summary for the operator.
 
     Raises StorageError: CannotMigrate, FolderInUse, StorageUnavailable and so on; OSError.
     """
@@ -100,20 +100,20 @@ def carry(folder: Path, engine: Engine, say: Say) -> str:
                     return _compare(source, target, mark, say, f"the group {engine.prefix}")
             case "half":
                 if stranger := _stranger(source, target):
-                    raise CannotMigrate(f"half of another database is in the way, with {stranger.name}")
+                    raise CannotMigrate(f"there is half of another database, with the user {stranger.name}")
         messages = _write_redis(engine, source, mark, say)
         mark.end(source)
     return _carried(source, messages)
 
 
 def carry_back(engine: Engine, folder: Path, say: Say) -> str:
-    """The database in Redis into this folder, which is made; the rest as in `carry`."""
+    """Copy the database in Redis into this folder, which it creates; otherwise as `carry`."""
     mark = Mark(engine)
     match mark.set("out"):
         case "empty":
             raise CannotMigrate(f"there is no database of a group {engine.prefix}; --redis-prefix says which")
         case "half":
-            raise CannotMigrate("a migration to Redis was broken off: run it again first")
+            raise CannotMigrate("a migration to Redis was interrupted: run it again first")
     with mark.while_reading():
         source = _in_redis(engine)
         if (folder / USERS).exists():
@@ -130,7 +130,7 @@ def _id(user: User) -> int:
 
 
 def _stranger(source: MigratedDatabase, target: MigratedDatabase) -> User | None:
-    """Who cannot have been carried from this source, also where that has been in use since."""
+    """A user who cannot have come from this source, even if that has been in use since."""
     names = {user.id: user.name for user in source.users}
     for user in target.users:
         if names.get(user.id, user.name) != user.name or user.id > source.last_id:
@@ -139,25 +139,25 @@ def _stranger(source: MigratedDatabase, target: MigratedDatabase) -> User | None
 
 
 def _carried(source: MigratedDatabase, messages: int) -> str:
-    return f"carried {len(source.users)} users, {len(source.passwords)} passwords and {messages} messages"
+    return f"copied {len(source.users)} users, {len(source.passwords)} passwords and {messages} messages"
 
 
 def _compare(source: MigratedDatabase, target: MigratedDatabase, mark: Mark, say: Say, place: str) -> str:
-    """Where there is a whole database already it must be this one, from a migration that was not told to be done."""
+    """A whole database in the target must equal the source: then an earlier migration finished unnoticed."""
     if (source.users, source.passwords, source.last_id) == (target.users, target.passwords, target.last_id):
         prints = []
         for database in (source, target):
-            total = 0  # a sum, as the two do not come in the same order
+            total = 0  # a sum, since the two orders differ
             for rows in _in_parts(database, mark, say):
                 total += sum(int.from_bytes(sha256(repr(row).encode()).digest()) for row in rows)
             prints.append(total)
         if prints[0] == prints[1]:
-            return f"nothing to carry: all of it is in {place} already"
-    raise CannotMigrate(f"there is a database in {place} already, and not this one")
+            return f"nothing to copy: {place} already has all of it"
+    raise CannotMigrate(f"{place} already has another database")
 
 
 def _in_parts(database: MigratedDatabase, mark: Mark, say: Say) -> Iterator[list[ChatRow]]:
-    """All rows, as long as nobody else interferes."""
+    """All rows, as long as the mark is ours."""
     rows, done = database.rows(), 0
     while part := list(islice(rows, AT_ONCE)):
         mark.check()
@@ -189,7 +189,7 @@ def _hash(engine: Engine, name: str) -> dict[int, str]:
 
 
 def _write_redis(engine: Engine, source: MigratedDatabase, mark: Mark, say: Say) -> int:
-    """In place of whatever is there; how many messages it was."""
+    """Replace whatever is there; returns the number of messages."""
     chats = RedisChats(engine, EVERYTHING)
     chats.clear()
     engine.call("UNLINK", *map(engine.key, ("users", "names", "passwords", "last-id")))
@@ -216,7 +216,7 @@ def _write_redis(engine: Engine, source: MigratedDatabase, mark: Mark, say: Say)
 
 
 def _in_folder(folder: Path, storage: CsvStorage) -> MigratedDatabase:
-    """Without chats of users who have been removed, which the next start of a server erases."""
+    """Leaves out chats of removed users, which the next start of a server erases."""
     users = storage.users()
     passwords = {user.id: text for user in users if (text := storage.password_hash(user.id)) is not None}
     known, ids = {user.id for user in users}, [0]
@@ -232,7 +232,7 @@ def _in_folder(folder: Path, storage: CsvStorage) -> MigratedDatabase:
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[None]:
-    """Empty but for the mark of an unfinished one, and ours alone. Raises CannotMigrate, FolderInUse."""
+    """A locked folder, empty except for the mark of an unfinished migration. Raises CannotMigrate, FolderInUse."""
     _check_free(folder)
     make_folder(folder)
     with open_file(folder / LOCK) as lock:
@@ -240,8 +240,8 @@ def _new_folder(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderInUse(folder) from None
-        _check_free(folder)  # nobody can come any more
-        replace(folder / UNFINISHED, [b"python admin.py migrate --back was broken off: run it again\n"])
+        _check_free(folder)  # again, now that it is locked
+        replace(folder / UNFINISHED, [b"python admin.py migrate --back was interrupted: run it again\n"])
         fsync_folder(folder)
         for name in PARTS:
             (folder / name).unlink(missing_ok=True)
@@ -258,7 +258,7 @@ def _check_free(folder: Path) -> None:
 
 
 def _write_folder(folder: Path, source: MigratedDatabase, mark: Mark, say: Say) -> int:
-    """How many messages it was."""
+    """Write all files; returns the number of messages."""
     messages = 0
     with ChatFile(folder / CHATS, EVERYTHING) as chats:
         for rows in _in_parts(source, mark, say):

@@ -1,7 +1,7 @@
-"""The life of a node: it comes, renews its lease, notices that Redis is away or that it was taken for dead, and goes.
+"""The life of a node: it joins, renews its lease, notices that Redis is away or that its lease ran out, and leaves.
 
-While Redis is away users of one node chat with each other as before, and all else is refused (delivery.py). When it is
-back, the node says who is online on it and learns who is elsewhere, before anything else is asked of Redis.
+While Redis is away, users of one node chat with each other as before, and everything else is refused (delivery.py).
+When Redis is back, the node first reports who is online at it and learns who is elsewhere.
 """
 
 import logging
@@ -20,9 +20,9 @@ from cluster.lease import Lease, now
 from cluster.link import Link
 from cluster.presence import ClusterPresence
 
-RENEWALS = 4  # in the time of a lease
-AGAIN = b"0 again "  # and the name of a node, to all: it may have missed what it was asked
-CALL = b""  # of a node to itself, to hear whether it can be heard
+RENEWALS = 4  # within the time of a lease
+AGAIN = b"0 again "  # plus a node's name, to all nodes: that node may have missed their requests
+CALL = b""  # from a node to itself, to check that published messages arrive
 
 log = logging.getLogger("chat")
 
@@ -37,23 +37,23 @@ class Node:
         self._lease = lease
         self._presence = presence
         self._bus = bus
-        self._heard = 0.0  # when it heard itself last, by now()
+        self._heard = 0.0  # when its last CALL arrived, by now()
         self._alone_since: float | None = None
-        self._is_over = False  # the others have ended it, and it has to join anew
-        self._told_as = ""  # its name in the log
+        self._is_over = False  # the lease has run out, and the node must join again
+        self._told_as = ""  # its name as last logged
         self._started: AsyncResult[None] = AsyncResult()
         self._life: Greenlet[[], None] | None = None
 
     def start(self, kick: Kick) -> None:
-        """Be part of the group from now on; `kick` ends the connection of a user whom this node has lost. Raises
-        StorageUnavailable where Redis is away at the beginning.
+        """Start taking part in the group. `kick` ends the connection of a user whom this node has lost. Raises
+        StorageUnavailable if Redis is away at the start.
         """
         self._presence.on_lost = kick
         self._life = gevent.spawn(self._live)
         self._started.get()
 
     def stop(self) -> None:
-        """Renew nothing any more."""
+        """Stop renewing the lease."""
         if self._life:
             self._life.kill()
 
@@ -70,7 +70,7 @@ class Node:
                     self._stay(link)
             except LeaseRanOut:
                 self._lose_everyone()
-            except Exception as error:  # noqa: BLE001 - without this life everyone would wait for ever
+            except Exception as error:  # noqa: BLE001 - if this greenlet ended, all users would wait for ever
                 if not self._started.ready():
                     self._started.set_exception(error)
                     return
@@ -98,7 +98,7 @@ class Node:
             self._started.set(None)
 
     def _stay(self, link: Link) -> None:
-        """Until this raises StorageUnavailable or LeaseRanOut."""
+        """Renew the lease until this raises StorageUnavailable or LeaseRanOut."""
         listener = gevent.spawn(self._listen, link)
         arrived = now()
         pause = 0.0
@@ -107,12 +107,14 @@ class Node:
                 began = now()
                 if self._presence.is_unsure:
                     self._say_who_is_here()
-                may_end_others = began - arrived >= self._lease.seconds  # who were away, too, come back by then
+                may_end_others = (
+                    began - arrived >= self._lease.seconds
+                )  # by then, nodes that were cut off as well have returned
                 soonest = self._directory.renew(may_end_others)
                 self._lease.confirm(began)
                 link.publish([(self._own_channel, CALL)])
                 if began - self._heard > self._lease.seconds:
-                    raise StorageUnavailable("Redis: nothing that is published comes")
+                    raise StorageUnavailable("Redis: published messages do not arrive")
                 pause = self._lease.seconds / RENEWALS
                 self._bus.ask_again(asked_before=time.monotonic() - pause)
                 if may_end_others and 0 <= soonest < pause:
@@ -131,7 +133,7 @@ class Node:
         except StorageUnavailable as error:
             link.fail(error)
         except Exception as error:
-            log.exception("a fault of the server's own, or a node of another version")
+            log.exception("internal error, or a node with another version")
             link.fail(error)
 
     def _hear(self, channel: str, message: bytes) -> None:
@@ -156,17 +158,19 @@ class Node:
         self._bus.keep_only(nodes)
 
     def _lose_everyone(self) -> None:
-        """The others have ended this node. It comes back as another one, on which nobody is online."""
-        log.error("this node was taken for dead: %d users have lost their connection", len(self._presence))
+        """The group has ended this node. It joins again under a new name, with nobody online."""
+        log.error(
+            "the lease of this node ran out: the group declared it failed; %d users disconnected", len(self._presence)
+        )
         for user in self._presence.users_here():
             self._presence.lose(user.id)
         self._bus.settle(NOT_HERE)
         self._is_over = True
 
     def _be_alone(self, error: Exception) -> None:
-        """What this node is it goes on to be."""
+        """Redis is away: go on without it."""
         if not isinstance(error, StorageUnavailable):
-            log.error("a fault of the server's own", exc_info=error)
+            log.error("internal error", exc_info=error)
         if self._alone_since is None:
             self._alone_since = now()
             log.error("%s", error)

@@ -24,7 +24,7 @@ class RedisStorage(Storage):
     passwords  hash    id -> argon2id hash
     last-id    string  the highest id ever given
 
-    Opening it is joining the group: the status of users is that of the directory, which is leased.
+    Opening it joins the group: whether a user is online is in the directory.
     """
 
     def __init__(self, directory: Directory, max_users: int, max_id: int) -> None:
@@ -37,7 +37,7 @@ class RedisStorage(Storage):
         return self
 
     def __exit__(self, *error: object) -> None:
-        with suppress(StorageUnavailable):  # then the lease runs out by itself
+        with suppress(StorageUnavailable):  # otherwise the lease runs out by itself
             self._directory.quit()
 
     # Look-ups
@@ -75,7 +75,7 @@ class RedisStorage(Storage):
         self._judge(name, self._engine.run(CHECK_SIGN_UP, _text(skeleton(name)), *self._limits))
 
     def committed(self) -> dict[str, int]:
-        return {}  # a backup is Redis's own affair
+        return {}  # Redis makes its own backups
 
     # Writing
 
@@ -123,11 +123,11 @@ class RedisStorage(Storage):
 
 
 def check(name: str, password_hash: str | None) -> None:
-    """Raises ValueError for a text that the files could not hold: a group's database can be brought back to them."""
+    """Raises ValueError for a text that CSV files could not hold: the database can be migrated back to them."""
     for text in (name, "-" if password_hash is None else password_hash):
         line(1, text)
 
 
 def _text(text: str) -> bytes:
-    """What is asked for need not be storable."""
+    """A name to look up need not be valid UTF-8."""
     return text.encode(errors="surrogatepass")

@@ -278,7 +278,7 @@ def test_a_node_that_stood_still_for_longer_than_its_lease_neither_delivers_nor_
         for wire in (bob, carol):
             while packet := wire.read():
                 assert packet[0] != PacketType.MESSAGE, packet
-        one.wait_for_log("taken for dead")
+        one.wait_for_log("declared it failed")
         one.wait_for_log(f"of group {redis_prefix!r}", times=2)  # it has come back, under another name
         alice.expect_pong()
         new_bob.expect_pong()

@@ -165,7 +165,7 @@ def test_a_node_frozen_for_longer_than_its_lease(redis_engine: RedisServer, tmp_
         nodes[1].process.send_signal(signal.SIGSTOP)
         wait_for("the other one to end it", lambda: redis_engine.command("ZCARD", "chat:nodes") == "1")
         nodes[1].process.send_signal(signal.SIGCONT)
-        nodes[1].wait_for_log("taken for dead")
+        nodes[1].wait_for_log("declared it failed")
 
     run = disturbed(redis_engine, tmp_path, disturb, "--lease", LEASE, in_doubt=USERS)
     assert run.rows["connection"].failures > 0

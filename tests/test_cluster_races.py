@@ -114,7 +114,7 @@ def test_redis_that_stands_still_for_longer_than_the_lease_costs_nobody_the_conn
         wires[0].chat_with(3)
         wires[0].say("still here")
         wires[2].expect_message("alice:still here")
-        assert "taken for dead" not in group.log
+        assert "declared it failed" not in group.log
 
 
 def test_what_a_node_that_is_gone_had_still_to_write_holds_nobody_up(pair: Pair, engine: Engine) -> None:

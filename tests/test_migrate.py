@@ -138,7 +138,7 @@ def silent(_: str) -> None:
 def test_there_and_back_everything_is_the_same(folder: Path, group: Group, tmp_path: Path) -> None:
     before = contents(folder)
     there = admin(folder, "migrate", *group.options)
-    assert there == "carried 3 users, 2 passwords and 26 messages\n"
+    assert there == "copied 3 users, 2 passwords and 26 messages\n"
     assert contents(folder) == before, "the files are as they were"
     assert group.found == in_folder(folder)
     assert group.found.next_id == 6, "no id is used again"
@@ -169,11 +169,11 @@ def test_a_migration_that_is_done_may_be_run_again_and_says_so(folder: Path, gro
     admin(folder, "migrate", *group.options)
     found = group.found
     again = admin(folder, "migrate", *group.options)
-    assert again == f"nothing to carry: all of it is in the group {group.prefix} already\n"
+    assert again == f"nothing to copy: the group {group.prefix} already has all of it\n"
     admin(tmp_path / "back", "migrate", "--back", *group.options)
     before = contents(tmp_path / "back")
     again = admin(tmp_path / "back", "migrate", "--back", *group.options)
-    assert again == f"nothing to carry: all of it is in {tmp_path / 'back'} already\n"
+    assert again == f"nothing to copy: {tmp_path / 'back'} already has all of it\n"
     assert contents(tmp_path / "back") == before
     assert group.found == found
 
@@ -181,7 +181,7 @@ def test_a_migration_that_is_done_may_be_run_again_and_says_so(folder: Path, gro
 def test_an_empty_database_and_one_without_chats_are_carried_too(group: Group, tmp_path: Path) -> None:
     with CsvStorage(tmp_path / "data", PLENTY, 255):
         pass
-    assert admin(tmp_path / "data", "migrate", *group.options) == "carried 0 users, 0 passwords and 0 messages\n"
+    assert admin(tmp_path / "data", "migrate", *group.options) == "copied 0 users, 0 passwords and 0 messages\n"
     admin(tmp_path / "back", "migrate", "--back", *group.options)
     assert in_folder(tmp_path / "back") == Found([], {}, 1, [])
 
@@ -367,7 +367,7 @@ def test_another_database_in_redis_is_left_alone(folder: Path, group: Group, eng
     with RedisStorage(Directory(engine, lease=60), PLENTY, 255) as storage:
         storage.sign_up("alice", None)
     before = group.found
-    expected = f"there is a database in the group {group.prefix} already, and not this one"
+    expected = f"the group {group.prefix} already has another database"
     assert refusal(folder, "migrate", *group.options) == expected
     assert group.found == before
     Directory(engine, lease=60).join()
@@ -376,7 +376,7 @@ def test_another_database_in_redis_is_left_alone(folder: Path, group: Group, eng
 def test_a_group_that_has_gone_on_since_is_not_written_over(folder: Path, group: Group, engine: Engine) -> None:
     carry(folder, engine, silent)
     RedisChats(engine, 100).write([message(100, 1, 3)], {})
-    assert "and not this one" in refusal(folder, "migrate", *group.options)
+    assert "already has another database" in refusal(folder, "migrate", *group.options)
     assert group.found.rows[-1].id == 100
 
 
@@ -390,7 +390,7 @@ def test_half_of_another_database_is_left_alone(
         if engine.call("HLEN", engine.key("users")) == 2:
             break
     assert "half of another database" in refusal(folder, "migrate", *group.options)
-    assert "broken off" in refusal(tmp_path / "back", "migrate", "--back", *group.options)
+    assert "interrupted" in refusal(tmp_path / "back", "migrate", "--back", *group.options)
     carry(tmp_path / "other", engine, silent)
     assert group.found == in_folder(tmp_path / "other")
 
@@ -448,7 +448,7 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(
     (tmp_path / "chats only").mkdir()
     (tmp_path / "chats only" / "chats.db").write_bytes(b"precious")
     for name, reason in {
-        "other": "there is a database in {} already, and not this one",
+        "other": "{} already has another database",
         "letters": "{} is not empty",
         "chats only": "{} is not empty",
     }.items():
@@ -512,6 +512,6 @@ def test_at_a_terminal_it_shows_how_far_it_is(folder: Path, group: Group) -> Non
     arguments = ["migrate", "--data-dir", folder, *group.options]
     with ScreenProgram("admin.py", *arguments, environment={}) as program:
         assert program.wait() == 0
-        assert program.text == "carried 3 users, 2 passwords and 26 messages"
+        assert program.text == "copied 3 users, 2 passwords and 26 messages"
         assert b"3 of 3 users" in program.raw
         assert b"\r\x1b[K26 messages" in program.raw

@@ -1,7 +1,7 @@
 """A batch: a run of Messages from one sender to one receiver, on its way.
 
-Its life: it is handed over and added to the archive, whose next commit puts it on disk. It is delivered; or what is left
-of it is dropped when the receiver's connection ends. Then it is settled. If it is owed, the dropped Messages are the
+Its life: it is handed over and added to the archive, whose next commit puts it on disk. It is delivered, or the rest of
+it is dropped when the receiver's connection ends. Then it is settled. If it is owed, the dropped Messages are the
 receiver's mail: at the next login the batch is on its way again, until it is settled for good.
 """
 

@@ -1,7 +1,7 @@
 """The commit queue: batches on their way to the database, many in one transaction.
 
-One greenlet commits, in a thread of `disk`. A reader commits first, so that it reads everything there is. The queue knows
-a batch from the moment when it is handed over, and so it knows what its receiver still has to get.
+One greenlet commits, in a thread of `disk`. A reader commits first, so that it reads everything there is. The queue
+knows a batch from the moment when it is handed over, and so it knows what its receiver still has to get.
 """
 
 import logging

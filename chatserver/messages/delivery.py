@@ -38,7 +38,7 @@ class Delivery(ABC):
 
     @abstractmethod
     def replay(self, member: Member, partner: int, count: int) -> Reason | None:
-        """Put the last `count` messages with this user into the outbox, dated (section 7.3); returns why not, or None."""
+        """Put the last `count` messages with this user into the outbox, dated (section 7.3); None, or why not."""
 
 
 class LocalDelivery(Delivery):
@@ -53,7 +53,7 @@ class LocalDelivery(Delivery):
         id_width: int,
         receipts_of: Callable[[ChatRow], ReceiptSink | None] | None = None,
     ) -> None:
-        """`is_user`: whether a user with this id has signed up. `receipts_of`: where receipts for a batch from a mailbox
+        """`is_user`: whether a user with this id has signed up. `receipts_of`: where receipts for a row from a mailbox
         go, if not to a member of this server.
         """
         self._presence = presence

@@ -54,7 +54,7 @@ class StatusFile:
         self._writer = None
 
     def _set_status(self, users: list[User]) -> None:
-        # Asks for the status when the write runs, not when it is queued: so the file is right, whatever happens meanwhile.
+        # Asks for the status when the write runs, not when it is queued: so the file is right, whatever happened since.
         failed = {}
         for user in users:
             try:
