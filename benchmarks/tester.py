@@ -26,7 +26,7 @@ from client import ChatClient, MessageReceived
 from loadtest.core.histogram import Histogram
 from loadtest.core.ledger import Ledger
 from loadtest.core.pairing import PAIRINGS
-from testkit.processes import run_server
+from testkit.server import run_server
 
 USERS = 20
 DUE = 2000  # messages a second and user, more than can be sent

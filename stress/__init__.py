@@ -1,1 +1,1 @@
-"""Long programs that try what docs/RELIABILITY.md promises: each is `python -m stress.NAME`, and a Make target."""
+"""Long programs that test the promises of docs/RELIABILITY.md: `python -m stress.NAME`, or its Make target."""

@@ -1,6 +1,6 @@
-"""Hostile clients, each kind with what it does to a server; and two honest ones that chat meanwhile.
+"""Hostile clients of several kinds, and two honest ones that chat meanwhile.
 
-`python -m stress.attacks KIND PORT SECONDS` runs the clients of one kind and prints, as JSON, what they sent and got.
+`python -m stress.attacks KIND PORT SECONDS` runs the clients of one kind and prints, as JSON, what they did.
 """
 
 import json
@@ -26,11 +26,12 @@ from protocol import (
     encode_login,
     encode_message,
 )
-from testkit.processes import Wire
+from testkit import HarnessError
+from testkit.wire import Wire
 
 HOST = "127.0.0.1"
-PATIENCE = 0.2  # seconds that a flooder waits for room before it looks at the clock
-BETWEEN_MESSAGES = 0.1  # seconds, of an honest client
+PATIENCE = 0.2  # seconds that a flooder waits for room before it checks the time
+BETWEEN_MESSAGES = 0.1  # seconds; of an honest client
 THE_END = "the end"  # an honest client's last message
 GROWS = "\ufdfa"  # 3 bytes in a name, 18 characters in its skeleton
 PING = encode(PacketType.PING, b"")
@@ -40,7 +41,7 @@ Attack = Callable[[Wire, str, float, Counter[str]], None]
 
 
 def flood(wire: Wire, packet: bytes, until: float, tally: Counter[str]) -> None:
-    """Send one packet over and over as far as the server reads, and read nothing."""
+    """Send one packet over and over, as far as the server reads it, and read nothing."""
     many = memoryview(packet * (65536 // len(packet)))
     sent = 0
     wire.socket.settimeout(PATIENCE)
@@ -52,7 +53,7 @@ def flood(wire: Wire, packet: bytes, until: float, tally: Counter[str]) -> None:
 
 
 def log_in(wire: Wire, name: str, tally: Counter[str], features: Feature = NO_FEATURES) -> None:
-    """Go online, the list read. Raises AssertionError where the server refuses."""
+    """Log in and read the list of users. Raises HarnessError if the server refuses."""
     tally["packets"] += 1
     wire.send(encode_login(name, features=features))
     wire.read_list(name)
@@ -74,15 +75,16 @@ def errors(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
 
 
 def to_itself(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
-    """With a receipt for each, and all of it kept."""
+    """Flood its own outbox: a receipt for each message, and all of it in the history."""
     log_in(wire, name, tally, ALL_FEATURES & ~Feature.BRIEF)
     wire.send(encode_chat_init(wire.users[name]))
     flood(wire, encode_message(b""), until, tally)
 
 
 def silence(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
-    """Goes online under a name that others write to, and reads nothing until the server ends it; nor who comes and
-    goes, nor what waited in its mailbox.
+    """Log in under a name that others write to, and read nothing until the server disconnects it.
+
+    Neither messages, nor presence, nor what waited in its mailbox.
     """
     log_in(wire, name, tally, Feature.PRESENCE)
     while time.monotonic() < until:
@@ -91,7 +93,7 @@ def silence(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
 
 
 def to_a_silent_one(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
-    """... and to its mailbox, once it is dropped."""
+    """Flood the silent client, and its mailbox once the server has dropped it."""
     log_in(wire, name, tally, Feature.MAILBOX)
     silent = next((user_id for user, user_id in wire.users.items() if user.startswith("silence")), wire.users[name])
     wire.send(encode_chat_init(silent))
@@ -99,13 +101,13 @@ def to_a_silent_one(wire: Wire, name: str, until: float, tally: Counter[str]) ->
 
 
 def letters(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
-    """To everybody's mailbox in turn, whoever is there or not, but for the two honest ones."""
+    """Write to every user in turn, online or offline, except the two honest ones."""
     log_in(wire, name, tally, ALL_FEATURES & ~Feature.BRIEF)
     flood(wire, b"".join(encode_chat_init(user_id) + TINY for user_id in range(3, 129)), until, tally)
 
 
 def replays(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
-    """Asks for as much of the past as can be asked for, and reads none of it."""
+    """Request as much history as one request may ask for, over and over, and read none of it."""
     log_in(wire, name, tally, Feature.HISTORY)
     own = wire.users[name]
     wire.send(encode_chat_init(own), encode_message(b"x" * 136) * MAX_HISTORY)
@@ -113,7 +115,7 @@ def replays(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
 
 
 def wrong_passwords(wire: Wire, name: str, until: float, tally: Counter[str]) -> None:
-    """The first password ever is the account's; all others are wrong, a hash each, and the third closes."""
+    """The first password creates the account; each further one is wrong and costs a hash. The third closes."""
     while time.monotonic() < until:
         tally["packets"] += 1
         wire.send(encode_login(name, f"{random.random()}"))
@@ -123,7 +125,7 @@ def wrong_passwords(wire: Wire, name: str, until: float, tally: Counter[str]) ->
 
 
 def sign_ups(wire: Wire, _: str, until: float, tally: Counter[str]) -> None:
-    """Names that take as much memory as names can, half of them with a password."""
+    """Sign up names that take as much memory as names can, half of them with a password."""
     while time.monotonic() < until:
         tally["packets"] += 1
         wire.send(encode_login(f"{GROWS * 8}{tally['packets']}", random.choice(("", "secret"))))
@@ -133,13 +135,13 @@ def sign_ups(wire: Wire, _: str, until: float, tally: Counter[str]) -> None:
 
 
 def _refusal(wire: Wire) -> str:
-    """The Error that the next packet is, "" for another packet or the end."""
+    """The reason of the Error that comes next; "" for another packet or the end."""
     packet = wire.read()
     return packet[1][2:].decode() if packet and packet[0] == PacketType.ERROR else ""
 
 
 def come_and_go(wire: Wire, _: str, __: float, ___: Counter[str]) -> None:
-    """Nothing but the connection. Its end is awaited: were the backlog full, the kernel would make us wait a second."""
+    """Connect and send nothing. Waits for the end, since a full backlog delays the next connect by a second."""
     wire.half_close()
     wire.read()
 
@@ -164,11 +166,11 @@ def byte_by_byte(wire: Wire, name: str, until: float, tally: Counter[str]) -> No
 
 
 def from_the_backlog(wire: Wire, _: str, until: float, tally: Counter[str]) -> None:
-    """More clients than there are places: they write before they are served, and log in never."""
+    """More clients than there are places: they send before they are served, and never log in."""
     flood(wire, PING, until, tally)
 
 
-ATTACKS: dict[Attack, int] = {  # and how many clients: 20, and those that wait
+ATTACKS: dict[Attack, int] = {  # number of clients: 20, and 10 that wait in the backlog
     silence: 1,
     to_a_silent_one: 2,
     pings: 1,
@@ -188,16 +190,16 @@ ATTACKS: dict[Attack, int] = {  # and how many clients: 20, and those that wait
 
 
 def keep_attacking(attack: Attack, port: int, number: int, until: float, tally: Counter[str]) -> None:
-    """Connect, attack until the server has had enough, and again."""
+    """Connect and attack until the server disconnects this client, over and over."""
     name = f"{attack.__name__}-{number}".ljust(32, "-")
     while time.monotonic() < until:
-        with suppress(OSError, AssertionError), Wire(HOST, port) as wire:  # the server ends them, as it should
+        with suppress(OSError, HarnessError), Wire(HOST, port) as wire:  # the server disconnects it, as it should
             tally["connections"] += 1
             attack(wire, name, until, tally)
 
 
 def attack_for(attack: Attack, port: int, seconds: float) -> dict[str, int]:
-    """All clients of one kind; what they have done, when the time is up."""
+    """Run all clients of one kind for so many seconds; returns what they did."""
     tally: Counter[str] = Counter()
     until = time.monotonic() + seconds
     for number in range(ATTACKS[attack]):
@@ -207,7 +209,7 @@ def attack_for(attack: Attack, port: int, seconds: float) -> dict[str, int]:
 
 
 def chat_honestly(port: int, seconds: float) -> dict[str, float]:
-    """Two clients write to each other; messages sent and received in order, and how late they were, in ms."""
+    """Two clients write to each other; returns the messages sent and received in order, and the latency in ms."""
     names = ("honest-a", "honest-b")
     wires = []
     for name in names:
@@ -241,11 +243,11 @@ def chat_honestly(port: int, seconds: float) -> dict[str, float]:
 
 
 def _receive(wire: Wire, sender: str, sent: list[float]) -> Iterator[float]:
-    """The seconds that each message took, as long as they come whole and in order."""
+    """The seconds that each message took, as long as messages arrive unchanged and in order."""
     for number in count():
         try:
             packet = wire.read()
-        except (OSError, AssertionError) as error:
+        except (OSError, HarnessError) as error:
             print(f"after {number} messages of {sender}: {error}", file=sys.stderr)
             return
         if packet != (PacketType.MESSAGE, encode_message(f"{sender}:{number}".encode())[2:]):
@@ -260,7 +262,7 @@ def main() -> None:
     kinds = {attack.__name__: attack for attack in ATTACKS}
     done = attack_for(kinds[kind], port, seconds) if kind in kinds else chat_honestly(port, seconds)
     print(json.dumps(done), flush=True)
-    os._exit(0)  # some clients still wait for the server, as they would for ever
+    os._exit(0)  # some clients' threads still wait for the server, and would forever
 
 
 if __name__ == "__main__":

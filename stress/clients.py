@@ -1,6 +1,6 @@
 """What clients of the crash test do: sign up, log in, change passwords, guess, talk, stay, write letters.
 
-Each keeps its own record of what the server has told it.
+Each keeps its own record of what the server has confirmed.
 """
 
 import random
@@ -12,17 +12,17 @@ from client import ChatClient, LoginRefused, MessageReceived, ReceiptReceived
 from protocol import NO_FEATURES, Feature, Level, Reason
 from stress.records import ExpectedAccount, Letter
 
-SECURING_CLIENTS = 2  # of them use passwords: the server hashes two at once, and more would only queue for that
+SECURING_CLIENTS = 2  # clients that use passwords: the server hashes two at once, and more would only queue
 LETTERS = 20  # written at once
 
 
 class CrashClient:
-    """One of those who use the server at once. The accounts are its own, so that it knows what is right."""
+    """One of several concurrent clients. No other uses its accounts, so it knows their right state."""
 
     def __init__(self, number: int, seed: object, faults: list[str], figures: Counter[str]) -> None:
         self.accounts: list[ExpectedAccount] = []
-        self.friend: ExpectedAccount | None = None  # who is written to, and never there before the end
-        self.stored: list[Letter] = []  # by their receipts
+        self.friend: ExpectedAccount | None = None  # receives the letters, and stays offline until the end
+        self.stored: list[Letter] = []  # those with a `stored` receipt
         self.random = random.Random(f"{seed}-{number}")
         self.figures = figures
         self.secures = number < SECURING_CLIENTS
@@ -41,7 +41,7 @@ class CrashClient:
         return self.accounts[-1]
 
     def some_account(self, *, secured: bool | None = None) -> ExpectedAccount | None:
-        """One that has a password, or has none, or either; None where there is no such account."""
+        """A random account with (True) or without (False) a password, or any; None if there is no such account."""
         found = [
             one
             for one in self.accounts
@@ -52,12 +52,12 @@ class CrashClient:
     def log_in(
         self, chat: ChatClient, account: ExpectedAccount, password: str, features: Feature = NO_FEATURES
     ) -> bool:
-        """Whether the password was taken. Any other outcome is put down as a fault."""
+        """Whether the server accepted the password. An outcome that is neither acceptance nor refusal is a fault."""
         while True:
             try:
                 user_id = chat.login(account.name, password, features=features)
             except LoginRefused as refused:
-                if refused.reason == Reason.USER_ALREADY_ONLINE:  # of a connection that we have just closed
+                if refused.reason == Reason.USER_ALREADY_ONLINE:  # the connection that we have just closed
                     time.sleep(0.002)
                     continue
                 account.refused()
@@ -65,13 +65,13 @@ class CrashClient:
                     self.fault(f"{account.name!r}: {refused.reason}")
                 return False
             if account.user_id not in (0, user_id):
-                self.fault(f"{account.name!r}: was told id {account.user_id}, and now {user_id}")
+                self.fault(f"{account.name!r}: had id {account.user_id}, and has {user_id} now")
             account.granted(user_id)
             self.figures["logins"] += 1
             return True
 
 
-# What clients do. Each is one connection; ExpectedAccount.begin() comes before what changes the database.
+# What clients do. Each call uses one connection; ExpectedAccount.begin() precedes each change of the database.
 
 
 def sign_up(client: CrashClient, chat: ChatClient) -> None:
@@ -117,7 +117,7 @@ def talk(client: CrashClient, chat: ChatClient) -> None:
 def stay(client: CrashClient, chat: ChatClient) -> None:
     account = client.some_account()
     if account and client.log_in(chat, account, account.password):
-        while True:  # until the server is killed, with somebody online: the next start has something to repair
+        while True:  # until the server is killed with this user online, which the next start has to repair
             time.sleep(0.01)
             chat.ping()
 
@@ -139,12 +139,12 @@ def write_letters(client: CrashClient, chat: ChatClient) -> None:
         while letters:
             event = chat.receive()
             if isinstance(event, ReceiptReceived) and event.level is Level.STORED:
-                told = [letters.pop(number) for number in range(event.first, event.last + 1)]
-                client.stored += told
-                client.figures["letters stored"] += len(told)
+                confirmed = [letters.pop(number) for number in range(event.first, event.last + 1)]
+                client.stored += confirmed
+                client.figures["letters stored"] += len(confirmed)
 
 
-OPERATIONS: dict[Callable[[CrashClient, ChatClient], None], int] = {  # how often, against each other
+OPERATIONS: dict[Callable[[CrashClient, ChatClient], None], int] = {  # with their weights
     sign_up: 20,
     log_in: 10,
     talk: 4,
@@ -156,9 +156,9 @@ OPERATIONS: dict[Callable[[CrashClient, ChatClient], None], int] = {  # how ofte
 
 
 def verify(client: CrashClient, chat: ChatClient, account: ExpectedAccount, guesses: bool = False) -> None:
-    """The password of this account works, and no other."""
+    """Check that the account's password works and, with `guesses`, that a wrong one does not."""
     if guesses and account.password and client.log_in(chat, account, account.password + "x"):
-        client.fault(f"user {account.user_id}, {account.name!r}: a wrong password was taken")
+        client.fault(f"user {account.user_id}, {account.name!r}: a wrong password was accepted")
     elif not client.log_in(chat, account, account.password):
         client.fault(f"user {account.user_id}, {account.name!r}: the password {account.password!r} was refused")
 

@@ -1,4 +1,4 @@
-"""Conversations with a server gone wrong, each told by a seed and its number alone; nothing is sent here."""
+"""Faulty conversations with a server, each determined by a seed and a number. This module sends nothing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ from protocol import (
 )
 
 NAMES = 24
-HONEST = 4  # they signed up first: ids 1 to 4
+HONEST = 4  # honest users, who signed up first: ids 1 to 4
 FLOOD = 1500  # packets at once
 SLOW_BYTES = 60
 BIG_PING = encode(PacketType.PING, b"x" * 138)
 
 
 class Ending(Enum):
-    """What the client does when it has sent all."""
+    """What the client does after it has sent everything."""
 
     HALF_CLOSE = "half-close, and read to the end"
     LEAVE = "close at once"
-    RESET = "reset, in the middle of a packet where there is one"
-    DEAF = "read nothing for some seconds, then to the end"
+    RESET = "reset, in the middle of a packet if possible"
+    DEAF = "read nothing for some seconds, then read to the end"
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What is sent, a piece at a time, `pause` seconds apart, and how it ends; it asks for no more than `features`."""
+    """What the client sends, in pieces `pause` seconds apart, and how it ends. It requests `features` at most."""
 
     pieces: tuple[bytes, ...]
     pause: float
@@ -47,7 +47,7 @@ Packets = list[bytes]
 
 
 def conversation(seed: int, number: int) -> Conversation:
-    """The same for the same seed and number."""
+    """The conversation of this seed and number, always the same one."""
     random = Random(f"{seed}/{number}")
     (ending,) = random.choices(list(Ending), weights=(75, 12, 12, 0.5))
     features = Feature(random.randrange(ALL_FEATURES + 1)) if random.random() < 0.6 else NO_FEATURES
@@ -56,7 +56,7 @@ def conversation(seed: int, number: int) -> Conversation:
         packets = mutate(random, packets)
         features = ALL_FEATURES
     if ending is Ending.DEAF:
-        packets = [*packets, BIG_PING * FLOOD * 2]  # more than the outbox and the buffers take
+        packets = [*packets, BIG_PING * FLOOD * 2]  # more than the outbox and the kernel's buffers hold
     stream = b"".join(packets)
     if ending is Ending.RESET:
         stream = stream[: len(stream) - random.randrange(3)]
@@ -66,7 +66,7 @@ def conversation(seed: int, number: int) -> Conversation:
 
 
 def _valid(random: Random, name: str, features: Feature) -> Packets:
-    """What a client might well say."""
+    """Packets that a correct client might send."""
     password = "secret" if random.random() < 0.01 else ""
     login = encode_login("locked" if password else name, password, features)
     partner_id = random.randint(1, HONEST + NAMES)
@@ -85,12 +85,12 @@ def _valid(random: Random, name: str, features: Feature) -> Packets:
 
 
 def _pieces(random: Random, stream: bytes) -> list[bytes]:
-    """The stream as a whole, or cut anywhere."""
+    """The stream in one piece, or cut at random places."""
     cuts = sorted(random.randrange(len(stream) + 1) for _ in range(random.choice((0, 0, 1, 5))))
     return [stream[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
 
 
-# Mutations: from packets to packets, of which some are none any more
+# Mutations: each takes packets and returns packets, some of them malformed
 
 
 def _flip(random: Random, packets: Packets) -> Packets:
@@ -141,7 +141,7 @@ def _nothing(_: Random, __: Packets) -> Packets:
     return [b""]
 
 
-MUTATIONS: dict[Callable[[Random, Packets], Packets], float] = {  # with how often they are taken
+MUTATIONS: dict[Callable[[Random, Packets], Packets], float] = {  # with their weights
     _flip: 8,
     _swap: 4,
     _change_one(_cut_short): 4,

@@ -1,9 +1,9 @@
-"""Kills the server at random moments, under load and while it starts, and looks for anything that was lost.
+"""Kills the server at random moments, under load and while it starts, and checks that nothing is lost.
 
-After each kill the files are read as they lie, and again after the next start, which repairs them; a few accounts also
-log in, all of them at the end. What a client was told must be there, a Message with a `stored` receipt included; a
-request that got no answer may have been done or not, but nothing between. Exit status: 0 when nothing was lost, 1
-otherwise, 130 after Ctrl-C.
+After each kill it reads the files as they are, and again after the next start, which repairs them. A few accounts also
+log in after each start, and all of them at the end. Everything that the server confirmed must be there, including each
+Message with a `stored` receipt. A request without an answer may have been carried out or not, but never in part. Exit
+status: 0 if nothing was lost, 1 otherwise, 130 after Ctrl-C.
 """
 
 import argparse
@@ -23,15 +23,16 @@ from pathlib import Path
 from client import ChatClient, ChatError, MessageReceived
 from stress.clients import OPERATIONS, CrashClient, verify
 from stress.records import Inspector, find_missing
-from testkit.processes import ServerProcess, launch_server, run_server
+from testkit import HarnessError
+from testkit.server import ServerProcess, launch_server, run_server
 
 CLIENTS = 8
-LOAD_SECONDS = (0.05, 0.3, 2.0)  # a kill comes at any moment of one of these
-START_SECONDS = 0.002  # ... or of this, from the first change that a start makes in the folder
-START_SHARE = 0.25  # of the kills
-SAMPLE = 2  # accounts of each client that log in after a start
+LOAD_SECONDS = (0.05, 0.3, 2.0)  # a kill under load comes at a random moment within one of these
+START_SECONDS = 0.002  # a kill of a start comes within this time after the start's first change of the folder
+START_SHARE = 0.25  # of all kills
+SAMPLE = 2  # accounts of each client that log in after each start
 TIMEOUT = 30.0
-OPTIONS = (  # many wrong passwords are given, and many letters written
+OPTIONS = (  # for many wrong passwords and many letters
     *("--id-width", 2, "--max-users", 65535, "--login-attempts", "off"),
     *("--mailbox-messages", 10**6, "--history-messages", 10**6),
 )
@@ -47,7 +48,7 @@ REPAIRS = re.compile(
 
 
 class CrashTest:
-    """One database, some clients, and a server that is killed and started again. `faults` is what was lost."""
+    """One database, some clients, and a server that is killed and restarted. `faults` lists what was lost."""
 
     def __init__(self, folder: Path, seed: object) -> None:
         """The database and the logs go to `folder`."""
@@ -58,10 +59,12 @@ class CrashTest:
         self._inspector = Inspector()
         self._clients = [CrashClient(number, seed, self.faults, self.figures) for number in range(CLIENTS)]
         self._killed = threading.Event()
-        self._cut_off: list[str] = []  # apart from the faults: Ctrl-C reaches the server, too, and ends its clients
+        self._cut_off: list[
+            str
+        ] = []  # kept apart from the faults: Ctrl-C stops the server, too, and thereby its clients
 
     def run(self, kills: int, progress: Callable[[str], None]) -> None:
-        """Kill the server so many times, or until a fault is found."""
+        """Kill the server this many times, or until a fault is found."""
         try:
             while self.figures["kills"] < kills and not self.faults:
                 (self._kill_a_start if self._random.random() < START_SHARE else self._kill_under_load)()
@@ -73,11 +76,11 @@ class CrashTest:
                 with run_server(self._data, *OPTIONS) as server:
                     self._look_around(server, everyone=True)
                 self._inspect(repaired=True)
-        except AssertionError as failed:
-            self.faults.append(f"the server does not start, or ends badly: {failed}")
+        except HarnessError as failed:
+            self.faults.append(f"the server does not start, or does not end cleanly: {failed}")
 
     def summary(self) -> str:
-        """The figures so far, on a line."""
+        """The figures so far, on one line."""
         return ", ".join([*(f"{name} {self.figures[name]}" for name in FIGURES), f"lost {len(self.faults)}"])
 
     def _kill_under_load(self) -> None:
@@ -119,7 +122,7 @@ class CrashTest:
             accounts = (
                 client.accounts if everyone else client.random.sample(client.accounts, len(client.accounts))[:SAMPLE]
             )
-            if not everyone:  # what waits for the friend shall wait until the end
+            if not everyone:  # the friend's letters must wait in the mailbox until the end
                 accounts = [account for account in accounts if account is not client.friend]
             for account in accounts:
                 with ChatClient(server.host, server.port, TIMEOUT) as chat:
@@ -128,7 +131,7 @@ class CrashTest:
                         self._read_letters(client, chat)
 
     def _read_letters(self, client: CrashClient, chat: ChatClient) -> None:
-        """All that was stored for the friend has waited, in order."""
+        """Check that all letters that were stored for the friend arrive, in order."""
         chat.ping()
         received = []
         with suppress(TimeoutError):
@@ -136,10 +139,10 @@ class CrashTest:
                 received.append(event.text)
         stored = {text for *_, text in client.stored}
         if [text for text in received if text in stored] != sorted(stored, key=lambda text: int(text.split()[1])):
-            self.faults.append(f"{client.friend}: {len(stored)} letters were stored, and others came: {received}")
+            self.faults.append(f"{client.friend}: {len(stored)} letters were stored, but these arrived: {received}")
 
     def _use(self, client: CrashClient, port: int) -> None:
-        """Runs in a thread: use the server until it is killed."""
+        """Use the server until it is killed. Runs in a thread."""
         operations, weights = list(OPERATIONS), list(OPERATIONS.values())
         try:
             while not self._killed.is_set():
@@ -167,7 +170,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make crash-test", description=__doc__)
     parser.add_argument("--kills", type=int, metavar="N", default=200, help="default: %(default)s")
     parser.add_argument(
-        "--seed", type=int, metavar="N", default=random.randrange(10**6), help="repeats the same choices"
+        "--seed",
+        type=int,
+        metavar="N",
+        default=random.randrange(10**6),
+        help="repeat the random choices of the run with this seed",
     )
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="crash-test-"))

@@ -1,4 +1,4 @@
-"""Any bytes, as long as you like: `make fuzz`. First libFuzzer on the sessions alone, then mutations over sockets."""
+"""Fuzzing, as long as you like: `make fuzz`. First libFuzzer on sessions alone, then mutations over sockets."""
 
 import argparse
 import importlib.util
@@ -18,30 +18,30 @@ from stress.seeds import PACKETS
 from testkit.processes import ROOT, untraced
 
 PROGRESS_SECONDS = 5.0
-CANNOT = "atheris cannot be imported here: it is for Linux on x86-64"
-LIMITS = ("-max_len=256", "-timeout=20", "-rss_limit_mb=1024")  # bytes of an input, seconds of a run, memory of all
-WORD_BYTES = 64  # the longest that libFuzzer takes
-KINDS = ("crash", "timeout", "oom", "leak")  # what it calls the inputs that it saves
+CANNOT = "atheris cannot be imported: it exists only for Linux on x86-64"
+LIMITS = ("-max_len=256", "-timeout=20", "-rss_limit_mb=1024")  # bytes per input, seconds per run, MiB in all
+WORD_BYTES = 64  # the longest word that libFuzzer accepts
+KINDS = ("crash", "timeout", "oom", "leak")  # prefixes of the inputs that libFuzzer saves
 STATUS = re.compile(r"#(\d+)\s.*cov: (\d+) ft: \d+ corp: (\d+)/")
 
 
 @dataclass(slots=True)
 class FuzzOutcome:
-    """How a run of libFuzzer went; `crash` is the input that broke a promise, and `told` what was said of it."""
+    """How a run of libFuzzer went; `crash` is the input that broke a promise, and `report` describes it."""
 
     runs: int = 0
     coverage: int = 0
     corpus: int = 0
     seconds: float = 0.0
     crash: Path | None = None
-    told: str = ""
+    report: str = ""
 
     def __str__(self) -> str:
         return f"{self.runs} runs in {self.seconds:.0f} s, {self.coverage} branches reached, {self.corpus} inputs kept"
 
 
 def can_fuzz() -> bool:
-    """Whether atheris is there."""
+    """Whether atheris is installed."""
     return importlib.util.find_spec("atheris") is not None
 
 
@@ -51,21 +51,20 @@ def fuzz(
     program: tuple[str, ...] = ("-m", "stress.libfuzzer"),
     show: Callable[[FuzzOutcome], object] = lambda _: None,
 ) -> FuzzOutcome:
-    """Run libFuzzer with these options of its own, in a process that it can take over; all files are in `folder`."""
+    """Run libFuzzer with these options, in a process of its own; all files are in `folder`."""
     inputs, dictionary = _prepare(folder)
     command = [sys.executable, *program, str(inputs), f"-artifact_prefix={folder}/", *LIMITS]
     outcome, begin, shown, lines = FuzzOutcome(), time.monotonic(), time.monotonic(), []
     with subprocess.Popen(
         [*command, f"-dict={dictionary}", *options],
         cwd=ROOT,
-        env=untraced(),  # one tracer is enough
+        env=untraced(),  # libFuzzer measures coverage itself
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
     ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in process.stdout or ():
             lines.append(line)
             if status := STATUS.match(line):
                 outcome.runs, outcome.coverage, outcome.corpus = map(int, status.groups())
@@ -75,18 +74,18 @@ def fuzz(
                 show(outcome)
     if process.returncode:
         outcome.crash = next((found for kind in KINDS for found in folder.glob(f"{kind}-*")), folder)
-        outcome.told = _explain("".join(lines))
+        outcome.report = _explain("".join(lines))
     return outcome
 
 
-def _explain(said: str) -> str:
-    """The exception, or the last lines where there is none."""
-    exception = re.search(r"=== Uncaught Python exception: ===\n(.*?)\n(?:Traceback|==)", said, re.DOTALL)
-    return exception[1] if exception else said[-2000:]
+def _explain(output: str) -> str:
+    """The exception in this output, or its end if there is none."""
+    exception = re.search(r"=== Uncaught Python exception: ===\n(.*?)\n(?:Traceback|==)", output, re.DOTALL)
+    return exception[1] if exception else output[-2000:]
 
 
 def _prepare(folder: Path) -> tuple[Path, Path]:
-    """The inputs to begin with, and the words that libFuzzer may use."""
+    """The folder of initial inputs, and the dictionary of words that libFuzzer may use."""
     inputs, dictionary = folder / "corpus", folder / "packets.dict"
     inputs.mkdir(parents=True)
     for number, data in enumerate(corpus()):
@@ -97,9 +96,9 @@ def _prepare(folder: Path) -> tuple[Path, Path]:
 
 
 def main() -> int:
-    """Returns the exit status: 1 where a promise was broken."""
+    """Returns the exit status: 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=60, help="for libFuzzer (default: 60)")
+    parser.add_argument("--seconds", type=int, default=60, help="duration of libFuzzer (default: 60)")
     parser.add_argument("--conversations", type=int, metavar="N", default=100_000, help="default: 100000")
     parser.add_argument("--seed", type=int, default=1, help="default: 1")
     options = parser.parse_args()
@@ -125,7 +124,7 @@ def _fuzz_for(seconds: int, seed: int) -> int:
         raise
     print(outcome)
     if outcome.crash:
-        print(f"FAULT: {outcome.told}\nThe input is in {outcome.crash}. Again:")
+        print(f"FAULT: {outcome.report}\nThe input is in {outcome.crash}. To run it again:")
         print(f"  python -m stress.libfuzzer {outcome.crash}")
         return 1
     shutil.rmtree(folder)

@@ -9,18 +9,18 @@ from gevent import Greenlet
 
 from client import ChatClient, ChatError, ErrorReceived, MessageReceived
 
-SECONDS = 30.0  # without a message, or for the last ones
-PACE = 0.02  # seconds between two messages of one of them
+SECONDS = 30.0  # the longest wait for a message
+PACE = 0.02  # seconds between two messages of one user
 NAMES = ("honest-one", "honest-two")
 
 
 class HonestPair:
-    """They log in first, as ids 1 and 2, and write numbered messages to each other. What goes wrong is in `faults`."""
+    """They log in first, as ids 1 and 2, and send numbered messages to each other. Adds what goes wrong to `faults`."""
 
     def __init__(self, address: tuple[str, int], faults: list[str]) -> None:
         self.sent = 0
         self.received = 0
-        self.slowest = 0.0  # seconds that a message took
+        self.slowest = 0.0  # seconds that the slowest message took
         self._faults = faults
         self._over = False
         self._sent_at: dict[str, list[float]] = {name: [] for name in NAMES}
@@ -41,7 +41,7 @@ class HonestPair:
             client.close()
 
     def finish(self) -> None:
-        """Write no more; see that all has arrived, and that all others are gone from the list."""
+        """Stop writing; check that every message has arrived, and that all other users are offline."""
         self._over = True
         deadline = time.monotonic() + SECONDS
         while self.received < self.sent and not self._faults and time.monotonic() < deadline:
@@ -93,5 +93,5 @@ class HonestPair:
 
 
 def text(number: int) -> str:
-    """The message of this number; it fits one packet."""
+    """The text of the message with this number; it fits one packet."""
     return f"{number} {'abc' * (number % 40)}"

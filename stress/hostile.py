@@ -1,7 +1,7 @@
-"""Does the memory stay below the bound that the server has logged, while clients do their worst? `make soak`.
+"""Does the server's memory stay below the bound that it logs, while clients do their worst? `make soak`.
 
-Twenty hostile clients work at full speed, in processes of their own, and more wait in the backlog; two honest clients
-chat meanwhile. Exit status 1 where the bound was exceeded, or an honest message was lost.
+Twenty hostile clients run at full speed in processes of their own, and more wait in the backlog; two honest clients
+chat meanwhile. Exit status: 1 if the bound was exceeded or an honest message was lost.
 """
 
 import argparse
@@ -19,7 +19,9 @@ from pathlib import Path
 
 from stress.attacks import ATTACKS
 from stress.program import run
-from testkit.processes import ROOT, ServerProcess, run_server, untraced, wait_for
+from testkit import HarnessError
+from testkit.processes import ROOT, untraced, wait_for
+from testkit.server import ServerProcess, run_server
 
 HOSTILE, HONEST = 20, 2
 OPTIONS = ("--pool-size", HOSTILE + HONEST, "--login-timeout", 4, "--write-timeout", 2)
@@ -33,34 +35,34 @@ OUTCOME = re.compile(r" (?:disconnected: |refused as .*: )(.*)$", re.MULTILINE)
 
 @dataclass
 class AttackOutcome:
-    """What came of it; memory in bytes, `honest` as chat_honestly tells it."""
+    """The result of an attack; memory in bytes, `honest` as chat_honestly returns it."""
 
     seconds: float
     bound: int
-    bound_at_rest: int  # with no hash under way
+    bound_at_rest: int  # while no password is being hashed
     peak: int = 0
-    quarters: list[int] = field(default_factory=list)  # the most that was seen in each quarter of the time
+    quarters: list[int] = field(default_factory=list)  # the peak of each quarter of the time
     after: int = 0
     log_lines: int = 0
     cpu: float = 0.0  # seconds
-    outcomes: Counter[str] = field(default_factory=Counter)  # of connections and logins, by the server's log
+    outcomes: Counter[str] = field(default_factory=Counter)  # of connections and logins, from the server's log
     hostile: dict[str, dict[str, float]] = field(default_factory=dict)
     honest: dict[str, float] = field(default_factory=dict)
 
     def faults(self) -> list[str]:
-        """Promises that were not kept."""
+        """The promises that were broken."""
         sent, received = self.honest.get("sent", 0), self.honest.get("received", 0)
         idle = [kind for kind, done in self.hostile.items() if not done.get("connections")]
         checks = {
-            f"{self.peak / MIB:.1f} MiB are more than the bound": self.peak > self.bound,
-            f"{self.after / MIB:.1f} MiB are left when all have gone": self.after > self.bound_at_rest,
+            f"a peak of {self.peak / MIB:.1f} MiB exceeds the bound": self.peak > self.bound,
+            f"{self.after / MIB:.1f} MiB remain after all clients have disconnected": self.after > self.bound_at_rest,
             f"{received:.0f} of {sent:.0f} honest messages arrived": not sent or received != sent,
-            f"hostile clients that did nothing: {', '.join(idle)}": bool(idle),
+            f"hostile clients that never connected: {', '.join(idle)}": bool(idle),
         }
         return [fault for fault, holds in checks.items() if holds]
 
     def summary(self) -> str:
-        """For people."""
+        """The report that the program prints."""
         share = self.peak / self.bound
         quarters = ", ".join(f"{most / MIB:.1f}" for most in self.quarters)
         packets = sum(done.get("packets", 0) for done in self.hostile.values())
@@ -68,12 +70,12 @@ class AttackOutcome:
         return "\n".join(
             [
                 f"memory: peak {self.peak / MIB:.1f} MiB of {self.bound / MIB:.0f} at most ({share:.0%}); "
-                f"by quarters of the time {quarters}; {self.after / MIB:.1f} when all had gone",
+                f"in each quarter of the time {quarters}; {self.after / MIB:.1f} after all had disconnected",
                 f"server: {self.cpu / self.seconds:.0%} of a core, {self.log_lines / self.seconds:.0f} log lines/s",
                 f"honest chat: {honest} (latency in ms)",
-                f"hostile packets written: {packets}; most are discarded unread, after the Error that closes",
+                f"hostile packets sent: {packets}; the server discards most of them unread, after its closing Error",
                 *(f"  {kind:<18}{json.dumps(done)[1:-1]}" for kind, done in self.hostile.items()),
-                "what the log says of connections and logins:",
+                "connections and logins in the log:",
                 *(f"  {times:>8}  {outcome}" for outcome, times in self.outcomes.most_common()),
             ]
         )
@@ -81,7 +83,7 @@ class AttackOutcome:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long they attack (default: 60)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of the attack (default: 60)")
     seconds = parser.parse_args().seconds
     with tempfile.TemporaryDirectory() as folder:
         outcome = attack(Path(folder) / "data", seconds)
@@ -92,24 +94,24 @@ def main() -> int:
 
 
 def attack(data_dir: Path, seconds: float) -> AttackOutcome:
-    """Attack a server of its own for so long. Raises AssertionError where it does not serve on, or stop, well."""
+    """Start a server and attack it. Raises HarnessError if it does not go on serving or does not stop cleanly."""
     with run_server(data_dir, *OPTIONS) as server, ExitStack() as processes:
         outcome = _begin(server, seconds)
-        server.may_stall = True  # a turn of the loop handles 20 full chunks: long, where coverage traces each line
+        server.may_stall = True  # one turn of the loop handles 20 full chunks, which takes long under coverage
         honest = _start(processes, "honest", server, seconds)
         server.wait_for_log("logged in as honest-b")
         hostile = {kind.__name__: _start(processes, kind.__name__, server, seconds) for kind in ATTACKS}
         _watch(server, outcome)
         outcome.hostile = {kind: _result(process) for kind, process in hostile.items()}
         outcome.honest = _result(honest)
-        wait_for("the end of all connections", lambda: _everyone_has_gone(server.log), GRACE)
+        wait_for("the end of all connections", lambda: _all_disconnected(server.log), GRACE)
         with server.log_in("honest-a") as client:
             client.expect_pong()
-        until = time.monotonic() + GRACE  # hashes outlast the connections that asked for them
+        until = time.monotonic() + GRACE  # hashing outlasts the connections that caused it
         while (after := _memory(server, "VmRSS")) > outcome.bound_at_rest and time.monotonic() < until:
             time.sleep(SAMPLE_SECONDS)
         outcome.after = after
-        outcome.peak = max(_memory(server, "VmHWM"), *outcome.quarters)  # the kernel counts a little late
+        outcome.peak = max(_memory(server, "VmHWM"), *outcome.quarters)  # the kernel's peak lags a little
         outcome.outcomes = Counter(OUTCOME.findall(server.log))
     return outcome
 
@@ -117,7 +119,8 @@ def attack(data_dir: Path, seconds: float) -> AttackOutcome:
 def _begin(server: ServerProcess, seconds: float) -> AttackOutcome:
     server.wait_for_log("MiB of kernel buffers")
     promised = BOUND.search(server.log)
-    assert promised, server.log
+    if not promised:
+        raise HarnessError(server.log)
     bound = int(promised[2]) * MIB
     return AttackOutcome(seconds, bound, bound_at_rest=bound - int(float(promised[3]) * MIB))
 
@@ -127,11 +130,11 @@ def _start(processes: ExitStack, kind: str, server: ServerProcess, seconds: floa
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=untraced(),  # coverage slows them down
+        env=untraced(),  # coverage would slow them down
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is for this process, which ends them
+        start_new_session=True,  # Ctrl-C reaches this process alone, which ends them
     )
     processes.callback(process.wait)
     processes.callback(process.kill)
@@ -145,7 +148,7 @@ def _result(process: "subprocess.Popen[str]") -> dict[str, float]:
 
 
 def _watch(server: ServerProcess, outcome: AttackOutcome) -> None:
-    """Sample until the time is up."""
+    """Sample memory until the time is up."""
     cpu, lines, start = _cpu_seconds(server), server.log.count("\n"), time.monotonic()
     outcome.quarters = [0] * 4
     shown = 0
@@ -163,7 +166,8 @@ def _watch(server: ServerProcess, outcome: AttackOutcome) -> None:
 def _memory(server: ServerProcess, name: str) -> int:
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found, status
+    if not found:
+        raise HarnessError(f"no {name} in:\n{status}")
     return int(found[1]) * KIB
 
 
@@ -172,7 +176,7 @@ def _cpu_seconds(server: ServerProcess) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _everyone_has_gone(log: str) -> bool:
+def _all_disconnected(log: str) -> bool:
     return len(re.findall(r" connected$", log, re.MULTILINE)) == len(re.findall(r" disconnected: ", log))
 
 

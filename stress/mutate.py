@@ -1,7 +1,7 @@
-"""Mutated conversations with a live server, while two honest users chat through it, and one writes to another who is
-away half of the time: `python -m stress.mutate --help`.
+"""Mutated conversations with a live server while honest users use it: `python -m stress.mutate --help`.
 
-Each conversation is told by the seed and its number, so that one can be had again on its own.
+Two of them chat with each other, and one writes letters to another who is offline half of the time. The seed and its
+number determine a conversation, so each can be repeated alone.
 """
 
 from gevent import monkey
@@ -43,17 +43,18 @@ from stress.conversations import Conversation, Ending, conversation
 from stress.honest import HonestPair
 from stress.letters import Letters
 from stress.program import run
-from testkit.processes import ServerProcess, run_server
+from testkit import HarnessError
+from testkit.server import ServerProcess, run_server
 
-AT_ONCE = 14  # of the server's 20 places
-SECONDS = 30.0  # within which a conversation comes to its end
+AT_ONCE = 14  # conversations, of the server's 20 places
+SECONDS = 30.0  # within which a conversation must end
 WRITE_TIMEOUT = 3
-CUT_SECONDS = WRITE_TIMEOUT + LINGER_SECONDS  # who reads so late may miss the end of what was sent
-DEAF_SECONDS = 4.0  # between these two, if nothing holds us up
+CUT_SECONDS = WRITE_TIMEOUT + LINGER_SECONDS  # a client that reads later than this may miss the end of the stream
+DEAF_SECONDS = 4.0  # between WRITE_TIMEOUT and CUT_SECONDS, unless this process is delayed
 SMALL_BUFFER = 4096
 RESET = struct.pack("ii", 1, 0)
 PROGRESS_SECONDS = 5.0
-MEMORY_LOOKS = 5
+MEMORY_SAMPLES = 5
 GROWTH = 1.3
 GROWTH_BYTES = 32 * 1024 * 1024
 FAULTS_SHOWN = 20
@@ -65,12 +66,12 @@ Address = tuple[str, int]
 
 
 class HeldUp(Exception):
-    """The server reads no more of one who reads nothing."""
+    """The server throttles this client, which reads nothing."""
 
 
 @dataclass(slots=True)
 class MutationReport:
-    """What came of it; `faults` is empty where every promise was kept."""
+    """The result; `faults` is empty if every promise was kept."""
 
     conversations: int = 0
     answers: Counter[str] = field(default_factory=Counter)
@@ -79,7 +80,9 @@ class MutationReport:
     letters: int = 0
     slowest: float = 0.0  # seconds
     seconds: float = 0.0
-    memory: list[int] = field(default_factory=list)  # bytes the server has in memory: after a third, and at the end
+    memory: list[int] = field(
+        default_factory=list
+    )  # the server's bytes in memory after a third of the conversations and at the end
     faults: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -106,7 +109,7 @@ def mutate(
     address: Address | None = None,
     progress: Callable[[MutationReport], object] = lambda _: None,
 ) -> MutationReport:
-    """Hold these conversations, some at once; `address` is where to reach the server, if not directly."""
+    """Hold these conversations, AT_ONCE at a time; `address` may be that of a proxy in front of the server."""
     report = MutationReport()
     begin = time.monotonic()
     address = address or (server.host, server.port)
@@ -125,7 +128,9 @@ def mutate(
         workers = [gevent.spawn(work) for _ in range(AT_ONCE)]
         while len(gevent.joinall(workers, timeout=PROGRESS_SECONDS)) < AT_ONCE:
             progress(report)
-        report.faults += [f"a fault of this program: {worker.exception!r}" for worker in workers if worker.exception]
+        report.faults += [
+            f"an internal error of this program: {worker.exception!r}" for worker in workers if worker.exception
+        ]
         letters.finish()
         pair.finish()
     report.letters = letters.received
@@ -136,54 +141,54 @@ def mutate(
     return report
 
 
-def _hold(address: Address, told: Conversation, answers: Counter[str]) -> str:
-    """One conversation; what was wrong with the server's side of it, or ""."""
+def _hold(address: Address, talk: Conversation, answers: Counter[str]) -> str:
+    """Hold one conversation; returns what was wrong with the server's side of it, or ""."""
     try:
         with gevent.Timeout(SECONDS), socket.socket() as sock:
-            if told.ending is Ending.DEAF:
+            if talk.ending is Ending.DEAF:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
             sock.connect(address)
-            return ENDINGS[told.ending](sock, told, answers)
+            return ENDINGS[talk.ending](sock, talk, answers)
     except gevent.Timeout:
-        return f"not at its end after {SECONDS:.0f} s: {told.ending}"
+        return f"no end after {SECONDS:.0f} s: {talk.ending}"
     except RemoteProtocolError as broken:
         return f"an answer is no packet of the protocol: {broken}"
     except OSError as error:
         return f"the connection failed: {error}"
 
 
-def _send(sock: socket.socket, told: Conversation) -> None:
-    with suppress(ConnectionError):  # the server has closed already: its Error says why
-        for piece in told.pieces:
+def _send(sock: socket.socket, talk: Conversation) -> None:
+    with suppress(ConnectionError):  # the server has closed already; its Error says why
+        for piece in talk.pieces:
             sock.sendall(piece)
-            gevent.sleep(told.pause)
+            gevent.sleep(talk.pause)
 
 
-def _read_to_end(sock: socket.socket, told: Conversation, answers: Counter[str]) -> str:
+def _read_to_end(sock: socket.socket, talk: Conversation, answers: Counter[str]) -> str:
     began = time.monotonic()
-    sender = gevent.spawn(_send_and_half_close, sock, told)
+    sender = gevent.spawn(_send_and_half_close, sock, talk)
     try:
-        if told.ending is Ending.DEAF:
+        if talk.ending is Ending.DEAF:
             gevent.sleep(DEAF_SECONDS)
-        return _check_answers(sock, told, answers, began)
+        return _check_answers(sock, talk, answers, began)
     finally:
         sender.kill()
 
 
-def _send_and_half_close(sock: socket.socket, told: Conversation) -> None:
-    _send(sock, told)
+def _send_and_half_close(sock: socket.socket, talk: Conversation) -> None:
+    _send(sock, talk)
     with suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
 
 
-def _leave(sock: socket.socket, told: Conversation, _: Counter[str]) -> str:
+def _leave(sock: socket.socket, talk: Conversation, _: Counter[str]) -> str:
     with suppress(HeldUp), gevent.Timeout(DEAF_SECONDS, HeldUp):
-        _send(sock, told)
+        _send(sock, talk)
     return ""
 
 
-def _reset(sock: socket.socket, told: Conversation, answers: Counter[str]) -> str:
-    _leave(sock, told, answers)
+def _reset(sock: socket.socket, talk: Conversation, answers: Counter[str]) -> str:
+    _leave(sock, talk, answers)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     return ""
 
@@ -196,28 +201,28 @@ ENDINGS: dict[Ending, Callable[[socket.socket, Conversation, Counter[str]], str]
 }
 
 
-def _check_answers(sock: socket.socket, told: Conversation, answers: Counter[str], began: float) -> str:
-    """Read to the end, and count. Raises RemoteProtocolError, also for a packet that the client did not ask for."""
+def _check_answers(sock: socket.socket, talk: Conversation, answers: Counter[str], began: float) -> str:
+    """Read to the end and count the answers. Raises RemoteProtocolError, also for features not requested."""
     decoder, replays = Decoder(FROM_SERVER), False
-    decoder.accept_extra(EXTRA_FROM_SERVER, told.features)
+    decoder.accept_extra(EXTRA_FROM_SERVER, talk.features)
     try:
         while data := sock.recv(65536):
             for packet_type, body in decoder.packets(data):
-                answers[_judge(packet_type, body)] += 1
+                answers[_name(packet_type, body)] += 1
                 if replays and packet_type not in IN_REPLAY:
                     return f"a packet of type {packet_type} within a replay"
                 replays = bool(body) if packet_type == PacketType.HISTORY else replays
     except ConnectionError:
-        answers["(reset)"] += 1  # who still sends 2 seconds after its Error is not waited for
+        answers["(reset)"] += 1  # the server resets a client that still sends 2 seconds after its Error
         return ""
-    if decoder.rest and told.ending is Ending.DEAF and time.monotonic() - began >= CUT_SECONDS:
+    if decoder.rest and talk.ending is Ending.DEAF and time.monotonic() - began >= CUT_SECONDS:
         answers["(cut)"] += 1
         return ""
     return f"the stream ended inside a packet: {decoder.rest!r}" if decoder.rest else ""
 
 
-def _judge(packet_type: int, body: bytes) -> str:
-    """What to count this packet as. Raises RemoteProtocolError for one that is not well-formed."""
+def _name(packet_type: int, body: bytes) -> str:
+    """Under which name to count this packet. Raises RemoteProtocolError if it is malformed."""
     match packet_type:
         case PacketType.ERROR:
             text = parse_text(body).decode()
@@ -244,17 +249,17 @@ def _check_name(name: str) -> None:
 
 
 def _memory(server: ServerProcess) -> int:
-    """Bytes that the server has in memory, 0 if it has ended; the least of some looks, as a password takes 64 MiB."""
-    looks = []
-    for _ in range(MEMORY_LOOKS):
-        told = subprocess.run(["ps", "-o", "rss=", "-p", str(server.process.pid)], capture_output=True, check=False)  # noqa: S607
-        looks.append(int(told.stdout or 0) * 1024)
+    """The server's bytes in memory, 0 if it has ended. The least of several samples, since a password takes 64 MiB."""
+    samples = []
+    for _ in range(MEMORY_SAMPLES):
+        ps = subprocess.run(["ps", "-o", "rss=", "-p", str(server.process.pid)], capture_output=True, check=False)  # noqa: S607
+        samples.append(int(ps.stdout or 0) * 1024)
         gevent.sleep(0.1)
-    return min(looks)
+    return min(samples)
 
 
 def _server_faults(server: ServerProcess, memory: list[int]) -> list[str]:
-    """What the log and the memory say."""
+    """The faults that the log, the process and its memory show."""
     log = server.log
     faults = [f"the server's log has {sign!r}" for sign in ("internal error", "Traceback") if sign in log]
     if server.process.poll() is not None:
@@ -265,22 +270,24 @@ def _server_faults(server: ServerProcess, memory: list[int]) -> list[str]:
 
 
 def main() -> int:
-    """Returns the exit status: 1 where a promise was broken."""
+    """Returns the exit status: 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m stress.mutate", description=__doc__)
-    parser.add_argument("--conversations", type=int, metavar="N", default=2000, help="default: 2000")
+    parser.add_argument("--conversations", type=int, metavar="N", default=2000, help="how many (default: 2000)")
     parser.add_argument("--seed", type=int, default=1, help="default: 1")
-    parser.add_argument("--first", type=int, metavar="N", default=0, help="number of the first one (default: 0)")
+    parser.add_argument(
+        "--first", type=int, metavar="N", default=0, help="number of the first conversation (default: 0)"
+    )
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="chat-mutate-"))
     try:
         with run_server(folder / "data", *SERVER_OPTIONS) as server:
             report = mutate(server, options.conversations, options.seed, options.first, progress=_show)
-    except AssertionError as fault:
-        print(f"FAULT: the server did not end well; its log is in {folder}\n{str(fault)[-2000:]}")
+    except HarnessError as fault:
+        print(f"FAULT: the server did not start or end cleanly; its log is in {folder}\n{str(fault)[-2000:]}")
         return 1
     print(report)
     if report.faults:
-        print(f"The server's log is in {folder}. One again, alone:")
+        print(f"The server's log is in {folder}. To repeat one of them alone:")
         print(f"  python -m stress.mutate --seed {options.seed} --first NUMBER --conversations 1")
         return 1
     shutil.rmtree(folder)

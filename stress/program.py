@@ -1,4 +1,4 @@
-"""How these programs end: with an exit status and a line, never with a traceback for what is not their own fault."""
+"""How these programs end: with an exit status and one line. Only their own bugs show a traceback."""
 
 import signal
 import sys
@@ -7,14 +7,15 @@ from collections.abc import Callable
 import gevent
 from gevent.monkey import is_module_patched
 
-INTERRUPTED = 130  # as a shell has it for Ctrl-C
+from testkit import HarnessError
+
+INTERRUPTED = 130  # a shell's status for Ctrl-C
 
 
 def run(main: Callable[[], int]) -> int:
-    """The exit status of main(); Ctrl-C reaches it as KeyboardInterrupt, wherever it waits, so that it clears up.
+    """Returns the exit status of main(). Ctrl-C raises KeyboardInterrupt in it wherever it waits, so that it cleans up.
 
-    Left to itself gevent raises that in any greenlet, and prints a traceback. What the programs take from the tests
-    says by AssertionError that it waited in vain.
+    By itself gevent would raise that in any greenlet and print a traceback.
     """
     if is_module_patched("time"):
         gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
@@ -23,6 +24,6 @@ def run(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
-    except AssertionError as error:
+    except HarnessError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
-"""What clients were told, and whether the files of the database hold all of it and nothing else.
+"""What the server confirmed to clients, and whether the database's files hold all of it and nothing else.
 
-The files are read here by code of its own: a fault of storage.py that wrote and read alike would else not be seen.
+This module reads the files with code of its own: storage.py could not see a bug that its writer and reader share.
 """
 
 import re
@@ -22,60 +22,63 @@ LINE = re.compile(r'([1-9][0-9]*),(?:"((?:[^"]|"")+)"|([^",]+))')
 
 @dataclass
 class ExpectedAccount:
-    """What one client knows of its account: each answer is put down as it comes."""
+    """What a client knows of its account; it records each answer when it arrives."""
 
     name: str
-    user_id: int = 0  # as the server told it; 0 before that
-    password: str = ""  # that was accepted last; "" is none
-    pending: str | None = None  # the password, or "", of a sign-up or a change that has not been answered
+    user_id: int = 0  # as the server confirmed it; 0 before that
+    password: str = ""  # the one accepted last; "" is none
+    pending: str | None = None  # the password, or "", of a sign-up or a change without an answer yet
 
     def begin(self, password: str) -> None:
-        """A sign-up or a change of the password is about to be sent."""
+        """Call this before sending a sign-up or a change of the password."""
         self.pending = password
 
     def granted(self, user_id: int) -> None:
-        """The server has answered with this id: from here on nothing may be lost."""
+        """The server has answered with this id: from now on nothing may be lost."""
         self.user_id = user_id
         if self.pending is not None:
             self.password, self.pending = self.pending, None
 
     def refused(self) -> None:
-        """The server has answered that nothing was done."""
+        """The server has refused, and so has changed nothing."""
         self.pending = None
 
     @property
     def ambiguous(self) -> bool:
-        """Whether the server was killed before it answered: either outcome is right, and a third is not."""
+        """Whether the server was killed before it answered: the request was carried out completely or not at all."""
         return self.pending is not None
 
 
 @dataclass
 class FoundDatabase:
-    """What is in the files."""
+    """The contents of the files."""
 
     users: list[tuple[int, str]]
-    hashes: dict[int, str]  # the last line of an id counts
+    hashes: dict[int, str]  # by id; an id's last line counts
     statuses: list[tuple[int, str]]
     faults: list[str]
 
 
 @dataclass
 class Inspector:
-    """Compares accounts with a folder. A hash that has been checked once is not checked again: that takes long."""
+    """Compares accounts with a folder. It checks each hash only once, since that takes long."""
 
     _checked: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def inspect(self, folder: Path, accounts: Sequence[ExpectedAccount], repaired: bool) -> list[str]:
-        """What is wrong, a line each. Settles what was ambiguous: an account that does not exist has no id after this.
+        """Returns the faults, one line each. Resolves ambiguous accounts: one that does not exist has no id after this.
 
-        `repaired` tells that a server has opened the folder since: then every line must be whole and everyone offline.
+        `repaired` means that a server has opened the folder since: every line must be whole and every user offline.
         """
         database = read_database(folder, repaired)
         faults = [*database.faults, *find_doubles(database.users)]
         if repaired:
             faults += find_untidy(database)
         by_name = {name: user_id for user_id, name in database.users}
-        faults += [f"user {by_name[name]}, {name!r}: nobody signed up so" for name in by_name.keys() - _names(accounts)]
+        faults += [
+            f"user {by_name[name]}, {name!r}: no client signed this name up"
+            for name in by_name.keys() - _names(accounts)
+        ]
         for account in accounts:
             user_id = by_name.get(account.name, 0)
             if user_id or account.user_id:
@@ -83,14 +86,14 @@ class Inspector:
         return faults
 
     def _compare(self, account: ExpectedAccount, user_id: int, stored: str | None) -> list[str]:
-        told, who = account.user_id, f"user {account.user_id or user_id}, {account.name!r}"
+        confirmed, who = account.user_id, f"user {account.user_id or user_id}, {account.name!r}"
         if not user_id:
             return [f"{who}: was signed up, and is lost"]
-        allowed = [account.password] if told else []
+        allowed = [account.password] if confirmed else []
         if account.pending is not None:
             allowed.append(account.pending)
         account.user_id, account.pending = user_id, None
-        if told and told != user_id:
+        if confirmed and confirmed != user_id:
             return [f"{who}: has id {user_id} now"]
         for password in allowed:
             if self._matches(stored, password):
@@ -110,7 +113,7 @@ class Inspector:
 
 
 def read_database(folder: Path, repaired: bool) -> FoundDatabase:
-    """The three files; a last line without its LF is a fault only where the files have been `repaired`."""
+    """Reads the three files; a last line without its LF is a fault only if the files have been `repaired`."""
     faults: list[str] = []
     users, passwords, statuses = (
         _read_lines(folder / name, repaired, faults) for name in ("users.csv", "passwords.csv", "status.csv")
@@ -133,7 +136,7 @@ def _read_lines(path: Path, whole: bool, faults: list[str]) -> list[tuple[int, s
 
 
 def read_letters(folder: Path) -> list[Letter]:
-    """What is in chats.db, oldest first, each Message being one packet; of a copy, as reading it would repair it."""
+    """The letters in chats.db, oldest first, one packet each. Reads a copy, since reading would repair the file."""
     with tempfile.TemporaryDirectory() as copy:
         for path in folder.glob("chats.db*"):
             shutil.copy(path, copy)
@@ -148,7 +151,7 @@ def read_letters(folder: Path) -> list[Letter]:
 
 
 def find_missing(folder: Path, stored: Sequence[Letter]) -> list[str]:
-    """Of what clients were told is stored, that which is not there once."""
+    """The letters with a `stored` receipt that are not in the folder exactly once, one line each."""
     found = Counter(read_letters(folder)) if stored else Counter()
     return [
         f"chats.db: {letter} was receipted as stored, and is there {found[letter]} times"
@@ -158,7 +161,7 @@ def find_missing(folder: Path, stored: Sequence[Letter]) -> list[str]:
 
 
 def find_doubles(users: Sequence[tuple[int, str]]) -> list[str]:
-    """Ids and names that are there more than once."""
+    """Ids and names that occur more than once."""
     ids, names = [user_id for user_id, _ in users], [name for _, name in users]
     doubles = [
         f"users.csv: id {user_id} is there {count} times" for user_id, count in Counter(ids).items() if count > 1
@@ -169,7 +172,7 @@ def find_doubles(users: Sequence[tuple[int, str]]) -> list[str]:
 
 
 def find_untidy(database: FoundDatabase) -> list[str]:
-    """What a start should have repaired."""
+    """Faults that a start should have repaired."""
     ids = [user_id for user_id, _ in database.users]
     faults = [f"passwords.csv: id {user_id} has no user" for user_id in sorted(database.hashes.keys() - set(ids))]
     faults += [f"status.csv: user {user_id} is {status!r}" for user_id, status in database.statuses if status != "0"]

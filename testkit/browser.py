@@ -1,4 +1,4 @@
-"""Locust's web page in a real browser, the way a person uses it."""
+"""Locust's web page in a real browser, used the way a person uses it."""
 
 import os
 import shutil
@@ -15,9 +15,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+from testkit import HarnessError
 from testkit.loadtests import GENEROUS, start_locust
-from testkit.ports import free_port
-from testkit.processes import DEADLINE, ServerProcess, answers, wait_for
+from testkit.ports import answers, free_port
+from testkit.processes import DEADLINE, wait_for
+from testkit.server import ServerProcess
 
 PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 MISSING = ", ".join(name for name, path in PROGRAMS.items() if path is None)
@@ -27,7 +29,7 @@ T = TypeVar("T")
 
 FLAGS = [
     "--headless",
-    "--no-sandbox",  # as root, in a container, there is none to be had
+    "--no-sandbox",  # not available to root in a container
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -35,12 +37,12 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-proxy-server",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # nobody outside is asked for anything
-    "--blink-settings=preferredColorScheme=1",  # light
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # no requests to other machines
+    "--blink-settings=preferredColorScheme=1",  # the light theme
     "--window-size=1280,1000",
 ]
 
-# What the drawing library has been given to draw. It can be reached only through the component that holds it.
+# How many points the drawing library was given. Only the component that holds it gives access to it.
 DRAWN_POINTS = """
 const element = document.querySelector("[_echarts_instance_]");
 if (!element) return 0;
@@ -57,7 +59,7 @@ return [...document.querySelectorAll("table tbody tr")].map(row => [...row.cells
 
 
 class LocustPage:
-    """The page, open in a browser."""
+    """Locust's web page, open in a browser."""
 
     def __init__(self, browser: webdriver.Chrome, url: str) -> None:
         self.browser = browser
@@ -65,12 +67,12 @@ class LocustPage:
         browser.get(url)
 
     def until(self, what: str, condition: Callable[[], T]) -> T:
-        """Wait until this is so."""
+        """Wait until the condition holds; returns its value. Raises TimeoutException, which names `what`."""
         wait = WebDriverWait(self.browser, DEADLINE, 0.1, [NoSuchElementException, StaleElementReferenceException])
         return wait.until(lambda _: condition(), f"waited {DEADLINE} s in vain: {what}")
 
     def find(self, xpath: str) -> WebElement:
-        """The element, once it can be seen and does not move any more: a click goes to where it was."""
+        """The element, once it is visible and no longer moves: a click on a moving one would miss it."""
         place: dict[str, int] = {}
 
         def at_rest() -> WebElement | None:
@@ -80,19 +82,20 @@ class LocustPage:
             return element if place and place == before else None
 
         element = self.until(xpath, at_rest)
-        assert element
+        if not element:
+            raise HarnessError(f"not found: {xpath}")
         return element
 
     def press(self, button: str) -> None:
         self.find(f"//button[normalize-space()='{button}']").click()
 
     def field(self, option: str) -> WebElement:
-        """Where an option is filled in; the page calls message_rate messageRate."""
+        """The field of an option; the page calls message_rate messageRate."""
         first, *others = option.split("_")
         return self.find(f"//form//*[@name='{first}{''.join(map(str.title, others))}']")
 
     def fill_in(self, option: str, value: object) -> None:
-        self.field(option).send_keys(Keys.CONTROL + "a")  # keys like this one stay down to the end of the call
+        self.field(option).send_keys(Keys.CONTROL + "a")  # Ctrl stays down until the call ends
         self.field(option).send_keys(str(value))
 
     def start(self, users: int, ramp_up: int) -> None:
@@ -104,36 +107,36 @@ class LocustPage:
         self.find(f"//*[@role='tab'][normalize-space()='{title}']").click()
 
     def headline(self, title: str) -> str:
-        """What the page's head says of the run, for instance its Status."""
+        """A figure in the page's header, for instance Status."""
         return str(self.find(f"//header//*[text()='{title}']/following-sibling::*").get_property("textContent"))
 
     def requests(self) -> dict[str, int]:
-        """Each row's number of requests. In one look: the page replaces its rows all the time."""
+        """Each row's number of requests. Read in one script, since the page keeps replacing its rows."""
         return {name: int(count) for _, name, count, *_ in self.browser.execute_script(ROWS)}
 
     def drawn_points(self) -> int:
-        """How many points the first chart's first line has."""
+        """How many points the first line of the first chart has."""
         points: int = self.browser.execute_script(DRAWN_POINTS)
         return points
 
     def wait_for_points(self, count: int) -> None:
-        """Wait until the first chart's first line has so many."""
+        """Wait until the first line of the first chart has this many points."""
         self.until(f"{count} points", lambda: self.drawn_points() >= count)
 
     def drawn(self) -> list[str]:
-        """What is painted on each chart."""
+        """A picture of each chart, as a data URL."""
         pictures: list[str] = self.browser.execute_script(CANVASES)
         return pictures
 
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
-    """A browser that nobody sees, with a profile of its own."""
+    """A headless browser with a profile of its own."""
     options = webdriver.ChromeOptions()
     options.binary_location = PROGRAMS["chromium"] or ""
     for flag in [*FLAGS, f"--user-data-dir={profile}"]:
         options.add_argument(flag)
-    with patch.dict(os.environ, no_proxy="localhost"):  # where the driver is
+    with patch.dict(os.environ, no_proxy="localhost"):  # the driver listens there
         browser = webdriver.Chrome(options, webdriver.ChromeService(PROGRAMS["chromedriver"]))
     try:
         yield browser
@@ -143,27 +146,28 @@ def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
 
 @contextmanager
 def run_locust_page(folder: Path, server: ServerProcess) -> Iterator[str]:
-    """Locust with its web page, whose address this gives; it must end with status 0 and without a traceback."""
+    """Start Locust with its web page; yields the page's URL. Locust must end with status 0 and without a traceback."""
     port = free_port()
     options = ("--host", f"tcp://{server.address}", "--web-host", "127.0.0.1", "--web-port", port)
     with start_locust(folder, *options, *GENEROUS, headless=False) as locust:
         wait_for("the web page", lambda: answers(port) or locust.process.poll() is not None)
-        assert locust.process.poll() is None, locust.log
+        if locust.process.poll() is not None:
+            raise HarnessError(locust.log)
         yield f"http://127.0.0.1:{port}"
         locust.process.terminate()
         run = locust.end(DEADLINE)
-    assert run.status == 0, run.explain()
-    assert "Traceback" not in run.explain()
+    if run.status or "Traceback" in run.explain():
+        raise HarnessError(run.explain())
 
 
 @contextmanager
 def locust_page(folder: Path, server: ServerProcess, failure_picture: Path | None = None) -> Iterator[LocustPage]:
-    """Locust's web page, open in a browser. A failure's note says where the page's last picture is."""
+    """Locust's web page, open in a browser. On a failure the exception's note names a picture of the page."""
     with run_locust_page(folder, server) as url, chromium(folder / "profile") as browser:
         try:
             yield LocustPage(browser, url)
         except Exception as failure:
             picture = failure_picture or folder / "failure.png"
             browser.save_screenshot(str(picture))
-            failure.add_note(f"what the page looked like: {picture}")
+            failure.add_note(f"picture of the page: {picture}")
             raise

@@ -1,5 +1,7 @@
-"""`python -m testkit.counted_server OPTIONS`: the server, which counts calls in its main thread between two SIGUSR1, and
-then logs them: `python 12 builtin 34`. It does not watch its loop, which costs calls by time and not by message.
+"""`python -m testkit.counted_server OPTIONS`: the server, counting the calls of its main thread between two SIGUSR1.
+
+The second SIGUSR1 logs the counts: `python 12 builtin 34`. This server does not watch its loop for lateness, because
+that costs calls per second and not per message.
 """
 
 from gevent import monkey
@@ -19,7 +21,7 @@ import server
 
 
 def main() -> int:
-    """As server.main."""
+    """server.main, with the counter installed."""
     calls: Counter[str] = Counter()
     counts = False
 

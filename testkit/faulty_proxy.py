@@ -1,7 +1,7 @@
-"""A proxy between chat clients and the real server that does damage on purpose, to show who notices.
+"""A proxy between chat clients and the real server that does damage on purpose, to show what clients notice.
 
-A fault gets each packet that the server sends to a client, and puts what shall arrive. Make a new one for each proxy:
-some keep state. Messages are numbered from 1 over all clients of the proxy, as they come from the server.
+A fault is called with each packet that the server sends to a client, and puts what the client is to receive. Make a new
+one for each proxy: some keep state. The proxy numbers Messages from 1, over all its clients, as the server sends them.
 """
 
 import socket
@@ -30,7 +30,7 @@ from protocol import (
 
 CHUNK_BYTES = 65536
 
-# Called with each packet and its number among the Messages; the number is 0 for another packet.
+# Called with each packet and its number among the Messages, 0 for any other packet.
 Fault = Callable[["ProxiedConnection", bytes, int], object]
 
 
@@ -43,12 +43,12 @@ class Parcel:
 
 
 class ProxiedConnection:
-    """One client's connection, with the proxy's own connection to the server for it."""
+    """A client's connection and the connection to the server that the proxy opened for it."""
 
     def __init__(self, proxy: "FaultyProxy", client: socket.socket, server: socket.socket) -> None:
         self.proxy = proxy
-        self.queue: deque[Parcel] = deque()  # to the client, in order: who is not due yet holds up those behind it
-        self.ended = False  # from server to client; a client may still send then
+        self.queue: deque[Parcel] = deque()  # to the client, in order: a parcel that is not due yet holds up the rest
+        self.ended = False  # the direction from server to client; the client may still send
         self._client = client
         self._server = server
         self._changed = Event()
@@ -63,14 +63,14 @@ class ProxiedConnection:
         return parcel
 
     def record(self, *messages: bytes) -> None:
-        """Have these Messages of the server's listed in `proxy.damaged`."""
+        """List these Messages, as the server sent them, in `proxy.damaged`."""
         self.proxy.damaged.extend(_text(message) for message in messages)
 
     def relay(self) -> None:
-        """Copy both ways, until both directions have ended."""
+        """Copy both ways until both directions have ended."""
         helpers = [gevent.spawn(self._read_server), gevent.spawn(self._write_client)]
         try:
-            with suppress(ConnectionError):  # whichever side it was: this direction has ended
+            with suppress(ConnectionError):  # of either side: this direction has ended
                 while data := self._client.recv(CHUNK_BYTES):
                     self._server.sendall(data)
             gevent.sleep(self.proxy.linger)
@@ -111,12 +111,11 @@ class ProxiedConnection:
 
 
 class FaultyProxy:
-    """Listens on a port of its own and relays to the server at `host`, `port`; without a fault it changes nothing.
+    """Listens on a port of its own and relays to a server; without a fault it changes nothing.
 
-    `damaged` has the text, `sender:text`, of each Message that was lost, changed, repeated or brought out of its place;
-    `messages` is how many have come from the server.
-    `upstream`, host and port, may change: it is where the next clients get to. `linger` is how many seconds the server
-    does not know that a client has gone.
+    `damaged` lists the text, `sender:text`, of each Message that was lost, changed, repeated or reordered; `messages`
+    counts those that the server has sent. `upstream`, the server's host and port, may change: new clients are connected
+    to the new one. For `linger` seconds after a client has closed, the server does not learn of it.
     """
 
     def __init__(self, upstream_host: str, upstream_port: int, fault: Fault | None = None) -> None:
@@ -139,13 +138,13 @@ class FaultyProxy:
         self._listener.stop(timeout=0)
 
     def handle(self, link: ProxiedConnection, packet: bytes) -> None:
-        """Number what the server sends to a client, and leave it to the fault."""
+        """Number a packet from the server and pass it to the fault."""
         is_message = packet[0] == PacketType.MESSAGE
         self.messages += is_message
         self._fault(link, packet, self.messages if is_message else 0)
 
     def _serve(self, client: socket.socket, _: object) -> None:
-        """One client; the caller closes its socket."""
+        """Serve one client; the caller closes its socket."""
         with suppress(ConnectionRefusedError), socket.create_connection(self.upstream) as server:
             link = ProxiedConnection(self, client, server)
             self.links.append(link)
@@ -197,9 +196,9 @@ def duplicate(n: int) -> Fault:
 
 
 def flip(n: int) -> Fault:
-    """In the n-th Message the lowest bit of the last byte is flipped, which keeps a text ASCII and well-formed.
+    """The n-th Message has the lowest bit of its last byte flipped; an ASCII text stays ASCII.
 
-    Choose one that has a text: an empty one would lose its colon.
+    Choose a Message with a text: an empty one would lose its colon.
     """
     return _replace(lambda message, number: [message[:-1] + bytes((message[-1] ^ (number == n),))])
 
@@ -207,7 +206,7 @@ def flip(n: int) -> Fault:
 def swap(n: int, patience: float = 1.0) -> Fault:
     """The n-th Message and the next one from its sender to its receiver change places.
 
-    All that its receiver gets waits for that next one, for `patience` seconds at most: then nothing is damaged.
+    Whatever its receiver gets waits for that next one, `patience` seconds at most; if none comes, nothing is damaged.
     """
     first: Parcel | None = None
 
@@ -227,7 +226,7 @@ def swap(n: int, patience: float = 1.0) -> Fault:
 
 
 def misdeliver(n: int) -> Fault:
-    """The n-th Message goes to another client; if there is no other, nothing is damaged."""
+    """The n-th Message goes to another client; if there is none, nothing is damaged."""
 
     def fault(link: ProxiedConnection, packet: bytes, number: int) -> None:
         if number == n and (others := [other for other in link.proxy.links if other is not link and not other.ended]):
@@ -239,12 +238,12 @@ def misdeliver(n: int) -> Fault:
 
 
 def delay(seconds: float) -> Fault:
-    """All that the server sends arrives that much later, at the rate at which it was sent."""
+    """Everything the server sends arrives this much later, at the rate at which it was sent."""
     return lambda link, packet, _: link.put(packet, seconds)
 
 
 def stall(after: int, seconds: float) -> Fault:
-    """After that many Messages nothing reaches any client for a time, and then all of it, in order."""
+    """After this many Messages nothing reaches any client for `seconds`, then all of it arrives, in order."""
     until = 0.0
 
     def fault(link: ProxiedConnection, packet: bytes, number: int) -> None:

@@ -1,8 +1,6 @@
-"""Several nodes of the server that are one to a test, over one Redis, and HAProxy in front of them."""
+"""A group of servers that a test uses like one: nodes over one Redis, with or without HAProxy in front."""
 
-import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,22 +9,22 @@ from contextlib import ExitStack, contextmanager
 from itertools import cycle, pairwise
 from pathlib import Path
 
-import pytest
-
-from testkit.processes import DEADLINE, ROOT, SERVER, ServerProcess, Wire, ending_well, launch_server
+from testkit import HarnessError, Missing
+from testkit.processes import DEADLINE, ROOT, find_program
+from testkit.server import SERVER, ServerProcess, expecting_clean_end, launch_server
+from testkit.wire import Wire
 
 HAPROXY_CONFIG = ROOT / "deploy" / "haproxy.cfg"
 NO_HAPROXY = "no haproxy: on Debian and Ubuntu: sudo apt install haproxy"
-SBIN = "/usr/sbin:/usr/local/sbin"  # which not everyone has on PATH
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-BY_A_TEST = {0, *(-signum for signum in SIGNALS), *(128 + signum for signum in SIGNALS)}  # statuses of who was ended
+ENDED_BY_A_TEST = {0, *(-signum for signum in SIGNALS), *(128 + signum for signum in SIGNALS)}  # exit statuses
 
 
 class ServerGroup(ServerProcess):
-    """The nodes as one server. What a test asks of the server's process, folder or metrics_url is the first node's."""
+    """The nodes as one server; `process`, `data_dir` and `metrics_url` are the first node's."""
 
     def __init__(self, nodes: Sequence[ServerProcess], haproxy: "HaProxy | None" = None) -> None:
-        """Clients connect to the nodes in turn or, with an `haproxy`, to that."""
+        """Clients connect to the `haproxy` if there is one, else to the nodes in turn."""
         super().__init__(nodes[0].process, nodes[0].log_file, nodes[0].data_dir)
         self.nodes = list(nodes)
         self.haproxy = haproxy
@@ -51,7 +49,7 @@ class ServerGroup(ServerProcess):
         return [found for node in self.nodes for found in node.stalls]
 
     def metrics(self) -> dict[str, float]:
-        """The sum over the nodes that run, of whatever it is."""
+        """Each figure summed over the running nodes, also where a sum makes no sense."""
         figures: dict[str, float] = {}
         for node in self.running or self.nodes:
             for name, value in node.metrics().items():
@@ -59,7 +57,7 @@ class ServerGroup(ServerProcess):
         return figures
 
     def stop(self, signum: int = signal.SIGTERM) -> int:
-        """Send a signal to all at once; returns the first status that is not 0, if there is one."""
+        """Send a signal to all at once; returns the first exit status other than 0, else 0."""
         for node in self.nodes:
             node.process.send_signal(signum)
         return next(filter(None, [node.process.wait(DEADLINE) for node in self.nodes]), 0)
@@ -75,15 +73,15 @@ class ServerGroup(ServerProcess):
 @contextmanager
 def run_group(
     folder: Path,
-    engine_url: str,
+    redis_url: str,
     *options: object,
     nodes: int = 2,
     behind_haproxy: bool = False,
     prefix: str = "chat",
     program: Sequence[str] = SERVER,
 ) -> Iterator[ServerGroup]:
-    """Start nodes that are one over this Redis; each must end as one started by run_server, unless the test ends it."""
-    redis = ("--redis", engine_url, "--redis-prefix", prefix)
+    """Start nodes that form one group over this Redis. Each must end as run_server demands, unless the test ends it."""
+    redis = ("--redis", redis_url, "--redis-prefix", prefix)
     with run_nodes(folder, *redis, *options, nodes=nodes, behind_haproxy=behind_haproxy, program=program) as group:
         yield group
 
@@ -92,12 +90,12 @@ def run_group(
 def run_nodes(
     folder: Path, *options: object, nodes: int = 2, behind_haproxy: bool = False, program: Sequence[str] = SERVER
 ) -> Iterator[ServerGroup]:
-    """The same for whatever the options say: without --redis they know nothing of each other.
+    """The same with any options: without --redis the nodes know nothing of each other.
 
-    A --port is HAProxy's, or else the first node's.
+    A --port goes to HAProxy if there is one, else to the first node. Raises Missing where HAProxy is not installed.
     """
     if behind_haproxy and not find_haproxy():
-        pytest.skip(NO_HAPROXY)
+        raise Missing(NO_HAPROXY)
     checked = ("--metrics-port", 0) if behind_haproxy else ()
     with ExitStack() as stack:
         launched = []
@@ -107,7 +105,7 @@ def run_nodes(
             stack.callback(node.process.kill)
             launched.append(node)
         for node in launched:
-            stack.enter_context(ending_well(node))
+            stack.enter_context(expecting_clean_end(node))
         haproxy = None
         if behind_haproxy:
             port_option, places = _value(options, "--port", 0), _value(options, "--pool-size", 20)
@@ -115,11 +113,12 @@ def run_nodes(
         group = ServerGroup(launched, haproxy)
         yield group
         for node in launched:
-            assert node.process.poll() in {None, *BY_A_TEST}, node.log
+            if node.process.poll() not in {None, *ENDED_BY_A_TEST}:
+                raise HarnessError(node.log)
 
 
 def _value(options: Sequence[object], name: str, default: int) -> int:
-    """What this option says, the last time it is given."""
+    """The value of this option; the last one counts if it is given more than once."""
     given = [value for option, value in pairwise(options) if option == name]
     return int(str(given[-1])) if given else default
 
@@ -128,11 +127,11 @@ def _value(options: Sequence[object], name: str, default: int) -> int:
 
 
 def find_haproxy() -> str | None:
-    return shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:{SBIN}")
+    return find_program("haproxy")
 
 
 class HaProxy:
-    """A running HAProxy that has deploy/haproxy.cfg but for its ports."""
+    """A running HAProxy, configured by deploy/haproxy.cfg with other ports."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log_file: Path) -> None:
         self.process = process
@@ -146,7 +145,7 @@ class HaProxy:
 
 @contextmanager
 def run_haproxy(folder: Path, nodes: Sequence[ServerProcess], port: int = 0, places: int = 20) -> Iterator[HaProxy]:
-    """Start it before these nodes, which have --metrics-port; it has to last unless the test ends it."""
+    """Start it in front of these nodes, which need --metrics-port. It must run to the end, unless the test ends it."""
     config, log_file = folder / "haproxy.cfg", folder / "haproxy.log"
     with socket.create_server(("127.0.0.1", port)) as listener, log_file.open("wb") as log:
         config.write_text(haproxy_config(f"fd@{listener.fileno()}", nodes, places))
@@ -157,14 +156,15 @@ def run_haproxy(folder: Path, nodes: Sequence[ServerProcess], port: int = 0, pla
         haproxy = HaProxy(process, listener.getsockname()[1], log_file)
     try:
         yield haproxy
-        assert process.poll() in {None, *BY_A_TEST}, haproxy.log
+        if process.poll() not in {None, *ENDED_BY_A_TEST}:
+            raise HarnessError(haproxy.log)
     finally:
         process.kill()
         process.wait()
 
 
 def haproxy_config(address: str, nodes: Sequence[ServerProcess], places: int) -> str:
-    """deploy/haproxy.cfg for another address, and for as many nodes as these, with so many places each."""
+    """deploy/haproxy.cfg for another address and for these nodes, each with this many places."""
     text = HAPROXY_CONFIG.read_text()
     servers = re.findall(r"^ +server .*\n", text, re.MULTILINE)
     own = [
@@ -188,6 +188,7 @@ def haproxy_config(address: str, nodes: Sequence[ServerProcess], places: int) ->
 
 def _replace(text: str, changes: dict[str, str]) -> str:
     for old, new in changes.items():
-        assert text.count(old) == 1, f"{old!r} is not once in {text}"
+        if text.count(old) != 1:
+            raise HarnessError(f"{old!r} is in the text {text.count(old)} times, not once:\n{text}")
         text = text.replace(old, new)
     return text

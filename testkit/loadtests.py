@@ -1,4 +1,4 @@
-"""Real Locust as a process, and what it prints at the end of a run as figures."""
+"""Locust as a process, and the figures of the summary that it prints at its end."""
 
 import csv
 import os
@@ -14,24 +14,25 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
+from testkit import HarnessError
 from testkit.ports import free_port
 from testkit.processes import DEADLINE, ROOT, wait_for
 
 CHAT = ROOT / "locustfiles" / "chat.py"
 CAPACITY = ROOT / "locustfiles" / "shapes" / "capacity.py"
-GENEROUS = ("--max-generator-cpu", 1000, "--max-loop-lag", 10_000)  # on a shared machine the generator may be slow
+GENEROUS = ("--max-generator-cpu", 1000, "--max-loop-lag", 10_000)  # a shared machine may slow the generator down
 END_SECONDS = 60.0  # for a run to end, besides its --run-time
 TIMES = ("p50", "p90", "p99", "p99.9", "max")
 FAULTS = ("lost", "duplicated", "reordered", "corrupted", "misdelivered")
-UNBALANCED = " refused, and delivered all the same"  # after how many, in place of numbers
-ROWS = {"chat init", "connect", "deliver", "login", "refresh", "send"}  # without extensions
+UNBALANCED = " refused, and delivered all the same"  # follows a count, where other findings have numbers
+ROWS = {"chat init", "connect", "deliver", "login", "refresh", "send"}  # of a run that uses no extension
 
 Pair = tuple[str, str]  # sender and receiver
 
 
 @dataclass(frozen=True, slots=True)
 class ReportLine:
-    """A line of the latency table; `times` are in seconds, and empty where nothing was timed."""
+    """A line of the latency table; `times` are in seconds, and empty if nothing was timed."""
 
     count: int
     failures: int
@@ -40,7 +41,7 @@ class ReportLine:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A line of the verdict."""
+    """A line of the verdict: a condition's figure, and "pass" or "FAIL"."""
 
     figure: str
     result: str
@@ -48,7 +49,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class LoadRun:
-    """What a process of Locust's has come to."""
+    """How a Locust process ended, and the figures of its summary."""
 
     status: int
     out: str
@@ -56,11 +57,11 @@ class LoadRun:
     rows: dict[str, ReportLine] = field(default_factory=dict)
     ledger: dict[str, int] = field(default_factory=dict)  # the totals
     pairs: int = 0
-    difference: str = ""  # where the ledger does not balance
-    findings: dict[str, dict[Pair, list[int]]] = field(default_factory=dict)  # by fault: numbers of the messages
+    difference: str = ""  # set if the ledger does not balance
+    findings: dict[str, dict[Pair, list[int]]] = field(default_factory=dict)  # by fault: the messages' numbers
     verdict: dict[str, Judged] = field(default_factory=dict)  # by condition
     certificate: dict[str, str] = field(default_factory=dict)
-    errors: dict[str, int] = field(default_factory=dict)  # Locust's error report: how often what happened
+    errors: dict[str, int] = field(default_factory=dict)  # Locust's error report: how often each one occurred
 
     @property
     def is_balanced(self) -> bool:
@@ -69,22 +70,22 @@ class LoadRun:
 
     @property
     def faults(self) -> dict[str, int]:
-        """The faults of the ledger that were found."""
+        """The faults that the ledger found, with their counts."""
         return {fault: self.ledger[fault] for fault in FAULTS if self.ledger[fault]}
 
     @property
     def failed(self) -> set[str]:
-        """The conditions that failed the run."""
+        """The conditions of the verdict that failed the run."""
         return {condition for condition, judged in self.verdict.items() if judged.result == "FAIL"}
 
     @property
     def seconds(self) -> float:
-        """How long all users have been there, by the log of a run with a --run-time."""
+        """How long all users were running, by the log of a run with --run-time."""
         begin, end = (_moment(self.log, text) for text in ("All users spawned", "--run-time limit reached"))
         return (end - begin).total_seconds()
 
     def explain(self) -> str:
-        """For a test that fails."""
+        """Everything the process said, for the report of a failure."""
         return f"exit status {self.status}\n{self.out}\n{self.log}"
 
 
@@ -114,43 +115,43 @@ class LocustProcess:
         return self._log.read_text()
 
     def wait_for_log(self, *texts: str) -> None:
-        """One of these."""
+        """Wait until the log has one of these texts."""
         self._wait(" or ".join(map(repr, texts)), lambda: any(text in self.log for text in texts))
 
     def wait_for_users(self) -> None:
-        """All of them have been started. Where workers are slow to report Locust says it in another way."""
+        """Wait until all users have been started. Locust logs this in other words if workers are slow to report."""
         self.wait_for_log("All users spawned", "Spawning is complete")
 
     def wait_for_counts(self, enough: Mapping[str, int]) -> None:
-        """So much in these rows, or of these rows' failures, at least: {"send": 100, "deliver.failures": 2}."""
+        """Wait for at least these counts of rows or of their failures: {"send": 100, "deliver.failures": 2}."""
         self._wait(str(enough), lambda: all(self.counted(figure) >= count for figure, count in enough.items()))
 
     def _wait(self, what: str, condition: Callable[[], bool]) -> None:
-        """Until then, or until it has ended."""
         wait_for(what, lambda: condition() or self.process.poll() is not None)
-        assert condition(), f"it ended without {what}\n{self.log}"
+        if not condition():
+            raise HarnessError(f"Locust ended without {what}\n{self.log}")
 
     def counted(self, figure: str) -> int:
-        """What the last of the tables that Locust prints every two seconds says of this row, or "row.failures"."""
+        """The count of "row", or of "row.failures", in the latest table; Locust prints one every two seconds."""
         row, _, failures = figure.partition(".")
         counts = re.findall(rf"^\S+ +{row} +(\d+) +(\d+)\(", self.log, re.MULTILINE)
         return int(counts[-1][bool(failures)]) if counts else 0
 
     def interrupt(self) -> None:
-        """What Ctrl-C does: a signal to the whole group."""
+        """Send SIGINT to the whole process group, as Ctrl-C does."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def end(self, seconds: float = END_SECONDS) -> LoadRun:
-        """Wait until it has ended by itself, so many seconds at most."""
+        """Wait until it has ended by itself. Raises HarnessError after so many seconds."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"no end after {seconds} s\n{self._out.read_text()}\n{self.log}") from None
+            raise HarnessError(f"no end after {seconds} s\n{self._out.read_text()}\n{self.log}") from None
         return parse_run(self.process.returncode, self._out.read_text(), self.log)
 
     def kill(self) -> None:
-        """Kill all that is left of the group."""
-        with suppress(ProcessLookupError):  # nothing is
+        """Kill what is left of the process group."""
+        with suppress(ProcessLookupError):  # nothing is left
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(DEADLINE)
 
@@ -159,7 +160,7 @@ class LocustProcess:
 def start_locust(
     folder: Path, *options: object, files: tuple[Path, ...] = (CHAT,), headless: bool = True
 ) -> Iterator[LocustProcess]:
-    """Start Locust in this folder; nothing of it is left at the end."""
+    """Start Locust in this folder, and kill what is left of it at the end."""
     locust = LocustProcess(folder, *options, files=files, headless=headless)
     try:
         yield locust
@@ -174,7 +175,7 @@ def run_locust(folder: Path, *options: object, files: tuple[Path, ...] = (CHAT,)
 
 
 def run_until(folder: Path, enough: Mapping[str, int], *options: object, files: tuple[Path, ...] = (CHAT,)) -> LoadRun:
-    """Run Locust until it has counted so much (see wait_for_counts), however long that takes, then interrupt it."""
+    """Run Locust until it has reached these counts (see wait_for_counts), then interrupt it."""
     with start_locust(folder, *options, files=files) as locust:
         locust.wait_for_counts(enough)
         locust.interrupt()
@@ -182,42 +183,52 @@ def run_until(folder: Path, enough: Mapping[str, int], *options: object, files: 
 
 
 def load(address: str, users: int, seconds: int = 0, *, rate: float = 50) -> list[object]:
-    """Options: so many users at once, who write at this rate, on a machine that may be slow."""
+    """Options: this many users at once, each sending `rate` messages a second, on a machine that may be slow."""
     options = ["--host", f"tcp://{address}", "--users", users, "--spawn-rate", users, "--message-rate", rate, *GENEROUS]
     return [*options, "--run-time", f"{seconds}s"] if seconds else options
 
 
 def two_processes() -> list[object]:
-    """Options: two workers, and a port of their own for their master; other tests may run at the same time."""
+    """Options: two workers, whose master has a free port since other tests may run at the same time."""
     port = free_port()
     return ["--processes", 2, "--master-bind-port", port, "--master-port", port]
 
 
 def expect_clean(run: LoadRun) -> None:
-    """It has passed, and every message has arrived."""
-    assert run.status == 0, run.explain()
-    assert run.is_balanced
-    assert run.ledger["delivered"] == run.ledger["sent"]
-    assert run.faults == {}
-    assert run.findings == {}
-    assert run.errors == {}
-    assert "Traceback" not in run.log
-    assert {judged.result for judged in run.verdict.values()} == {"pass"}
+    """Raises HarnessError unless the run passed and every message arrived."""
+    expected = {
+        "exit status 0": run.status == 0,
+        "a balanced ledger": bool(run.ledger) and run.is_balanced,
+        "every message delivered": run.ledger.get("delivered") == run.ledger.get("sent"),
+        "no faults": bool(run.ledger) and not run.faults and not run.findings,
+        "no errors": not run.errors,
+        "no traceback": "Traceback" not in run.log,
+        "a verdict that passes": {judged.result for judged in run.verdict.values()} == {"pass"},
+    }
+    _expect_all(run, expected)
 
 
 def expect_refusal(run: LoadRun, text: str, status: int = 2) -> None:
-    """A bad option: nothing has run, and one line says why."""
-    assert run.status == status, run.explain()
-    assert text in run.log.strip().splitlines()[-1]
-    assert "Traceback" not in run.log
-    assert run.verdict == {}
+    """Raises HarnessError unless Locust refused to run, with this text in its last line."""
+    expected = {
+        f"exit status {status}": run.status == status,
+        f"{text!r} in the last line": text in run.log.strip().rpartition("\n")[2],
+        "no traceback": "Traceback" not in run.log,
+        "no verdict": not run.verdict,
+    }
+    _expect_all(run, expected)
 
 
-# Reading what it prints
+def _expect_all(run: LoadRun, expected: Mapping[str, bool]) -> None:
+    if failed := [what for what, holds in expected.items() if not holds]:
+        raise HarnessError(f"expected {', '.join(failed)}\n{run.explain()}")
+
+
+# Reading the summary
 
 
 def parse_run(status: int, out: str, log: str) -> LoadRun:
-    """Read the summary; where there is none, as after a bad option, its figures are empty."""
+    """Read the summary; its figures are empty if there is none, as after a bad option."""
     run = LoadRun(status, out, log, errors=_read_errors(log))
     for section in out.strip().split("\n\n"):
         title, *lines = section.splitlines() or [""]
@@ -242,16 +253,17 @@ def _read_ledger(run: LoadRun, title: str, lines: list[str]) -> LoadRun:
     equation, faults, *findings = (line.strip() for line in lines)
     totals = re.match(r"sent (\d+) = delivered (\d+) \+ refused (\d+) \+ in flight (\d+)(.*)$", equation)
     pairs = re.search(r"\((\d+) pairs\)", title)
-    assert totals, equation
-    assert pairs, title
+    if not totals or not pairs:
+        raise HarnessError(f"not the head of a ledger: {title}\n{equation}")
     ledger = dict(zip(("sent", "delivered", "refused", "in flight"), map(int, totals.groups()[:4]), strict=True))
     ledger |= {fault: int(count) for fault, count in (part.split(" ") for part in faults.split(", "))}
     found: defaultdict[str, dict[Pair, list[int]]] = defaultdict(dict)
     for finding in findings:
-        if finding.startswith("and "):  # more of them, which are in the file alone
+        if finding.startswith("and "):  # "and 5 more": those are in the file only
             break
         match = re.fullmatch(rf"(\w+): (\S+) -> (\S+): ([-\d, ]*\d)(?: and \d+ more|{UNBALANCED})?", finding)
-        assert match, finding
+        if not match:
+            raise HarnessError(f"not a finding of the ledger: {finding}")
         found[match[1]][match[2], match[3]] = read_numbers(match[4])
     return replace(run, ledger=ledger, pairs=int(pairs[1]), difference=totals[5], findings=dict(found))
 
@@ -271,7 +283,7 @@ def _read_judged(line: str) -> tuple[str, Judged]:
 
 
 def _read_errors(log: str) -> dict[str, int]:
-    """Locust's own report, the last one of the log."""
+    """The last of Locust's own error reports in the log."""
     _, _, report = log.rpartition("Error report\n")
     errors = {}
     for line in report.splitlines()[2:]:
@@ -284,18 +296,19 @@ def _read_errors(log: str) -> dict[str, int]:
 
 def _moment(log: str, text: str) -> datetime:
     match = re.search(rf"^\[([^\]]+)\].*{re.escape(text)}", log, re.MULTILINE)
-    assert match, f"no {text!r} in:\n{log}"
+    if not match:
+        raise HarnessError(f"no {text!r} in:\n{log}")
     return datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S,%f")
 
 
 def read_statistics(prefix: Path) -> dict[str, dict[str, str]]:
-    """Locust's CSV of the statistics rows, by name; it is up to a second behind."""
+    """The rows of Locust's statistics CSV, by name. Locust writes it once a second."""
     with prefix.with_name(f"{prefix.name}_stats.csv").open(newline="") as file:
         return {row["Name"]: row for row in csv.DictReader(file)}
 
 
 def read_ledger(file: Path) -> dict[Pair, dict[str, str]]:
-    """The file of --ledger."""
+    """The rows of the file that --ledger writes, by pair."""
     with file.open(newline="") as lines:
         return {(line["sender"], line["receiver"]): line for line in csv.DictReader(lines)}
 

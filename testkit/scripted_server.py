@@ -1,4 +1,4 @@
-"""A server that does what a test says, packet by packet: for what a good server never does, and for when it does it."""
+"""A server that a test scripts packet by packet: for what a real server never does, and for exact timing."""
 
 import socket
 from collections import deque
@@ -20,20 +20,21 @@ from protocol import (
     encode_user,
     parse_login,
 )
+from testkit import HarnessError
 
-SECONDS = 30.0  # for every wait: for the start of a program, too
-QUIET_SECONDS = 0.3  # without room: only 0.2 s later the kernel asks the receiver anew, and may find room once more
+SECONDS = 30.0  # for every wait, including the start of a program
+QUIET_SECONDS = 0.3  # without room: only after 0.2 s the kernel asks the receiver again, and may find room once more
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def message(sender: str, text: str) -> bytes:
-    """The Message that brings `text` to its receiver."""
+    """The Message with which a receiver gets this text."""
     return encode(PacketType.MESSAGE, encode_string(f"{sender}:{text}".encode()))
 
 
 def past(seconds: int, sender_id: int, *messages: bytes) -> bytes:
-    """What a replay says about one message, which takes these Messages."""
+    """One message of a replay: its History entry, then its Messages."""
     return encode_dated(seconds, sender_id, 1) + b"".join(messages)
 
 
@@ -67,9 +68,10 @@ class Peer:
             self.read()
 
     def expect(self, packet_type: PacketType) -> bytes:
-        """The body of the next packet, which has to be of this type."""
+        """The body of the next packet. Raises HarnessError if that is of another type."""
         received, body = self.read()
-        assert received == packet_type
+        if received != packet_type:
+            raise HarnessError(f"expected a packet of type {packet_type!r}, not {received} {body!r}")
         return body
 
     def send(self, *packets: bytes) -> None:
@@ -80,23 +82,24 @@ class Peer:
         self.send(encode(PacketType.PONG, self.expect(PacketType.PING)))
 
     def greet(self) -> None:
-        """Answer the terminal program's first Ping, which it repeats if it has to wait; its Config comes next."""
+        """Answer the terminal program's first Ping, and its repetitions if it had to wait, up to its Config."""
         self.pong()
         while (packet := self.read())[0] == PacketType.PING:
             self.send(encode(PacketType.PONG, packet[1]))
         self._packets.appendleft(packet)
 
     def log_in(self, name: str, *others: str) -> None:
-        """Answer the Config of `name`: others have ids from 1 on, `name` has the next."""
-        assert self.read_name() == name
+        """Answer the Config of `name`; the others have ids from 1 on, `name` has the next one."""
+        if (received := self.read_name()) != name:
+            raise HarnessError(f"expected a login as {name}, not {received}")
         self.let_in(name, *others)
 
     def read_name(self) -> str:
-        """Whose Config it is that comes next."""
+        """The name in the next packet, which has to be a Config."""
         return parse_login(self.expect(PacketType.CONFIG)).username
 
     def let_in(self, name: str, *others: str) -> None:
-        """The answer to the Config."""
+        """Send the list of users that answers the Config of `name`."""
         self.send(*(encode_user(user, number, 1) for number, user in enumerate((*others, name), start=1)))
 
     def refuse(self, packet_type: PacketType, reason: Reason) -> None:
@@ -108,7 +111,7 @@ class Peer:
 
 
 class ScriptedServer:
-    """Listens on a port of its own; connections wait in its queue until a test accepts them."""
+    """Listens on a free port unless told another; connections wait in the queue until a test accepts them."""
 
     def __init__(self, port: int = 0) -> None:
         self.listener = socket.create_server(("127.0.0.1", port))
@@ -129,7 +132,7 @@ class ScriptedServer:
 
 
 class ServerStart:
-    """Runs a call elsewhere while the test plays the server."""
+    """Runs a client's call in another thread while the test plays the server."""
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self._executor = executor

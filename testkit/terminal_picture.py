@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from testkit.processes import run_server
 from testkit.programs import COLUMNS, ScreenProgram
+from testkit.server import run_server
 
 CELL_WIDTH, LINE_HEIGHT, MARGIN = 8.4, 18, 14  # pixels, for a monospaced font of 14 pixels
 FRAME = (

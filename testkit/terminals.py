@@ -1,24 +1,26 @@
-"""What tests of the program at a terminal share: alice, and the server that follows a script for her."""
+"""What the tests of terminal.py share: alice at her terminal, and a scripted server for her."""
 
 from protocol import ALL_FEATURES, Feature, PacketType, encode_user, parse_login
-from testkit.programs import ScreenProgram
+from testkit import HarnessError
+from testkit.programs import ScreenProgram, StartTerminal
 from testkit.scripted_server import Peer, ScriptedServer
-from tests.conftest import StartTerminal
 
 FEATURES = ALL_FEATURES & ~Feature.BRIEF
 
 
 def let_in(peer: Peer, name: str, *others: str) -> None:
-    """Answer a terminal that logs in: nothing waits in the mailbox."""
+    """Answer a terminal that logs in; its mailbox is empty."""
     peer.greet()
     peer.log_in(name, *others)
     peer.pong()
 
 
 def let_in_alone(peer: Peer, name: str, user_id: int) -> None:
-    """The same for somebody who has an id already."""
+    """The same for a user with this id, alone in the list."""
     peer.greet()
-    assert parse_login(peer.expect(PacketType.CONFIG)) == (name, "", FEATURES)
+    login = parse_login(peer.expect(PacketType.CONFIG))
+    if login != (name, "", FEATURES):
+        raise HarnessError(f"expected a login as {name} with {FEATURES!r}, not {login!r}")
     peer.send(encode_user(name, user_id, 1))
     peer.pong()
 
@@ -29,14 +31,14 @@ def take_chat(peer: Peer) -> None:
 
 
 def start(terminal: StartTerminal, address: str, **environment: str) -> ScreenProgram:
-    """alice has the prompt."""
+    """alice at the prompt."""
     alice = terminal("alice", address, **environment)
     alice.wait_for("^alice>$")
     return alice
 
 
 def start_scripted(server: ScriptedServer, terminal: StartTerminal, **environment: str) -> tuple[ScreenProgram, Peer]:
-    """alice (2), with bob (1) online, has the prompt; and the server's end."""
+    """alice (2) at the prompt, while bob (1) is online, and the server's end of her connection."""
     alice = terminal("alice", server.address, **environment)
     peer = server.accept()
     let_in(peer, "alice", "bob")

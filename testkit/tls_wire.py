@@ -1,4 +1,4 @@
-"""A client's end of TLS whose records a test can cut, join and hold back, and one that abuses TLS itself."""
+"""A TLS client whose records a test can cut, join and hold back, and one that abuses TLS itself."""
 
 import ctypes
 import ctypes.util
@@ -9,14 +9,16 @@ import struct
 from contextlib import suppress
 from typing import Any, cast
 
-from testkit.processes import DEADLINE, Wire
+from testkit import HarnessError
+from testkit.processes import DEADLINE
+from testkit.wire import Wire
 
 RECORD_BYTES = 2**14  # of data in one record, at most
 SSL_KEY_UPDATE_REQUESTED = 1
 
 
 class TracedTlsSocket(socket.socket):
-    """Takes a connected socket over. `send` takes one record, and nothing while an earlier one is not out."""
+    """Takes over a connected socket. `send` writes one record, and takes nothing more until that one has been sent."""
 
     def __init__(self, plain: socket.socket, trust: ssl.SSLContext) -> None:
         super().__init__(plain.family, plain.type, plain.proto, plain.detach())
@@ -26,7 +28,7 @@ class TracedTlsSocket(socket.socket):
         self._unsent = b""
 
     def shake_hands(self, step: int = 65536) -> None:
-        """Sends `step` bytes at a time."""
+        """Complete the handshake, sending `step` bytes at a time."""
         while True:
             try:
                 return self.tls.do_handshake()
@@ -37,7 +39,7 @@ class TracedTlsSocket(socket.socket):
                 self.send_records(step)
 
     def hello(self) -> bytes:
-        """The first record of a handshake; nothing is sent."""
+        """The first record of a handshake, without sending it."""
         with suppress(ssl.SSLWantReadError):
             self.tls.do_handshake()
         return self._outgoing.read()
@@ -60,29 +62,29 @@ class TracedTlsSocket(socket.socket):
         self.send_records()
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:  # noqa: ARG002
-        """Data; b"" after a goodbye. Raises EOFError at an end without one."""
+        """Data; b"" after the server's close_notify. Raises EOFError if the connection ends without one."""
         while True:
             try:
                 return self.tls.read(size)
             except ssl.SSLWantReadError:
                 self._take_in()
-            except ssl.SSLZeroReturnError:  # both have said goodbye
+            except ssl.SSLZeroReturnError:  # both sides have sent close_notify
                 return b""
 
     def say_goodbye(self) -> None:
-        """Write a goodbye, for the test to send."""
+        """Prepare a close_notify record, which the test sends."""
         with suppress(ssl.SSLWantReadError):
             self.tls.unwrap()
 
     def _take_in(self) -> None:
         chunk = super().recv(65536)
         if not chunk:
-            raise EOFError("the server closed without a goodbye")
+            raise EOFError("the server closed without close_notify")
         self._incoming.write(chunk)
 
 
 class TlsWire(Wire):
-    """A plain client, encrypted."""
+    """A Wire over TLS."""
 
     def __init__(
         self, host: str, port: int, trust: ssl.SSLContext, receive_buffer: int | None = None, step: int = 65536
@@ -94,7 +96,7 @@ class TlsWire(Wire):
 
 
 def libssl() -> ctypes.CDLL | None:
-    """OpenSSL itself, for what Python's `ssl` does not offer; None where there is none."""
+    """OpenSSL itself, for what Python's `ssl` does not offer; None if it cannot be found."""
     name = ctypes.util.find_library("ssl")
     if name is None:
         return None
@@ -110,21 +112,23 @@ def libssl() -> ctypes.CDLL | None:
 
 
 class KeyUpdater:
-    """A client that asks for new keys over and over, and reads none of the answers (TLS 1.3)."""
+    """A client that requests new keys over and over and reads none of the answers (TLS 1.3, RFC 8446 section 4.6.3)."""
 
     def __init__(self, library: ctypes.CDLL, plain: socket.socket) -> None:
         self._library = library
         self._plain = plain
         self._context = library.SSL_CTX_new(library.TLS_client_method())
         self._connection = library.SSL_new(self._context)
-        os.set_blocking(plain.fileno(), True)  # gevent's sockets never are
+        os.set_blocking(plain.fileno(), True)  # gevent's sockets never block
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(DEADLINE), 0))
         library.SSL_set_fd(self._connection, plain.fileno())
-        assert library.SSL_connect(self._connection) == 1
+        if library.SSL_connect(self._connection) != 1:
+            raise HarnessError("the TLS handshake failed")
 
     def ask(self) -> bool:
-        """Ask once more; False when the server takes no more."""
-        assert self._library.SSL_key_update(self._connection, SSL_KEY_UPDATE_REQUESTED) == 1
+        """Request new keys once more; False when the server takes no more."""
+        if self._library.SSL_key_update(self._connection, SSL_KEY_UPDATE_REQUESTED) != 1:
+            raise HarnessError("OpenSSL refuses to update the keys")
         return cast("int", self._library.SSL_do_handshake(self._connection)) == 1
 
     def close(self) -> None:

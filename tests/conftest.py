@@ -17,11 +17,13 @@ from chatserver.backend import Backend, open_folder
 from chatserver.operations.options import parse_options
 from client import ChatClient
 from cluster.group import join_group
+from testkit import Missing
 from testkit.group import run_group
-from testkit.processes import SERVER, ServerProcess, run_server, untraced
-from testkit.programs import Program, ScreenProgram
+from testkit.processes import untraced
+from testkit.programs import Program, ScreenProgram, StartLines, StartTerminal
 from testkit.redis_server import RedisServer, run_redis
 from testkit.scripted_server import SECONDS, ScriptedServer
+from testkit.server import SERVER, ServerProcess, StartServer, run_server
 from tests import xdist_threads  # noqa: F401  # which lets xdist run what gevent has patched
 from tests.unit import forbid_processes, is_unit_test
 
@@ -32,9 +34,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in t
 for name in [name for name in os.environ if name.startswith("CHAT_")]:
     del os.environ[name]  # options of whoever runs the tests
 
-StartServer = Callable[..., ServerProcess]
-StartTerminal = Callable[..., ScreenProgram]
-StartLines = Callable[..., Program]
 OpenBackend = Callable[..., Backend]
 
 
@@ -72,9 +71,30 @@ def slow_ones_spread(items: list[pytest.Item]) -> list[pytest.Item]:
     return sorted(items, key=places.__getitem__)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    with skipping_what_is_missing():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    with skipping_what_is_missing():
+        yield
+
+
+@contextmanager
+def skipping_what_is_missing() -> Iterator[None]:
+    """Skip the test if the machine lacks a program that it needs; the reason says how to get it."""
+    try:
+        yield
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
 @pytest.fixture(autouse=True)
 def coverage_of_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It doubles what a process costs to start: tests that say the same of many things do without."""
+    """Measure only tests marked `measured`: coverage doubles a process's start, and many tests cover the same code."""
     if not request.node.get_closest_marker("measured"):
         for name in os.environ.keys() - untraced().keys():
             monkeypatch.delenv(name)
@@ -88,17 +108,17 @@ def unit_tests_start_no_process(request: pytest.FixtureRequest) -> Iterator[None
 
 @pytest.fixture(autouse=True)
 def files_are_closed() -> Iterator[None]:
-    """gevent closes them in the next turn of its loop: after a test that takes none a thousand may be left."""
+    """gevent closes files in the next turn of its loop. A test that never yields to it may leave a thousand open."""
     yield
     gevent.sleep(0.001)
 
 
 @pytest.fixture
 def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartServer]:
-    """Starts real servers, `start_server("--max-users", 3)`, each on a free port, and sees that they end well."""
+    """Starts real servers, `start_server("--max-users", 3)`, on free ports; each must end as run_server demands."""
     if nodes := request.config.getoption("--group"):
-        engine: RedisServer = request.getfixturevalue("shared_redis")
-        with start_groups(engine, tmp_path, nodes, request.config.getoption("--haproxy")) as start_group:
+        redis: RedisServer = request.getfixturevalue("shared_redis")
+        with start_groups(redis, tmp_path, nodes, request.config.getoption("--haproxy")) as start_group:
             yield start_group
         return
     with ExitStack() as servers:
@@ -112,8 +132,8 @@ def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Sta
 
 
 @contextmanager
-def start_groups(engine: RedisServer, folder: Path, nodes: int, behind_haproxy: bool) -> Iterator[StartServer]:
-    """Starts groups in place of servers, over this Redis: the same folder is the same database."""
+def start_groups(redis: RedisServer, folder: Path, nodes: int, behind_haproxy: bool) -> Iterator[StartServer]:
+    """Starts groups in place of servers, over this Redis. The same `data_dir` means the same database."""
     prefixes: dict[Path, str] = {}
     with ExitStack() as groups:
 
@@ -121,7 +141,7 @@ def start_groups(engine: RedisServer, folder: Path, nodes: int, behind_haproxy: 
             prefix = prefixes.setdefault(data_dir, f"test-{uuid4().hex}")
             group = run_group(
                 data_dir,
-                engine.url,
+                redis.url,
                 *options,
                 nodes=nodes,
                 behind_haproxy=behind_haproxy,
@@ -140,34 +160,34 @@ def server(start_server: StartServer) -> ServerProcess:
 
 
 @pytest.fixture
-def redis_engine(tmp_path: Path) -> Iterator[RedisServer]:
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis of the test's own, to stop, pause and cut off."""
-    with run_redis(tmp_path / "redis") as engine:
-        yield engine
+    with run_redis(tmp_path / "redis") as redis:
+        yield redis
 
 
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One Redis for all tests that do it no harm, each with a `redis_prefix` of its own."""
-    with run_redis(tmp_path_factory.mktemp("redis")) as engine:
-        yield engine
+    """One Redis for all tests that do it no harm, each with its own `redis_prefix`."""
+    with run_redis(tmp_path_factory.mktemp("redis")) as redis:
+        yield redis
 
 
 @pytest.fixture
 def redis_prefix() -> str:
-    """What no other test has in front of its keys."""
+    """A prefix for Redis keys that no other test uses."""
     return f"test-{uuid4().hex}"
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """The environment of a person with a home of their own."""
+    """The environment of a user with an empty home."""
     return {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state"), "CHAT_PASSWORD": ""}
 
 
 @pytest.fixture
 def terminal(home: dict[str, str]) -> Iterator[StartTerminal]:
-    """Starts the program at a terminal."""
+    """Starts terminal.py at a terminal."""
     with ExitStack() as programs:
 
         def start(*arguments: object, **environment: str) -> ScreenProgram:
@@ -178,7 +198,7 @@ def terminal(home: dict[str, str]) -> Iterator[StartTerminal]:
 
 @pytest.fixture
 def lines(home: dict[str, str]) -> Iterator[StartLines]:
-    """Starts the program with pipes."""
+    """Starts terminal.py with pipes; `typed` is its whole input."""
     with ExitStack() as programs:
 
         def start(*arguments: object, typed: str | None = None, **environment: str) -> Program:
@@ -193,14 +213,14 @@ def lines(home: dict[str, str]) -> Iterator[StartLines]:
 
 @pytest.fixture
 def scripted() -> Iterator[ScriptedServer]:
-    """A server that does what the test says."""
+    """A server that the test scripts."""
     with ScriptedServer() as server:
         yield server
 
 
 @pytest.fixture
 def bob(server: ServerProcess) -> Iterator[ChatClient]:
-    """bob (1) is online."""
+    """A client that is online as bob (1)."""
     with ChatClient(server.host, server.port, SECONDS) as client:
         client.login("bob")
         yield client

@@ -18,9 +18,9 @@ import pytest
 from chatserver.operations.control import MAX_REQUEST_BYTES, SOCKET
 from protocol import Reason, encode_login
 from storage import CsvStorage, User
-from testkit.processes import DEADLINE, ROOT, ServerProcess, run_server, untraced, wait_for
+from testkit.processes import DEADLINE, ROOT, untraced, wait_for
 from testkit.programs import ScreenProgram
-from tests.conftest import StartServer
+from testkit.server import ServerProcess, StartServer, run_server
 
 Finished = subprocess.CompletedProcess[str]
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from protocol import Feature, encode_chat_init
-from testkit.processes import DEADLINE, ServerProcess, Wire, wait_for
-from tests.conftest import StartServer
+from testkit import HarnessError
+from testkit.processes import DEADLINE, wait_for
+from testkit.server import ServerProcess, StartServer
+from testkit.wire import Wire
 from tests.test_admin import admin, refusal
 
 pytestmark = pytest.mark.measured
@@ -120,7 +122,7 @@ def test_a_server_does_not_start_on_damaged_chats_and_says_which_file(
 ) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "chats.db").write_bytes(content)
-    with pytest.raises(AssertionError, match=r"cannot start: .*chats\.db"):
+    with pytest.raises(HarnessError, match=r"cannot start: .*chats\.db"):
         start_server()
     assert (tmp_path / "data" / "chats.db").read_bytes() == content
     start_server("--history", "off").log_in("alice").expect_pong()

@@ -1,8 +1,7 @@
 """The chat of section 3 of the protocol, with the real server and plain sockets."""
 
 from protocol import PacketType, Reason, encode, encode_chat_init, encode_login, encode_message
-from testkit.processes import ServerProcess
-from tests.conftest import StartServer
+from testkit.server import ServerProcess, StartServer
 
 
 def test_the_documented_conversation_byte_by_byte(server: ServerProcess) -> None:

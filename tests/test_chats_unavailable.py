@@ -9,8 +9,9 @@ from contextlib import closing, contextmanager
 import pytest
 
 from protocol import Feature, PacketType, Reason, encode, encode_error, encode_history_request, encode_login
-from testkit.processes import ServerProcess, Wire, wait_for
-from tests.conftest import StartServer
+from testkit.processes import wait_for
+from testkit.server import ServerProcess, StartServer
+from testkit.wire import Wire
 
 pytestmark = pytest.mark.measured
 

@@ -39,8 +39,9 @@ from protocol import (
     parse_text,
     text_room,
 )
-from testkit.processes import UNPATCHED, ServerProcess, run_unpatched
+from testkit.processes import UNPATCHED, run_unpatched
 from testkit.scripted_server import QUIET_SECONDS, SECONDS, Peer, ScriptedServer, ServerStart, message
+from testkit.server import ServerProcess
 
 
 @pytest.fixture

@@ -40,8 +40,9 @@ from protocol import (
     parse_history_request,
     parse_login,
 )
-from testkit.processes import UNPATCHED, ServerProcess, run_unpatched
+from testkit.processes import UNPATCHED, run_unpatched
 from testkit.scripted_server import SECONDS, Peer, ScriptedServer, ServerStart, message, past
+from testkit.server import ServerProcess
 
 Pair = tuple[ChatClient, Peer]
 BOB_LEFT = encode_presence(False, "bob", 1, 1)

@@ -32,9 +32,10 @@ from client import (
 )
 from protocol import PacketType, Reason, encode, encode_error, encode_user, parse_text
 from testkit.ports import free_port
-from testkit.processes import DEADLINE, UNPATCHED, ServerProcess, run_server, run_unpatched
+from testkit.processes import DEADLINE, UNPATCHED, run_unpatched
 from testkit.programs import Program, ScreenProgram
 from testkit.scripted_server import QUIET_SECONDS, Peer, ScriptedServer, message
+from testkit.server import ServerProcess, run_server
 
 pytestmark = pytest.mark.slow
 

@@ -22,9 +22,12 @@ from protocol import (
     encode_message,
     encode_user,
 )
+from testkit.flood import BIG
 from testkit.group import ServerGroup, run_group
-from testkit.processes import BIG, DEADLINE, ServerProcess, Wire, run_to_end, wait_for
+from testkit.processes import DEADLINE, wait_for
 from testkit.redis_server import RedisServer, run_redis
+from testkit.server import ServerProcess, run_to_end
+from testkit.wire import Wire
 
 pytestmark = pytest.mark.measured
 
@@ -320,15 +323,15 @@ def test_a_node_that_stops_says_goodbye_and_its_users_are_offline_at_once(
 
 @pytest.mark.slow
 def test_while_redis_is_away_one_nodes_users_chat_and_all_else_is_refused_and_then_it_heals(
-    redis_engine: RedisServer, tmp_path: Path
+    redis_server: RedisServer, tmp_path: Path
 ) -> None:
     lease = 5.0  # in which the second node comes back, however late it tries
-    with run_group(tmp_path, redis_engine.url, "--lease", lease, "--history", "off", "--metrics-port", 0) as group:
+    with run_group(tmp_path, redis_server.url, "--lease", lease, "--history", "off", "--metrics-port", 0) as group:
         one, two = group.nodes
         alice, bob, carol = one.log_in("alice"), one.log_in("bob"), two.log_in("carol")
         alice.chat_with(2)
         bob.chat_with(3)
-        redis_engine.stop()
+        redis_server.stop()
         one.wait_for_log("ERROR Redis")
         alice.say("here")
         bob.expect_message("alice:here")
@@ -348,7 +351,7 @@ def test_while_redis_is_away_one_nodes_users_chat_and_all_else_is_refused_and_th
         time.sleep(1.2 * lease)
         alice.say("still here")
         bob.expect_message("alice:still here")
-        redis_engine.start()
+        redis_server.start()
         one.wait_for_log("Redis is back")
         two.wait_for_log("Redis is back")
         bob.say("over there")
@@ -357,24 +360,24 @@ def test_while_redis_is_away_one_nodes_users_chat_and_all_else_is_refused_and_th
         assert two.log_in("dave").users == {"alice": 1, "bob": 2, "carol": 3, "dave": 4}
 
 
-def test_who_left_while_redis_was_away_is_offline_when_it_is_back(redis_engine: RedisServer, tmp_path: Path) -> None:
-    with run_group(tmp_path, redis_engine.url) as group:
+def test_who_left_while_redis_was_away_is_offline_when_it_is_back(redis_server: RedisServer, tmp_path: Path) -> None:
+    with run_group(tmp_path, redis_server.url) as group:
         one, two = group.nodes
         alice, carol = one.log_in("alice"), two.log_in("carol")
-        redis_engine.stop()
+        redis_server.stop()
         one.wait_for_log("ERROR Redis")
         alice.close()
         one.wait_for_log("alice disconnected")
-        redis_engine.start()
+        redis_server.start()
         one.wait_for_log("Redis is back")
         two.wait_for_log("Redis is back")
         assert list_again(carol, "carol") == {"carol": 2}
         two.log_in("alice")
 
 
-def test_a_node_does_little_while_redis_is_away(redis_engine: RedisServer, tmp_path: Path) -> None:
-    with run_group(tmp_path, redis_engine.url, nodes=1) as group:
-        redis_engine.stop()
+def test_a_node_does_little_while_redis_is_away(redis_server: RedisServer, tmp_path: Path) -> None:
+    with run_group(tmp_path, redis_server.url, nodes=1) as group:
+        redis_server.stop()
         group.wait_for_log("ERROR Redis")
         before, began = _cpu_seconds(group.process.pid), time.monotonic()
         time.sleep(3)
@@ -388,15 +391,15 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def test_connections_that_are_cut_lose_nothing(redis_engine: RedisServer, tmp_path: Path) -> None:
-    with run_group(tmp_path, redis_engine.url, "--lease", 5) as group:
+def test_connections_that_are_cut_lose_nothing(redis_server: RedisServer, tmp_path: Path) -> None:
+    with run_group(tmp_path, redis_server.url, "--lease", 5) as group:
         alice, bob = group.nodes[0].log_in("alice"), group.nodes[1].log_in("bob")
         alice.chat_with(2)
         for first in range(0, 1500, 300):
             for number in range(first, first + 300):
                 alice.say(str(number))
                 if number % 100 == 50:
-                    redis_engine.cut_connections()
+                    redis_server.cut_connections()
             refused = read_up_to_pong(alice).count(Reason.STORAGE_UNAVAILABLE)
             numbers = [int(text.removeprefix("alice:")) for text in read_up_to_pong(bob)]
             assert numbers == sorted(set(numbers))
@@ -435,8 +438,8 @@ def test_a_node_that_cannot_start_says_why(options: tuple[str, ...], status: int
 
 def test_redis_may_ask_for_a_password_and_speak_tls(tmp_path: Path) -> None:
     authority = trustme.CA()
-    with run_redis(tmp_path / "redis", password="geheim", authority=authority) as engine:
-        url = f"{engine.url}?ssl_ca_certs={engine.ca_file}"
+    with run_redis(tmp_path / "redis", password="geheim", authority=authority) as redis:
+        url = f"{redis.url}?ssl_ca_certs={redis.ca_file}"
         with run_group(tmp_path, url) as group:
             alice, bob = group.log_in("alice"), group.log_in("bob")
             alice.chat_with(2)

@@ -47,23 +47,23 @@ def expect_both_to_work(nodes: list[ServerGroup]) -> None:
 
 
 @pytest.mark.parametrize("nodes", [2, 3])
-def test_a_run_against_nodes_on_one_port_is_clean(redis_engine: RedisServer, tmp_path: Path, nodes: int) -> None:
-    with on_one_port(tmp_path, redis_engine, nodes) as group:
+def test_a_run_against_nodes_on_one_port_is_clean(redis_server: RedisServer, tmp_path: Path, nodes: int) -> None:
+    with on_one_port(tmp_path, redis_server, nodes) as group:
         expect_clean(run := run_locust(tmp_path, *load(group[0].address, USERS, 6)))
         expect_both_to_work(group)
     assert run.ledger["refused"] == run.ledger["in flight"] == 0
 
 
 @pytest.mark.parametrize("nodes", [2, 3])
-def test_a_run_through_haproxy_is_clean(redis_engine: RedisServer, tmp_path: Path, nodes: int) -> None:
-    with run_group(tmp_path, redis_engine.url, *OPTIONS, nodes=nodes, behind_haproxy=True) as group:
+def test_a_run_through_haproxy_is_clean(redis_server: RedisServer, tmp_path: Path, nodes: int) -> None:
+    with run_group(tmp_path, redis_server.url, *OPTIONS, nodes=nodes, behind_haproxy=True) as group:
         expect_clean(run := run_locust(tmp_path, *load(group.address, USERS, 6)))
         assert group.metrics()["chat_messages_handed_on_total"] > 0
     assert run.ledger["refused"] == run.ledger["in flight"] == 0
 
 
-def test_a_run_with_history_receipts_and_mailboxes_is_clean(redis_engine: RedisServer, tmp_path: Path) -> None:
-    with on_one_port(tmp_path, redis_engine, 2) as group:
+def test_a_run_with_history_receipts_and_mailboxes_is_clean(redis_server: RedisServer, tmp_path: Path) -> None:
+    with on_one_port(tmp_path, redis_server, 2) as group:
         expect_clean(run := run_locust(tmp_path, *load(group[0].address, USERS, 8), "--features", "all"))
     assert run.rows["mailbox"].count > 0
     assert run.rows["history"].count > 0
@@ -110,63 +110,63 @@ def errors_of(run: LoadRun) -> set[str]:
     return {error.partition(": ")[2] for error in run.errors}
 
 
-def test_redis_restarted(redis_engine: RedisServer, tmp_path: Path) -> None:
+def test_redis_restarted(redis_server: RedisServer, tmp_path: Path) -> None:
     def disturb(nodes: list[ServerGroup]) -> None:
-        redis_engine.stop()
+        redis_server.stop()
         for node in nodes:
             node.wait_for_log("ERROR Redis")
         time.sleep(1)
-        redis_engine.start()
+        redis_server.start()
         for node in nodes:
             node.wait_for_log("Redis is back")
 
-    run = disturbed(redis_engine, tmp_path, disturb)
+    run = disturbed(redis_server, tmp_path, disturb)
     assert run.ledger["in flight"] == 0
     assert errors_of(run) <= AWAY
 
 
-def test_redis_paused_for_five_seconds(redis_engine: RedisServer, tmp_path: Path) -> None:
+def test_redis_paused_for_five_seconds(redis_server: RedisServer, tmp_path: Path) -> None:
     def disturb(nodes: list[ServerGroup]) -> None:
-        redis_engine.pause()
+        redis_server.pause()
         time.sleep(5)
         for node in nodes:
             node.wait_for_log("ERROR Redis")
-        redis_engine.resume()
+        redis_server.resume()
         for node in nodes:
             node.wait_for_log("Redis is back")
 
-    run = disturbed(redis_engine, tmp_path, disturb, "--lease", LEASE)
+    run = disturbed(redis_server, tmp_path, disturb, "--lease", LEASE)
     assert run.ledger["in flight"] == 0
     assert errors_of(run) <= AWAY
 
 
-def test_connections_to_redis_cut_again_and_again(redis_engine: RedisServer, tmp_path: Path) -> None:
+def test_connections_to_redis_cut_again_and_again(redis_server: RedisServer, tmp_path: Path) -> None:
     def disturb(nodes: list[ServerGroup]) -> None:
         for times in range(1, 6):
-            redis_engine.cut_connections()
+            redis_server.cut_connections()
             for node in nodes:
                 node.wait_for_log("Redis is back", times)
 
-    run = disturbed(redis_engine, tmp_path, disturb)
+    run = disturbed(redis_server, tmp_path, disturb)
     assert run.ledger["in flight"] == 0
     assert errors_of(run) <= AWAY
 
 
-def test_a_node_killed(redis_engine: RedisServer, tmp_path: Path) -> None:
+def test_a_node_killed(redis_server: RedisServer, tmp_path: Path) -> None:
     run = disturbed(
-        redis_engine, tmp_path, lambda nodes: nodes[1].process.kill(), "--lease", 1.5 * LEASE, in_doubt=USERS
+        redis_server, tmp_path, lambda nodes: nodes[1].process.kill(), "--lease", 1.5 * LEASE, in_doubt=USERS
     )
     assert run.rows["connection"].failures > 0
     assert "LoginRefused('User Already Online!')" in errors_of(run), "until the lease has run out"
 
 
-def test_a_node_frozen_for_longer_than_its_lease(redis_engine: RedisServer, tmp_path: Path) -> None:
+def test_a_node_frozen_for_longer_than_its_lease(redis_server: RedisServer, tmp_path: Path) -> None:
     def disturb(nodes: list[ServerGroup]) -> None:
         nodes[1].process.send_signal(signal.SIGSTOP)
-        wait_for("the other one to end it", lambda: redis_engine.command("ZCARD", "chat:nodes") == "1")
+        wait_for("the other one to end it", lambda: redis_server.command("ZCARD", "chat:nodes") == "1")
         nodes[1].process.send_signal(signal.SIGCONT)
         nodes[1].wait_for_log("declared it failed")
 
-    run = disturbed(redis_engine, tmp_path, disturb, "--lease", LEASE, in_doubt=USERS)
+    run = disturbed(redis_server, tmp_path, disturb, "--lease", LEASE, in_doubt=USERS)
     assert run.rows["connection"].failures > 0
     assert "ServerError('User Not Online')" in errors_of(run)

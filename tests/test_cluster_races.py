@@ -17,8 +17,9 @@ from cluster.presence import ClusterPresence
 from cluster.storage import RedisStorage
 from protocol import Feature, PacketType, encode, encode_login, encode_message, encode_user
 from testkit.group import run_group
-from testkit.processes import ServerProcess, wait_for
+from testkit.processes import wait_for
 from testkit.redis_server import RedisServer
+from testkit.server import ServerProcess
 from tests.test_cluster import list_again, read_up_to_pong
 
 pytestmark = pytest.mark.measured
@@ -99,15 +100,15 @@ def test_mail_comes_in_order_and_once_however_often_its_reader_comes_and_goes(pa
 
 @pytest.mark.slow
 def test_redis_that_stands_still_for_longer_than_the_lease_costs_nobody_the_connection(
-    redis_engine: RedisServer, tmp_path: Path
+    redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    with run_group(tmp_path, redis_engine.url, "--lease", LEASE, nodes=3) as group:
+    with run_group(tmp_path, redis_server.url, "--lease", LEASE, nodes=3) as group:
         wires = [group.log_in(name) for name in ("alice", "bob", "carol")]
         time.sleep(1.25 * LEASE)  # from here on each node may end the others
-        redis_engine.pause()
+        redis_server.pause()
         time.sleep(1.1 * LEASE)
         group.wait_for_log("ERROR Redis", times=3)
-        redis_engine.resume()
+        redis_server.resume()
         group.wait_for_log("Redis is back", times=3)
         for wire, name in zip(wires, ("alice", "bob", "carol"), strict=True):
             assert set(list_again(wire, name)) == {"alice", "bob", "carol"}

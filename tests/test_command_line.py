@@ -14,8 +14,8 @@ import pytest
 from chatserver import __version__
 from chatserver.listener import listen
 from chatserver.operations.options import parse_options
-from testkit.processes import ROOT, ServerProcess, run_to_end
-from tests.conftest import StartServer
+from testkit.processes import ROOT
+from testkit.server import ServerProcess, StartServer, run_to_end
 
 pytestmark = pytest.mark.measured
 

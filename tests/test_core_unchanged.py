@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from protocol import ALL_FEATURES, Feature, PacketType, encode
-from testkit.processes import Wire
-from tests.conftest import StartServer
+from testkit.server import StartServer
+from testkit.wire import Wire
 
 EVERYTHING = ("--history", "on", "--sync", "always", "--metrics-port", "0")
 BARRIER = encode(PacketType.PING, b"!"), encode(PacketType.PONG, b"!")

@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from protocol import PacketType, encode, encode_message
-from testkit.processes import DEADLINE, UNWATCHED, ServerProcess, Wire, run_server
+from testkit.processes import DEADLINE
+from testkit.server import UNWATCHED, ServerProcess, run_server
+from testkit.wire import Wire
 
 UNCOVERED = ["env", *chain.from_iterable(("-u", name) for name in os.environ if name.startswith("COV"))]
 STRACE = ["strace", "-D", "-f", "-qq", "-s", "64", "-o"]

@@ -95,7 +95,7 @@ WRONG = {
     "an id is double": (replace("users.csv", "2,bob", "1,bob"), "users.csv: id 1 is there 2 times"),
     "a name is double": (replace("users.csv", "3,", "3,bob\n4,"), "users.csv: 'bob' is there 2 times"),
     "an id has changed": (replace("users.csv", "2,bob", "9,bob"), "user 2, 'bob': has id 9 now"),
-    "a stranger": (replace("users.csv", "3,", "4,eve\n3,"), "user 4, 'eve': nobody signed up so"),
+    "a stranger": (replace("users.csv", "3,", "4,eve\n3,"), "user 4, 'eve': no client signed this name up"),
     "a torn line": (replace("users.csv", '"c"""\n', '"c'), "users.csv: the last line is torn"),
     "two lines in one": (replace("users.csv", "\n2", "2"), "user 2, 'bob': was signed up, and is lost"),
     "no line at all": (replace("users.csv", "2,bob", "\0\0\0"), "users.csv, line 2: this is no line"),

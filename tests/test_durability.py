@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from protocol import encode_login
-from testkit.processes import DEADLINE, ServerProcess, run_server, wait_for
+from testkit.processes import DEADLINE, wait_for
+from testkit.server import ServerProcess, run_server
 
 TRACED = "pwrite64,pwritev,pwritev2,write,writev,fsync,fdatasync,ftruncate,rename,renameat,renameat2,sendto,sendmsg"
 STRACE = ["strace", "-D", "-f", "-tt", "-y", "-s", "200", "-e", f"trace={TRACED}", "-o"]  # -D: the server is our child

@@ -18,8 +18,9 @@ from protocol import (
     encode_string,
     encode_user,
 )
-from testkit.processes import ServerProcess, Wire, wait_for
-from tests.conftest import StartServer
+from testkit.processes import wait_for
+from testkit.server import ServerProcess, StartServer
+from testkit.wire import Wire
 
 MESSAGE = encode_message(b"x")
 

@@ -7,8 +7,8 @@ import pytest
 from chatnet.address import is_loopback
 from chatserver.transport.address import client_address
 from protocol import encode_login
-from testkit.processes import ServerProcess
-from tests.conftest import StartLines, StartServer
+from testkit.programs import StartLines
+from testkit.server import ServerProcess, StartServer
 
 WARNING = "unencrypted; the option --tls-cert encrypts"
 

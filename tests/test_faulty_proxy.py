@@ -20,7 +20,9 @@ from testkit.faulty_proxy import (
     swallow_after,
     swap,
 )
-from testkit.processes import DEADLINE, ServerProcess, Wire, wait_for
+from testkit.processes import DEADLINE, wait_for
+from testkit.server import ServerProcess
+from testkit.wire import Wire
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import pytest
 
 from protocol import Feature, Level, PacketType, Reason, encode, encode_error, encode_login, encode_receipt
-from testkit.processes import DEADLINE, ROOT, UNWATCHED, ServerProcess, Wire, but_for_lateness, run_server, wait_for
-from tests.conftest import StartServer
+from testkit.processes import DEADLINE, ROOT, wait_for
+from testkit.server import UNWATCHED, ServerProcess, StartServer, run_server, without_lateness
+from testkit.wire import Wire
 
 pytestmark = pytest.mark.measured
 
@@ -43,7 +44,7 @@ def refused(client: Wire, name: str, password: str = "") -> bool:
 def check_log(log: str) -> tuple[int, str]:
     """Every line is whole; (how many the log says it has lost, why)."""
     assert log.endswith("\n")
-    for line in but_for_lateness(log).splitlines():
+    for line in without_lateness(log).splitlines():
         assert LOG_LINE.fullmatch(line), f"a torn line, or two in one: {line!r}"
         assert len(re.findall(r"\d{4}-\d\d-\d\d \d\d:", line)) == 1, f"two lines in one: {line!r}"
     found = LOST.findall(log)

@@ -241,7 +241,7 @@ def test_the_server_does_what_the_model_says_with_random_inputs_too() -> None:
 @needs_atheris
 def test_a_short_run_of_libfuzzer_from_a_fixed_seed_finds_nothing(tmp_path: Path) -> None:
     outcome = fuzz(tmp_path, *FIXED, "-runs=1000")
-    assert outcome.crash is None, outcome.told
+    assert outcome.crash is None, outcome.report
     assert outcome.runs == 1000
     assert outcome.coverage > 400
     assert outcome.corpus > 100
@@ -251,7 +251,7 @@ def test_a_short_run_of_libfuzzer_from_a_fixed_seed_finds_nothing(tmp_path: Path
 @pytest.mark.slow
 def test_a_longer_run_of_libfuzzer_from_a_fixed_seed_finds_nothing(tmp_path: Path) -> None:
     outcome = fuzz(tmp_path, *FIXED, "-runs=6000")
-    assert outcome.crash is None, outcome.told
+    assert outcome.crash is None, outcome.report
     assert outcome.runs == 6000
 
 
@@ -275,7 +275,7 @@ start()
 @needs_atheris
 def test_libfuzzer_finds_the_bytes_that_break_a_server_and_keeps_the_input(tmp_path: Path) -> None:
     outcome = fuzz(tmp_path, *FIXED, "-runs=20000", program=("-c", FAULTY))
-    assert "KeyError: 'short'" in outcome.told
+    assert "KeyError: 'short'" in outcome.report
     assert outcome.crash is not None
     assert b"\x08" in outcome.crash.read_bytes()
     command = [sys.executable, "-c", FAULTY, str(outcome.crash)]

@@ -11,8 +11,9 @@ import pytest
 
 from chatserver.operations.options import parse_options
 from protocol import PacketType, Reason, encode, encode_error, encode_login
+from testkit.flood import BIG, stuck_pair
 from testkit.group import HAPROXY_CONFIG, NO_HAPROXY, ServerGroup, find_haproxy, run_group, run_nodes
-from testkit.processes import BIG, DEADLINE, stuck_pair, wait_for
+from testkit.processes import DEADLINE, wait_for
 from testkit.redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(find_haproxy() is None, reason=NO_HAPROXY)

@@ -16,8 +16,9 @@ from protocol import (
     encode_message,
     parse_dated,
 )
-from testkit.processes import DEADLINE, ServerProcess, Wire
-from tests.conftest import StartServer
+from testkit.processes import DEADLINE
+from testkit.server import ServerProcess, StartServer
+from testkit.wire import Wire
 
 Past = tuple[int, bytes]  # the sender's id, and the Message packets
 

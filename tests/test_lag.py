@@ -13,8 +13,8 @@ from gevent.monkey import get_original
 
 from chatserver.operations import lag as module
 from chatserver.operations.lag import LoopLag
-from testkit.processes import DEADLINE, STALL_SECONDS, ServerProcess, wait_for
-from tests.conftest import StartServer
+from testkit.processes import DEADLINE, wait_for
+from testkit.server import STALL_SECONDS, ServerProcess, StartServer
 
 
 def block_the_loop(seconds: float = 0.4) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from protocol import PacketType, Reason, encode, encode_error, encode_login, encode_message, encode_user
-from testkit.processes import BIG, DEADLINE, RELAYED_BIG, ServerProcess, Wire
-from tests.conftest import StartServer
+from testkit.flood import BIG, RELAYED_BIG
+from testkit.processes import DEADLINE
+from testkit.server import ServerProcess, StartServer
+from testkit.wire import Wire
 
 pytestmark = pytest.mark.measured
 

@@ -9,10 +9,9 @@ import pytest
 from chatserver import __version__
 from client import ChatClient, MessageReceived
 from protocol import HISTORY_END, Feature, PacketType, Reason, encode_user, parse_history_request, parse_login
-from testkit.processes import ServerProcess
-from testkit.programs import Program
+from testkit.programs import Program, StartLines
 from testkit.scripted_server import SECONDS, ScriptedServer, message, past
-from tests.conftest import StartLines
+from testkit.server import ServerProcess
 
 NOON = calendar.timegm((2026, 11, 26, 12, 0, 0))
 

@@ -9,7 +9,7 @@ import pytest
 
 from testkit.faulty_proxy import Fault, FaultyProxy, ProxiedConnection, delay, swallow_after
 from testkit.loadtests import CAPACITY, CHAT, GENEROUS, LoadRun, run_locust, start_locust
-from testkit.processes import ServerProcess
+from testkit.server import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.measured]
 USERS = 2

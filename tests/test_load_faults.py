@@ -27,9 +27,9 @@ from testkit.faulty_proxy import (
 )
 from testkit.loadtests import CHAT, LoadRun, Pair, load, read_ledger, read_numbers, start_locust
 from testkit.ports import free_port
-from testkit.processes import DEADLINE, ServerProcess, wait_for
+from testkit.processes import DEADLINE, wait_for
 from testkit.scripted_server import ScriptedServer
-from tests.conftest import StartServer
+from testkit.server import ServerProcess, StartServer
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ from protocol import HEADER_BYTES, STRING_PREFIX_BYTES, Feature, Level, PacketTy
 from testkit.faulty_proxy import Fault, FaultyProxy, ProxiedConnection, delay
 from testkit.loadtests import LoadRun, expect_clean, load, run_until, start_locust
 from testkit.ports import free_port
-from testkit.processes import ServerProcess, wait_for
-from tests.conftest import StartServer
+from testkit.processes import wait_for
+from testkit.server import ServerProcess, StartServer
 
 pytestmark = pytest.mark.slow
 

@@ -19,9 +19,9 @@ from testkit.loadtests import (
     start_locust,
     two_processes,
 )
-from testkit.ports import free_port
-from testkit.processes import DEADLINE, ServerProcess, answers, wait_for
-from tests.conftest import StartServer
+from testkit.ports import answers, free_port
+from testkit.processes import DEADLINE, wait_for
+from testkit.server import ServerProcess, StartServer
 
 pytestmark = pytest.mark.measured
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from protocol import Reason, encode_error
+from testkit.flood import PUSH_BYTES, RELAYED_BIG, stuck_pair
 from testkit.loadtests import LoadRun, load, run_until, start_locust
-from testkit.processes import PUSH_BYTES, RELAYED_BIG, ServerProcess, stuck_pair, wait_for
-from tests.conftest import StartServer
+from testkit.processes import wait_for
+from testkit.server import ServerProcess, StartServer
 
 USERS = 20
 

@@ -24,8 +24,8 @@ from testkit.loadtests import (
     start_locust,
 )
 from testkit.ports import free_port
-from testkit.processes import ROOT, ServerProcess
-from tests.conftest import StartServer
+from testkit.processes import ROOT
+from testkit.server import ServerProcess, StartServer
 
 pytestmark = pytest.mark.measured
 

@@ -6,7 +6,7 @@ import pytest
 
 from testkit.faulty_proxy import FaultyProxy, lose_every
 from testkit.loadtests import load, run_locust, run_until
-from testkit.processes import ServerProcess
+from testkit.server import ServerProcess
 
 pytestmark = pytest.mark.measured
 

@@ -21,7 +21,8 @@ from testkit.loadtests import (
     two_processes,
 )
 from testkit.ports import free_port
-from testkit.processes import ServerProcess, wait_for
+from testkit.processes import wait_for
+from testkit.server import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.measured]
 USERS = 20

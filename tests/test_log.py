@@ -1,8 +1,8 @@
 """What the log contains, and what it never contains: texts, passwords, or a line per message."""
 
 from protocol import Reason, encode_login, encode_message
-from testkit.processes import BIG, ServerProcess, but_for_lateness
-from tests.conftest import StartServer
+from testkit.flood import BIG
+from testkit.server import ServerProcess, StartServer, without_lateness
 
 SECRETS = ("sesame", "simsalabim", "forty-two", "malformed-text", "too-long-a-pass", "early-text")
 
@@ -58,4 +58,4 @@ def test_each_connection_login_refusal_and_end_is_logged_and_no_message_is(serve
     assert len(lines(server, "refused as 'alice': User Already Online!")) == 1
     assert len(lines(server, "disconnected: ")) == 1
     known = ("chat server", "memory: ", " connected", "signed up", "logged in", "refused as", "disconnected: ")
-    assert [line for line in but_for_lateness(server.log).splitlines() if not any(text in line for text in known)] == []
+    assert [line for line in without_lateness(server.log).splitlines() if not any(text in line for text in known)] == []

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from chatserver.operations.logs import LineHandler
 from protocol import encode_login
-from testkit.ports import free_port
-from testkit.processes import DEADLINE, ROOT, Wire, answers, but_for_lateness, wait_for
+from testkit.ports import answers, free_port
+from testkit.processes import DEADLINE, ROOT, wait_for
+from testkit.server import without_lateness
+from testkit.wire import Wire
 
 pytestmark = pytest.mark.measured
 
@@ -188,4 +190,4 @@ def test_a_pipe_that_nobody_reads_delays_nobody_and_the_log_reports_its_losses(
     assert process.returncode == 0
     assert re.search(r"\d+ lines of this log were lost: nobody reads it", log)
     assert log.splitlines()[-1].endswith("stopped")
-    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in but_for_lateness(log).splitlines())
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in without_lateness(log).splitlines())

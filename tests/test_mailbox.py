@@ -19,8 +19,10 @@ from protocol import (
     encode_message,
     encode_receipt,
 )
-from testkit.processes import BIG, PATIENT, RELAYED_BIG, Flood, ServerProcess, Wire, stuck_pair, wait_for
-from tests.conftest import StartServer
+from testkit.flood import BIG, RELAYED_BIG, Flood, stuck_pair
+from testkit.processes import wait_for
+from testkit.server import PATIENT, ServerProcess, StartServer
+from testkit.wire import Wire
 
 BOTH = Feature.MAILBOX | Feature.RECEIPTS
 

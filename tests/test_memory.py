@@ -13,7 +13,7 @@ from chatserver.transport.connection import RECV_BYTES
 from chatserver.transport.outbox import PUT_BYTES, Outbox
 from protocol import Envelope
 from stress.hostile import attack
-from tests.conftest import StartServer
+from testkit.server import StartServer
 
 
 def growth(*options: str) -> int:

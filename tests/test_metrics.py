@@ -19,8 +19,10 @@ from protocol import (
     encode_message,
     encode_user,
 )
-from testkit.processes import BIG, DEADLINE, PATIENT, RELAYED_BIG, ServerProcess, Wire, run_to_end, stuck_pair, wait_for
-from tests.conftest import StartServer
+from testkit.flood import BIG, RELAYED_BIG, stuck_pair
+from testkit.processes import DEADLINE, wait_for
+from testkit.server import PATIENT, ServerProcess, StartServer, run_to_end
+from testkit.wire import Wire
 
 pytestmark = pytest.mark.measured
 

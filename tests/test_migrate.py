@@ -31,9 +31,10 @@ from cluster.migrate import CannotMigrate, carry, carry_back
 from cluster.storage import RedisStorage
 from protocol import Envelope
 from storage import CsvStorage, StorageError, User
-from testkit.processes import ROOT, run_server
+from testkit.processes import ROOT
 from testkit.programs import ScreenProgram
 from testkit.redis_server import RedisServer
+from testkit.server import run_server
 from tests.test_admin import admin, contents, refusal
 
 pytestmark = pytest.mark.measured

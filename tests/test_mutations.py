@@ -10,7 +10,7 @@ from stress import letters
 from stress.conversations import Ending, conversation
 from stress.mutate import SERVER_OPTIONS, MutationReport, mutate
 from testkit.faulty_proxy import Fault, FaultyProxy, ProxiedConnection
-from tests.conftest import StartServer
+from testkit.server import StartServer
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ import gevent
 import pytest
 
 from testkit.loadtests import CAPACITY, load, run_locust, run_until, start_locust
-from testkit.ports import free_port
-from testkit.processes import DEADLINE, ROOT, answers, wait_for
+from testkit.ports import answers, free_port
+from testkit.processes import DEADLINE, ROOT, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.measured]
 

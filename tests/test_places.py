@@ -16,8 +16,10 @@ from protocol import (
     encode_login,
     encode_message,
 )
-from testkit.processes import BIG, DEADLINE, PATIENT, RELAYED_BIG, Flood, ServerProcess, Wire, stuck_pair, wait_for
-from tests.conftest import StartServer
+from testkit.flood import BIG, RELAYED_BIG, Flood, stuck_pair
+from testkit.processes import DEADLINE, wait_for
+from testkit.server import PATIENT, ServerProcess, StartServer
+from testkit.wire import Wire
 
 pytestmark = pytest.mark.measured
 

@@ -13,8 +13,8 @@ from protocol import (
     encode_presence,
     encode_user,
 )
-from testkit.processes import ServerProcess, Wire
-from tests.conftest import StartServer
+from testkit.server import ServerProcess, StartServer
+from testkit.wire import Wire
 
 pytestmark = pytest.mark.measured
 

@@ -7,7 +7,7 @@ import pytest
 
 from chatserver.operations.options import parse_options
 from testkit.processes import DEADLINE, ROOT
-from tests.conftest import StartServer
+from testkit.server import StartServer
 
 PAGE = (ROOT / "docs" / "RELIABILITY.md").read_text()
 

@@ -21,8 +21,9 @@ from protocol import (
     encode_receipt,
     parse_receipt,
 )
-from testkit.processes import Flood, ServerProcess, Wire
-from tests.conftest import StartServer
+from testkit.flood import Flood
+from testkit.server import ServerProcess, StartServer
+from testkit.wire import Wire
 
 pytestmark = pytest.mark.measured
 

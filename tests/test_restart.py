@@ -8,7 +8,7 @@ from stress.restart import SPREADS, Comeback, histogram, logged_in, moments, mos
 from testkit.faulty_proxy import FaultyProxy
 from testkit.loadtests import load, start_locust
 from testkit.processes import wait_for
-from tests.conftest import StartServer
+from testkit.server import StartServer
 
 CLIENTS, TERMINALS = 20, 2
 LOAD_USERS = 15
@@ -45,7 +45,7 @@ def test_the_most_within_a_moment_are_counted_wherever_it_begins() -> None:
 
 def test_nobody_is_back_who_never_tries(tmp_path: Path) -> None:
     back = restart(tmp_path, 2, 0, 0.0, lambda: iter([3600.0]), patience=0.5)
-    assert (back.told, back.back, back.missing) == (2, 0, ["client-0", "client-1"])
+    assert (back.notified, back.back, back.missing) == (2, 0, ["client-0", "client-1"])
     assert (back.first_attempts, back.logins) == ([], [])
     assert not back.is_complete
 

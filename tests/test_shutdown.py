@@ -8,8 +8,9 @@ import time
 import pytest
 
 from protocol import Reason, encode_error, encode_login
-from testkit.processes import DEADLINE, RELAYED_BIG, ServerProcess, stuck_pair, wait_for
-from tests.conftest import StartServer
+from testkit.flood import RELAYED_BIG, stuck_pair
+from testkit.processes import DEADLINE, wait_for
+from testkit.server import ServerProcess, StartServer
 
 pytestmark = pytest.mark.measured
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stress.slow_reader import KINDS, PLACES, measure
-from tests.conftest import StartServer
+from testkit.server import StartServer
 
 EACH = 5
 SECONDS = 6

@@ -54,5 +54,5 @@ def test_clients_that_do_not_come_back_are_named_and_fail_the_program() -> None:
     with start("restart", *options) as program:
         out, errors = program.communicate(timeout=100)
     assert (program.returncode, errors) == (1, "")
-    assert "full jitter: 6 of 6 told, " in out
+    assert "full jitter: 6 of 6 notified, " in out
     assert "; missing: client-" in out

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from chatterminal.display import JOINERS, visible
 from client import ChatClient, MessageReceived
 from protocol import PacketType, Reason, encode, encode_error, encode_string, parse_login
-from testkit.processes import ServerProcess
+from testkit.programs import StartLines, StartTerminal
 from testkit.scripted_server import ScriptedServer, message
-from tests.conftest import StartLines, StartServer, StartTerminal
+from testkit.server import ServerProcess, StartServer
 
 pytestmark = pytest.mark.measured
 

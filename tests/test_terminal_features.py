@@ -15,11 +15,10 @@ from protocol import (
     encode_presence,
     parse_history_request,
 )
-from testkit.processes import ServerProcess
-from testkit.programs import ScreenProgram
+from testkit.programs import ScreenProgram, StartTerminal
 from testkit.scripted_server import SECONDS, ScriptedServer, message, past
+from testkit.server import ServerProcess, StartServer
 from testkit.terminals import choose_bob, start, start_scripted
-from tests.conftest import StartServer, StartTerminal
 
 pytestmark = pytest.mark.measured
 

@@ -3,10 +3,10 @@
 import pytest
 
 from protocol import Level, PacketType, encode_receipt
-from testkit.processes import ServerProcess
+from testkit.programs import StartTerminal
 from testkit.scripted_server import ScriptedServer
+from testkit.server import ServerProcess
 from testkit.terminals import choose_bob, let_in_alone, start, start_scripted, take_chat
-from tests.conftest import StartTerminal
 
 pytestmark = pytest.mark.measured
 

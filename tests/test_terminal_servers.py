@@ -5,9 +5,10 @@ import pytest
 from client import ChatClient, MessageReceived
 from protocol import PacketType, Reason, encode_user, parse_login, parse_text
 from testkit.ports import free_port
+from testkit.programs import StartTerminal
 from testkit.scripted_server import ScriptedServer
+from testkit.server import StartServer
 from testkit.terminals import FEATURES, choose_bob, let_in, let_in_alone, start_scripted, take_chat
-from tests.conftest import StartServer, StartTerminal
 
 pytestmark = pytest.mark.measured
 

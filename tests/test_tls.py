@@ -17,21 +17,12 @@ import trustme
 from chatserver.transport.tls import TlsStream, server_context
 from client import ChatClient, ConnectionClosed, ConnectionFailed, tls_context
 from protocol import Envelope, PacketType, Reason, encode, encode_error, encode_login, encode_message
-from testkit.processes import (
-    BIG,
-    DEADLINE,
-    PATIENT,
-    RELAYED_BIG,
-    SERVER,
-    Flood,
-    ServerProcess,
-    Wire,
-    answers,
-    stuck_pair,
-    wait_for,
-)
+from testkit.flood import BIG, RELAYED_BIG, Flood, stuck_pair
+from testkit.ports import answers
+from testkit.processes import DEADLINE, wait_for
+from testkit.server import PATIENT, SERVER, ServerProcess, StartServer
 from testkit.tls_wire import RECORD_BYTES, KeyUpdater, TlsWire, TracedTlsSocket, libssl
-from tests.conftest import StartServer
+from testkit.wire import Wire
 
 pytestmark = pytest.mark.measured
 

@@ -11,8 +11,7 @@ import pytest
 import trustme
 
 from client import ChatClient, tls_context
-from testkit.processes import run_to_end
-from tests.conftest import StartServer
+from testkit.server import StartServer, run_to_end
 
 pytestmark = pytest.mark.measured
 

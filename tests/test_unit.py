@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from testkit import processes
-from testkit.processes import Wire, run_to_end
+from testkit import server
+from testkit.server import run_to_end
+from testkit.wire import Wire
 from tests.unit import forbid_processes, starts_process
 
 
@@ -22,7 +23,7 @@ def runs_a_program_in_an_inner_function() -> Callable[[], object]:
 
 
 def runs_a_program_of_a_module() -> None:
-    processes.run_to_end("--version")
+    server.run_to_end("--version")
 
 
 def asks_the_system() -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from protocol import Reason, encode_login
-from testkit.processes import BIG, Flood, ServerProcess, Wire, wait_for
-from tests.conftest import StartServer
+from testkit.flood import BIG, Flood
+from testkit.processes import wait_for
+from testkit.server import ServerProcess, StartServer
+from testkit.wire import Wire
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

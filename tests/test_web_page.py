@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from testkit.browser import HOW_TO_GET, MISSING, locust_page
-from testkit.processes import ServerProcess
+from testkit.server import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.measured]
 

@@ -55,8 +55,8 @@ class Accounts:
         on_change: Callable[[User], None] = lambda _: None,
         passwords: Passwords | None = None,
     ) -> None:
-        """`disk` runs the storage's writes, one at a time. `login_attempts` as in Attempts. `on_change` gets each user who
-        has come or gone; it never waits.
+        """`disk` runs the storage's writes, one at a time. `login_attempts` as in Attempts. `on_change` gets each user
+        who has come or gone; it never waits.
         """
         self._storage = storage
         self._presence = presence
