@@ -87,14 +87,14 @@ def door(tmp_path: Path) -> Iterator[Door]:
         door.status.close()
 
 
-def test_of_two_sign_ups_that_look_alike_at_once_one_is_taken(door: Door) -> None:
+def test_only_one_of_two_simultaneous_sign_ups_that_look_alike_succeeds(door: Door) -> None:
     outcomes = door.together(("Bob", ""), ("bob", ""))
     assert outcomes[1] is Reason.USERNAME_TAKEN
     assert isinstance(outcomes[0], Member)
     assert [user.name for user in door.storage.users()] == ["Bob"]
 
 
-def test_of_two_passwords_given_at_once_for_one_name_the_granted_one_counts(door: Door) -> None:
+def test_of_two_simultaneous_first_passwords_the_granted_one_counts(door: Door) -> None:
     outcomes = door.together(("alice", "first"), ("alice", "second"))
     assert [outcome for outcome in outcomes if isinstance(outcome, Reason)] == [Reason.USER_ALREADY_ONLINE]
     granted = ("first", "second")[isinstance(outcomes[1], Member)]
@@ -104,14 +104,14 @@ def test_of_two_passwords_given_at_once_for_one_name_the_granted_one_counts(door
     assert isinstance(door.outcome("alice", granted), Member)
 
 
-def test_of_two_right_passwords_at_once_one_comes_in(door: Door) -> None:
+def test_only_one_of_two_simultaneous_right_passwords_logs_in(door: Door) -> None:
     door.accounts.log_out("alice", door.log_in("alice", "secret"))
     outcomes = door.together(("alice", "secret"), ("alice", "secret"))
     assert sorted(map(type, outcomes), key=str) == sorted([Member, Reason], key=str)
     assert Reason.USER_ALREADY_ONLINE in outcomes
 
 
-def test_guessing_does_not_keep_the_owner_out(door: Door) -> None:
+def test_guessing_does_not_lock_the_owner_out(door: Door) -> None:
     door.accounts.log_out("alice", door.log_in("alice", "secret"))
     outcomes = door.together(*(("alice", f"guess {number}") for number in range(4)), ("alice", "secret"))
     assert outcomes[:4] == 4 * [Reason.WRONG_PASSWORD]
@@ -126,7 +126,7 @@ def test_a_sign_up_that_cannot_be_written_is_refused_and_claims_nothing(door: Do
     assert isinstance(door.outcome("alice"), Member)
 
 
-def test_who_is_known_comes_and_goes_even_if_that_cannot_be_written(
+def test_a_known_user_can_log_in_and_out_while_the_status_cannot_be_written(
     door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
     door.accounts.log_out("alice", door.log_in("alice"))
@@ -140,7 +140,7 @@ def test_who_is_known_comes_and_goes_even_if_that_cannot_be_written(
     wait_for("the status", lambda: door.storage.is_online(1))
 
 
-def test_the_stored_status_follows_the_truth(door: Door) -> None:
+def test_the_stored_status_follows_logins_and_departures(door: Door) -> None:
     members = {name: door.log_in(name) for name in ("alice", "bob")}
     wait_for("both", lambda: door.storage.is_online(1) and door.storage.is_online(2))
     door.accounts.log_out("alice", members["alice"])
@@ -149,7 +149,7 @@ def test_the_stored_status_follows_the_truth(door: Door) -> None:
 
 
 @pytest.mark.parametrize("stored", ["as typed", "$argon2id$v=19$m=8,t=1,p=1$", "$argon2i$xx", "$argon2id$é"])
-def test_a_stored_password_that_is_no_hash_lets_nobody_in(
+def test_a_stored_password_that_is_not_a_hash_admits_nobody(
     door: Door, caplog: pytest.LogCaptureFixture, stored: str
 ) -> None:
     user = door.storage.sign_up("alice", stored)
@@ -159,7 +159,7 @@ def test_a_stored_password_that_is_no_hash_lets_nobody_in(
     assert stored not in caplog.text
 
 
-def test_whoever_is_still_online_at_the_end_is_stored_as_offline(door: Door) -> None:
+def test_a_user_still_online_at_the_end_is_stored_as_offline(door: Door) -> None:
     door.log_in("alice")
     door.status.close()
     assert not door.storage.is_online(1)
@@ -249,7 +249,7 @@ def nobody(_: int) -> bool:
         (lambda accounts: accounts.remove("alice", nobody), 2),
     ],
 )
-def test_a_login_whose_password_is_being_checked_is_judged_by_what_an_operator_has_changed(
+def test_a_change_by_an_operator_counts_for_a_login_whose_password_is_being_checked(
     door: Door, change: Callable[[Accounts], None], outcome: object
 ) -> None:
     door.accounts.log_out("alice", door.log_in("alice", "old"))
@@ -296,7 +296,7 @@ def some_turns() -> None:
 
 
 @pytest.mark.parametrize("name", ["alice", "bob"])
-def test_a_name_that_is_just_logging_in_is_removed_when_that_is_through(stuck: StuckDisk, name: str) -> None:
+def test_a_name_that_is_logging_in_is_removed_after_the_login(stuck: StuckDisk, name: str) -> None:
     door, kicked = Door(stuck), list[int]()
 
     def kick(user_id: int) -> bool:
@@ -330,7 +330,7 @@ def test_nobody_logs_in_with_a_name_that_is_being_removed(stuck: StuckDisk) -> N
     door.status.close()
 
 
-def test_who_logs_out_while_the_password_is_changed_is_stored_as_offline(stuck: StuckDisk) -> None:
+def test_a_user_who_logs_out_during_a_password_change_is_stored_as_offline(stuck: StuckDisk) -> None:
     door = Door(stuck)
     member = door.log_in("alice")
     change = gevent.spawn(door.accounts.change_password, "alice", "new")
@@ -344,7 +344,7 @@ def test_who_logs_out_while_the_password_is_changed_is_stored_as_offline(stuck: 
     door.status.close()
 
 
-def test_the_session_of_a_removed_user_ends_without_a_word_even_if_the_name_is_back(
+def test_the_session_of_a_removed_user_ends_silently_even_if_the_name_is_back(
     door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
     member = door.log_in("alice")
@@ -358,7 +358,7 @@ def test_the_session_of_a_removed_user_ends_without_a_word_even_if_the_name_is_b
     wait_for("the status", lambda: door.storage.is_online(2))
 
 
-def test_of_two_operators_who_remove_a_user_at_once_one_is_told_that_there_is_none(stuck: StuckDisk) -> None:
+def test_of_two_operators_who_remove_a_user_at_once_one_learns_that_it_does_not_exist(stuck: StuckDisk) -> None:
     door = Door(stuck)
 
     def remove() -> str:

@@ -90,7 +90,7 @@ def test_users_are_listed_with_id_name_status_and_password(database: Database) -
     assert admin(folder, "users") == ("id  name   status   password\n1   alice  offline  yes\n2   żółć   offline  no\n")
 
 
-def test_the_list_tells_who_is_online(server: ServerProcess) -> None:
+def test_the_list_shows_who_is_online(server: ServerProcess) -> None:
     with server.log_in("alice"):
         assert rows(server.data_dir) == [["1", "alice", "online", "no"]]
     wait_for("alice is offline", lambda: rows(server.data_dir) == [["1", "alice", "offline", "no"]])
@@ -104,7 +104,7 @@ def test_a_long_list_is_complete(tmp_path: Path, start_server: StartServer) -> N
 
 
 @pytest.mark.measured
-def test_a_new_password_counts_at_once_and_the_old_one_no_more(database: Database) -> None:
+def test_a_new_password_replaces_the_old_one_at_once(database: Database) -> None:
     folder, start = database
     assert admin(folder, "passwd", "alice", typed="geheim\nwhat follows is not read\n") == ""
     assert admin(folder, "passwd", "żółć", typed="schlüssel") == ""
@@ -117,7 +117,7 @@ def test_a_new_password_counts_at_once_and_the_old_one_no_more(database: Databas
         assert password not in server.log
 
 
-def test_a_forgotten_password_is_none_until_the_next_login_sets_one(database: Database) -> None:
+def test_after_passwd_forget_the_next_login_sets_a_password(database: Database) -> None:
     folder, start = database
     for _ in range(2):
         assert admin(folder, "passwd", "alice", "--forget") == ""
@@ -128,7 +128,7 @@ def test_a_forgotten_password_is_none_until_the_next_login_sets_one(database: Da
 
 
 @pytest.mark.parametrize("typed", ["", "\n", "x" * 65, "é" * 33])
-def test_a_password_that_cannot_be_is_refused(database: Database, typed: str) -> None:
+def test_an_invalid_password_is_refused(database: Database, typed: str) -> None:
     folder, _ = database
     assert "password" in refusal(folder, "passwd", "alice", typed=typed)
     assert rows(folder)[0][3] == "yes"
@@ -168,7 +168,7 @@ def test_ctrl_c_and_ctrl_d_give_up_without_a_traceback(server: ServerProcess, ke
 
 
 @pytest.mark.measured
-def test_a_removed_name_may_be_signed_up_anew_and_gets_a_new_id(database: Database) -> None:
+def test_a_removed_name_can_sign_up_again_with_a_new_id(database: Database) -> None:
     folder, start = database
     assert admin(folder, "remove", "żółć") == ""
     assert [row[1] for row in rows(folder)] == ["alice"]
@@ -198,7 +198,7 @@ def test_removing_a_user_who_is_online_ends_the_connection_without_an_error(serv
 
 
 @pytest.mark.measured
-def test_a_kicked_user_loses_the_connection_without_an_error_and_may_come_back(server: ServerProcess) -> None:
+def test_a_kicked_user_is_disconnected_without_an_error_and_may_log_in_again(server: ServerProcess) -> None:
     alice, bob = server.log_in("alice"), server.log_in("bob")
     admin(server.data_dir, "kick", "alice")
     alice.expect_end()
@@ -209,7 +209,7 @@ def test_a_kicked_user_loses_the_connection_without_an_error_and_may_come_back(s
     server.log_in("alice").expect_pong()
 
 
-def test_nobody_can_be_kicked_who_is_not_online(database: Database) -> None:
+def test_an_offline_user_cannot_be_kicked(database: Database) -> None:
     folder, _ = database
     assert refusal(folder, "kick", "alice") == "alice is not online"
 
@@ -231,7 +231,7 @@ def test_an_unknown_name_is_one_line_and_status_1(database: Database, arguments:
 
 
 @pytest.mark.parametrize("arguments", [["remove", "alice"], ["passwd", "alice", "--forget"], ["passwd", "alice"]])
-def test_what_cannot_be_written_changes_nothing_and_ends_no_connection(
+def test_a_change_that_cannot_be_written_changes_nothing_and_ends_no_connection(
     server: ServerProcess, arguments: list[str]
 ) -> None:
     if not hasattr(resource, "prlimit"):
@@ -367,7 +367,7 @@ def test_a_backup_that_does_not_fit_is_an_error_and_leaves_nothing(
 # Finding the server
 
 
-def test_the_socket_is_its_owners_alone_and_goes_with_the_server(server: ServerProcess) -> None:
+def test_the_socket_is_only_for_its_owner_and_is_removed_with_the_server(server: ServerProcess) -> None:
     wait_for("the socket", (server.data_dir / SOCKET).exists)
     assert stat.S_IMODE((server.data_dir / SOCKET).stat().st_mode) == 0o600
     assert server.stop() == 0
@@ -419,7 +419,7 @@ def test_several_at_once_all_succeed(server: ServerProcess, running: bool) -> No
     assert rows(server.data_dir) == []
 
 
-def test_of_several_that_remove_the_same_user_one_does(server: ServerProcess) -> None:
+def test_only_one_of_several_removals_of_a_user_succeeds(server: ServerProcess) -> None:
     server.log_in("alice").expect_pong()
     command = [sys.executable, "admin.py", "--data-dir", str(server.data_dir), "remove", "alice"]
     removals = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(4)]
@@ -428,7 +428,7 @@ def test_of_several_that_remove_the_same_user_one_does(server: ServerProcess) ->
 
 @pytest.mark.measured
 @pytest.mark.slow
-def test_a_folder_in_use_by_one_who_does_not_listen_is_one_line_and_status_1(tmp_path: Path) -> None:
+def test_a_folder_in_use_by_a_process_that_does_not_listen_is_one_line_and_status_1(tmp_path: Path) -> None:
     (tmp_path / "users.csv").write_text("1,alice\n")
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -450,7 +450,7 @@ def test_a_server_that_does_not_answer_is_one_line_and_status_1(server: ServerPr
 
 
 @pytest.mark.parametrize("command", ["users", "remove alice", "kick alice", "passwd alice", "backup copy"])
-def test_where_there_is_no_database_none_is_made(tmp_path: Path, command: str) -> None:
+def test_without_a_database_none_is_created(tmp_path: Path, command: str) -> None:
     for folder in (tmp_path / "empty", tmp_path / "missing"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         assert f"there is no database in {folder}" in refusal(folder, *command.split(), typed="secret\n")
@@ -489,7 +489,7 @@ def test_bad_usage_is_status_2(tmp_path: Path, arguments: list[str]) -> None:
     assert "usage: admin.py" in done.stderr
 
 
-def test_whoever_reads_the_list_may_stop_in_the_middle(tmp_path: Path) -> None:
+def test_the_reader_of_the_list_may_stop_in_the_middle(tmp_path: Path) -> None:
     (tmp_path / "users.csv").write_text("".join(f"{n},user{n}\n" for n in range(1, 20001)))
     command = f"'{sys.executable}' admin.py users --data-dir '{tmp_path}' | head -n 1"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -555,7 +555,7 @@ def connect(server: ServerProcess) -> socket.socket:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_request_that_makes_no_sense_is_answered_so(server: ServerProcess, request_line: bytes, answer: str) -> None:
+def test_an_invalid_request_is_answered_with_an_error(server: ServerProcess, request_line: bytes, answer: str) -> None:
     if not Path("/proc/self/fd").exists():
         pytest.skip("the folder of this test is too deep for a socket's path without /proc")
     with server.log_in("alice") as alice, connect(server) as sock:
@@ -565,7 +565,7 @@ def test_a_request_that_makes_no_sense_is_answered_so(server: ServerProcess, req
 
 
 @pytest.mark.slow
-def test_an_operator_who_asks_nothing_holds_up_neither_the_others_nor_the_end(server: ServerProcess) -> None:
+def test_an_operator_who_sends_nothing_delays_neither_others_nor_the_shutdown(server: ServerProcess) -> None:
     if not Path("/proc/self/fd").exists():
         pytest.skip("the folder of this test is too deep for a socket's path without /proc")
     with connect(server) as silent, connect(server) as gone, server.log_in("alice"):
@@ -580,7 +580,7 @@ def test_an_operator_who_asks_nothing_holds_up_neither_the_others_nor_the_end(se
 
 @pytest.mark.measured
 @pytest.mark.slow
-def test_an_operator_who_asks_nothing_is_let_go_in_time(server: ServerProcess) -> None:
+def test_an_operator_who_sends_nothing_is_disconnected_in_time(server: ServerProcess) -> None:
     if not Path("/proc/self/fd").exists():
         pytest.skip("the folder of this test is too deep for a socket's path without /proc")
     with connect(server) as silent:

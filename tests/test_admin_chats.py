@@ -53,7 +53,7 @@ def wait_for_export(server: ServerProcess, text: str) -> None:
 EXPORTED = [*(["alice", "bob", text] for text in TEXTS), ["bob", "alice", "so it is"]]
 
 
-def test_every_message_is_exported_while_the_server_runs_and_while_it_does_not(start_server: StartServer) -> None:
+def test_every_message_is_exported_with_the_server_up_or_down(start_server: StartServer) -> None:
     server = start_server("--sync", "always")
     alice, _ = talk(server)
     alice.say("barrier")
@@ -63,7 +63,7 @@ def test_every_message_is_exported_while_the_server_runs_and_while_it_does_not(s
     assert exported(server.data_dir)[:-1] == EXPORTED
 
 
-def test_where_no_chats_are_kept_there_is_nothing_to_export(start_server: StartServer) -> None:
+def test_without_history_there_is_nothing_to_export(start_server: StartServer) -> None:
     server = start_server("--history", "off")
     talk(server)
     assert refusal(server.data_dir, "export") == f"there are no past chats in {server.data_dir}"

@@ -66,14 +66,14 @@ def test_users_are_listed_with_id_name_status_and_password() -> None:
 
 
 @pytest.mark.measured
-def test_the_list_tells_who_is_online_on_any_node(start: StartGroup) -> None:
+def test_the_list_shows_who_is_online_at_any_node(start: StartGroup) -> None:
     one, other = start().nodes
     with one.log_in("alice"), other.log_in("bob"):
         assert [row[2] for row in rows(Path())] == ["online", "online"]
     wait_for("both are offline", lambda: [row[2] for row in rows(Path())] == ["offline", "offline"])
 
 
-def test_nobody_is_online_on_a_node_that_is_gone_for_long(engine: Engine) -> None:
+def test_nobody_is_online_at_a_node_that_failed_long_ago(engine: Engine) -> None:
     directory = Directory(engine, lease=60)
     RedisStorage(directory, 10, 255).sign_up("alice", None)
     directory.join()
@@ -96,7 +96,7 @@ def test_a_new_password_counts_at_once_on_every_node(group: StartGroup) -> None:
         node.visit("żółć", "schlüssel")
 
 
-def test_a_forgotten_password_is_none_until_the_next_login_sets_one(group: StartGroup) -> None:
+def test_after_passwd_forget_the_next_login_sets_a_password(group: StartGroup) -> None:
     for _ in range(2):
         assert admin(Path(), "passwd", "alice", "--forget") == ""
     one, other = group().nodes
@@ -105,12 +105,12 @@ def test_a_forgotten_password_is_none_until_the_next_login_sets_one(group: Start
 
 
 @pytest.mark.parametrize("typed", ["", "x" * 65])
-def test_a_password_that_cannot_be_is_refused(group: StartGroup, typed: str) -> None:
+def test_an_invalid_password_is_refused(group: StartGroup, typed: str) -> None:
     assert "password" in refusal(Path(), "passwd", "alice", typed=typed)
     group().nodes[0].visit("alice", "secret")
 
 
-def test_a_removed_name_may_be_signed_up_anew_and_gets_a_new_id(group: StartGroup) -> None:
+def test_a_removed_name_can_sign_up_again_with_a_new_id(group: StartGroup) -> None:
     assert admin(Path(), "remove", "żółć") == ""
     assert [row[1] for row in rows(Path())] == ["alice"]
     for node, password in zip(group().nodes, ("", "mine"), strict=True):
@@ -131,7 +131,7 @@ def test_removing_a_user_who_is_online_ends_the_connection(start: StartGroup) ->
 
 
 @pytest.mark.measured
-def test_a_kicked_user_loses_the_connection_and_may_come_back(start: StartGroup) -> None:
+def test_a_kicked_user_is_disconnected_and_may_log_in_again(start: StartGroup) -> None:
     one, other = start().nodes
     alice, bob = one.log_in("alice"), other.log_in("bob")
     admin(Path(), "kick", "alice")
@@ -143,7 +143,7 @@ def test_a_kicked_user_loses_the_connection_and_may_come_back(start: StartGroup)
 
 
 @pytest.mark.usefixtures("group")
-def test_nobody_can_be_kicked_who_is_not_online() -> None:
+def test_an_offline_user_cannot_be_kicked() -> None:
     assert refusal(Path(), "kick", "alice") == "alice is not online"
 
 
@@ -182,7 +182,7 @@ def test_a_backup_is_left_to_redis(engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.measured
 @pytest.mark.parametrize("command", ["users", "remove alice", "kick alice", "passwd alice", "export"])
-def test_where_there_is_no_database_none_is_made(engine: Engine, command: str) -> None:
+def test_without_a_database_none_is_created(engine: Engine, command: str) -> None:
     reason = refusal(Path(), *command.split(), typed="secret\n")
     assert reason == f"there is no database of a group {engine.prefix}; --redis-prefix says which"
     assert engine.call("KEYS", f"{engine.prefix}:*") == []
@@ -212,6 +212,6 @@ def test_options_count_for_more_than_the_environment_before_the_command_or_after
     assert "there is no database in" in refusal(Path("missing"), "users", "--redis", "")
 
 
-def test_nothing_of_redis_is_imported_unless_it_is_asked_for() -> None:
+def test_redis_is_imported_only_with_the_option() -> None:
     text = "import admin, sys; sys.exit(any(name.split('.')[0] in ('redis', 'cluster') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", text], cwd=ROOT, check=False).returncode == 0

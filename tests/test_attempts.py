@@ -44,21 +44,21 @@ def test_guesses_at_once_do_not_get_past_the_limit() -> None:
     assert check(attempts, True, "alice", "another address") == "refused"
 
 
-def test_a_hundred_right_passwords_at_once_are_all_let_in() -> None:
+def test_a_hundred_simultaneous_right_passwords_all_succeed() -> None:
     attempts = Attempts(5)
     logins = [gevent.spawn(check, attempts, True, number, "one address") for number in range(100)]
     assert Counter(at_once(*logins)) == {"right": 100}
     assert kept(attempts) == 0
 
 
-def test_a_right_one_waits_for_the_guesses_before_it_and_is_let_in_where_they_do_not_reach_the_limit() -> None:
+def test_a_right_password_waits_for_earlier_guesses_and_succeeds_below_the_limit() -> None:
     attempts = Attempts(3)
     slow = [gevent.spawn(check, attempts, right, "alice", "address", seconds=0.01) for right in (False, True, False)]
     right = gevent.spawn(check, attempts, True, "alice", "address")
     assert at_once(*slow, right) == ["wrong", "right", "wrong", "right"]
 
 
-def test_who_waits_is_refused_once_the_limit_is_reached() -> None:
+def test_a_waiting_password_is_refused_once_the_limit_is_reached() -> None:
     attempts = Attempts(2)
     slow = [gevent.spawn(check, attempts, False, "alice", "address", seconds=0.01) for _ in range(2)]
     late = gevent.spawn(check, attempts, True, "alice", "address")
@@ -76,7 +76,7 @@ def test_accounts_and_addresses_each_have_a_limit_of_their_own() -> None:
     assert check(attempts, True, "carol", "anywhere") == "right"
 
 
-def test_after_the_window_passwords_are_looked_at_again_and_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_window_passwords_are_checked_again_and_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WINDOW_SECONDS", 0.2)
     attempts = Attempts(1)
     assert check(attempts, False, "alice", "address") == "wrong"
@@ -85,14 +85,14 @@ def test_after_the_window_passwords_are_looked_at_again_and_nothing_is_kept(monk
     assert kept(attempts) == 0
 
 
-def test_a_refusal_does_not_stretch_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_does_not_extend_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WINDOW_SECONDS", 0.2)
     attempts = Attempts(1)
     check(attempts, False, "alice", "address")
     wait_for("the end of the window", lambda: check(attempts, False, "alice", "address") == "wrong")
 
 
-def test_without_a_limit_every_password_is_looked_at() -> None:
+def test_without_a_limit_every_password_is_checked() -> None:
     attempts = Attempts(float("inf"))
     assert {check(attempts, False, "alice", "address") for _ in range(100)} == {"wrong"}
 
@@ -105,7 +105,7 @@ def test_a_check_that_fails_counts_nothing_and_makes_room_for_the_next() -> None
     assert check(attempts, True, "alice", "address") == "right"
 
 
-def test_one_that_is_killed_while_it_waits_or_checks_leaves_nothing_behind() -> None:
+def test_an_attempt_killed_while_it_waits_or_checks_leaves_nothing_behind() -> None:
     attempts = Attempts(1)
     checks = [gevent.spawn(check, attempts, True, "alice", "address", seconds=DEADLINE) for _ in range(3)]
     gevent.sleep(0)
@@ -131,7 +131,7 @@ TRY = st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.sampled_from(
 
 
 @given(st.integers(1, 4), st.lists(st.tuples(TRY, st.integers(0, 3)), max_size=30))
-def test_whatever_comes_at_once_nobody_hangs_and_no_limit_is_passed(
+def test_any_simultaneous_attempts_finish_within_the_limits(
     limit: int, tries: list[tuple[tuple[str, str, str], int]]
 ) -> None:
     attempts = Attempts(limit)

@@ -79,7 +79,7 @@ def test_a_thread_other_than_the_one_that_opened_it_may_call(chat_file: ChatFile
     assert everything(path) == [single(1, ALICE, BOB)]
 
 
-def test_what_was_not_delivered_after_all_waits_again(chat_file: ChatFile) -> None:
+def test_undelivered_messages_wait_again(chat_file: ChatFile) -> None:
     chat_file.write([single(2, ALICE, BOB, waiting=1)], {})
     chat_file.write([], {2: 0})
     chat_file.write([], {2: 1})
@@ -95,7 +95,7 @@ def test_the_highest_id_is_that_of_the_last_batch(chat_file: ChatFile) -> None:
 # What stays in the file
 
 
-def test_the_room_of_what_has_gone_is_used_again(path: Path) -> None:
+def test_the_room_of_deleted_rows_is_used_again(path: Path) -> None:
     long = "x" * 100
     sizes = []
     for begin in range(1, 10_000, 1000):
@@ -196,7 +196,7 @@ def test_the_wal_file_is_bounded_and_shrinks_after_a_long_reading(path: Path, mo
 # The file, and who may read along
 
 
-def test_all_three_files_are_for_the_owner_alone_whatever_the_umask(path: Path) -> None:
+def test_all_three_files_are_only_for_the_owner_whatever_the_umask(path: Path) -> None:
     before = os.umask(0)
     try:
         with ChatFile(path, 100) as opened:
@@ -258,16 +258,14 @@ def other_program(chat_file: ChatFile, path: Path) -> Iterator[OtherProgram]:
     other.end()
 
 
-def test_another_program_reads_along_while_a_write_is_under_way(
-    chat_file: ChatFile, other_program: OtherProgram
-) -> None:
+def test_another_program_can_read_during_a_write(chat_file: ChatFile, other_program: OtherProgram) -> None:
     with chat_file._transaction():
         chat_file._run(module.INSERT, [single(2, ALICE, BOB)])
         assert other_program.ask("count") == "1"
     assert other_program.ask("count") == "2"
 
 
-def test_a_program_that_reads_for_long_holds_no_write_up_and_sees_one_moment(
+def test_a_long_read_of_another_program_blocks_no_write_and_sees_one_moment(
     chat_file: ChatFile, other_program: OtherProgram
 ) -> None:
     other_program.ask("BEGIN")
@@ -286,7 +284,7 @@ def test_an_export_has_every_batch_by_id_however_many(chat_file: ChatFile, path:
     assert ids(everything(path)) == [row.id for row in rows if row in chat_file.last(row.sender, row.receiver, 10_000)]
 
 
-def test_an_export_that_takes_its_time_sees_what_is_written_meanwhile_and_holds_nothing_up(path: Path) -> None:
+def test_a_slow_export_sees_later_writes_and_blocks_nothing(path: Path) -> None:
     count = 2 * module.EXPORTED_AT_ONCE
     with ChatFile(path, 10_000) as opened, closing(sqlite3.connect(path)) as checkpointer:
         opened.write([single(number, ALICE, BOB) for number in range(1, count + 1)], {})
@@ -300,7 +298,7 @@ def test_an_export_that_takes_its_time_sees_what_is_written_meanwhile_and_holds_
 
 
 @pytest.mark.parametrize("look", ["export", "copy"])
-def test_looking_at_what_is_no_database_of_chats_is_refused_and_leaves_no_file(tmp_path: Path, look: str) -> None:
+def test_reading_a_file_that_is_not_a_chat_database_is_refused_and_leaves_no_file(tmp_path: Path, look: str) -> None:
     def see(path: Path) -> None:
         list(export(path)) if look == "export" else copy(path, tmp_path / "copy.db")
 

@@ -83,7 +83,7 @@ def opened(database: Database) -> Iterator[Chats]:
 # Batches
 
 
-def test_what_was_written_is_there_byte_for_byte_after_reopening(database: Database) -> None:
+def test_written_rows_are_the_same_after_reopening(database: Database) -> None:
     rows = [batch(7, ALICE, BOB, "hello", "żó\0ł", ""), single(8, BOB, ALICE, waiting=1), single(9, CAROL, CAROL)]
     with database.open(100) as opened:
         opened.write(rows[:2], {})
@@ -108,7 +108,7 @@ def test_any_number_of_rows_is_written_and_changed_at_once(database: Database, c
 # The last messages
 
 
-def test_the_last_messages_of_two_users_are_those_both_ways_in_order_and_nobody_elses(opened: Chats) -> None:
+def test_the_last_messages_of_a_pair_are_those_of_both_in_order_and_of_nobody_else(opened: Chats) -> None:
     rows = [
         single(1, ALICE, BOB),
         single(2, BOB, ALICE),
@@ -135,7 +135,7 @@ def test_of_the_last_messages_whole_batches_are_found(opened: Chats, count: int,
 # Mailboxes
 
 
-def test_a_mailbox_holds_what_waits_oldest_first_from_an_id_on(opened: Chats) -> None:
+def test_a_mailbox_returns_waiting_batches_above_an_id_oldest_first(opened: Chats) -> None:
     rows = [
         single(1, ALICE, BOB),
         single(2, CAROL, BOB, waiting=1),
@@ -152,14 +152,14 @@ def test_a_mailbox_holds_what_waits_oldest_first_from_an_id_on(opened: Chats) ->
     assert opened.mailbox_sizes() == {BOB: 4, CAROL: 1}
 
 
-def test_a_mailbox_is_read_until_the_bytes_are_enough_but_never_nothing(opened: Chats) -> None:
+def test_a_mailbox_is_read_up_to_a_number_of_bytes_but_at_least_one_batch(opened: Chats) -> None:
     opened.write([single(number, ALICE, BOB, waiting=1) for number in range(1, 5)], {})
     size = len(single(1, ALICE, BOB).packets)
     sizes = {1: 1, size: 1, size + 1: 2, 3 * size: 3, 99 * size: 4}
     assert {allowed: len(opened.mailbox(BOB, 0, allowed)) for allowed in sizes} == sizes
 
 
-def test_what_has_been_delivered_waits_no_more_and_what_has_not_waits_still(opened: Chats) -> None:
+def test_delivered_messages_no_longer_wait_and_others_still_do(opened: Chats) -> None:
     opened.write([batch(1, ALICE, BOB, "a", "b", "c", waiting=3), single(2, ALICE, BOB, waiting=1)], {})
     opened.write([single(3, BOB, ALICE)], {1: 2})
     assert opened.mailbox(BOB, 0, 1) == [batch(1, ALICE, BOB, "a", "b", "c", waiting=2)]
@@ -169,7 +169,7 @@ def test_what_has_been_delivered_waits_no_more_and_what_has_not_waits_still(open
     assert opened.mailbox_sizes() == {}
 
 
-def test_an_id_that_is_gone_does_not_matter(opened: Chats, database: Database) -> None:
+def test_an_id_that_no_longer_exists_is_ignored(opened: Chats, database: Database) -> None:
     opened.write([single(2, ALICE, BOB)], {1: 1, 9: 0})
     assert database.everything() == [single(2, ALICE, BOB)]
 
@@ -207,7 +207,7 @@ def test_one_write_may_bring_more_than_is_kept(database: Database) -> None:
         assert ids(database.everything()) == [*range(1981, 2001)]
 
 
-def test_what_waits_never_goes_and_does_once_it_is_delivered(database: Database) -> None:
+def test_waiting_batches_are_kept_until_they_are_delivered(database: Database) -> None:
     with database.open(5) as opened:
         opened.write([single(number, ALICE, BOB, waiting=1) for number in range(1, 10)], {})
         opened.write([single(number, BOB, ALICE) for number in range(10, 30)], {})
@@ -218,7 +218,7 @@ def test_what_waits_never_goes_and_does_once_it_is_delivered(database: Database)
         assert ids(database.everything()) == [*range(25, 30)]
 
 
-def test_what_waits_stays_among_many_that_go(database: Database) -> None:
+def test_waiting_batches_are_kept_among_many_deleted_ones(database: Database) -> None:
     with database.open(50) as opened:
         opened.write([single(n, ALICE, BOB, waiting=n % 2 if n <= 300 else 0) for n in range(1, 501)], {})
         assert ids(database.everything()) == [*range(1, 301, 2), *range(451, 501)]

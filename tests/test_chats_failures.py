@@ -78,7 +78,7 @@ class Writer:
         self.process.wait(DEADLINE)
 
 
-def test_a_killed_writer_has_lost_nothing_that_it_said_was_stored_and_left_no_half_write(path: Path) -> None:
+def test_a_killed_writer_lost_nothing_stored_and_left_no_half_write(path: Path) -> None:
     stored = 0
     for _ in range(3):
         writer = Writer(path)
@@ -208,7 +208,7 @@ def refuse(path: Path, problem: str) -> None:
         everything(path)
 
 
-def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(path: Path) -> None:
     path.write_bytes(b"1,alice\n" * 1000)
     refuse(path, "file is not a database")
 
@@ -243,7 +243,7 @@ def test_a_database_whose_pages_are_overwritten_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", ["nothing", "a header"])
-def test_what_a_crash_at_the_first_opening_leaves_is_a_new_database(path: Path, left: str) -> None:
+def test_a_crash_during_the_first_opening_leaves_a_new_database(path: Path, left: str) -> None:
     path.touch()
     if left == "a header":
         with closing(sqlite3.connect(path)) as connection:
@@ -261,7 +261,7 @@ def test_a_folder_that_is_missing_is_an_oserror(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("folder_mode", "file_mode"), [(0o755, 0o666), (0o777, 0o444)])
-def test_what_may_not_be_written_is_refused_at_opening(path: Path, folder_mode: int, file_mode: int) -> None:
+def test_a_file_without_write_permission_is_refused_at_opening(path: Path, folder_mode: int, file_mode: int) -> None:
     with ChatFile(path, 100) as opened:
         opened.write([single(1, ALICE, BOB)], {})
     before = path.read_bytes()
@@ -286,7 +286,7 @@ def test_what_may_not_be_written_is_refused_at_opening(path: Path, folder_mode: 
 # Writes that fail
 
 
-def test_a_row_whose_id_is_taken_is_our_own_fault_and_changes_nothing(chat_file: ChatFile, path: Path) -> None:
+def test_a_row_with_a_used_id_is_a_programming_error_and_changes_nothing(chat_file: ChatFile, path: Path) -> None:
     chat_file.write([single(2, ALICE, BOB, waiting=1)], {})
     with pytest.raises(sqlite3.IntegrityError):
         chat_file.write([single(number, ALICE, CAROL) for number in (1, 3, 2)], {2: 0})

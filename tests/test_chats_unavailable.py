@@ -45,7 +45,7 @@ def read_number(client: Wire) -> int:
     return int(packet[1][len("..alice:") :].split()[0])
 
 
-def test_what_was_delivered_while_nothing_could_be_noted_does_not_come_again(start_server: StartServer) -> None:
+def test_mail_delivered_while_the_database_failed_does_not_arrive_again(start_server: StartServer) -> None:
     count = 1500
     server = start_server("--outbox-bytes", 1024, "--mailbox-messages", 5000, "--metrics-port", 0)
     mail_for_bob(server, count)
@@ -73,7 +73,7 @@ def test_what_was_delivered_while_nothing_could_be_noted_does_not_come_again(sta
     server.log_in("bob").expect_pong()
 
 
-def test_who_only_reads_or_chats_is_not_held_up_by_a_database_that_cannot_be_written(start_server: StartServer) -> None:
+def test_a_database_that_cannot_be_written_delays_no_chat(start_server: StartServer) -> None:
     server = start_server("--sync", "always", "--metrics-port", 0)
     mail_for_bob(server, 3)
     with locked(server):
@@ -90,7 +90,7 @@ def test_who_only_reads_or_chats_is_not_held_up_by_a_database_that_cannot_be_wri
             carol.expect(encode(PacketType.PONG, b"?"))
 
 
-def test_mail_that_only_memory_has_is_delivered_at_the_next_login_all_the_same(start_server: StartServer) -> None:
+def test_mail_that_is_only_in_memory_is_delivered_at_the_next_login(start_server: StartServer) -> None:
     server = start_server("--metrics-port", 0)
     alice = mail_for_bob(server, 2)
     largest = max(path.stat().st_size for path in server.data_dir.iterdir())
@@ -117,7 +117,7 @@ def test_mail_that_only_memory_has_is_delivered_at_the_next_login_all_the_same(s
     assert server.metrics()["chat_mailbox_messages"] == 0
 
 
-def test_a_server_that_stops_tries_again_to_write_what_it_has(start_server: StartServer) -> None:
+def test_a_stopping_server_tries_again_to_write(start_server: StartServer) -> None:
     server = start_server("--metrics-port", 0)
     alice = mail_for_bob(server, 1)
     with locked(server) as other:

@@ -183,7 +183,7 @@ def test_login_that_times_out_does_not_answer_the_next_one(pair: tuple[ChatClien
         client.receive(timeout=0)
 
 
-def test_what_refuses_a_chat_that_has_timed_out_is_no_word_about_a_message(
+def test_a_late_refusal_of_a_chat_is_not_taken_for_that_of_a_message(
     chatting: tuple[ChatClient, Peer], start: ServerStart
 ) -> None:
     client, peer = chatting
@@ -260,7 +260,7 @@ def test_there_is_no_partner_after_a_choice_that_was_not_answered_in_time(chatti
         client.send("for whom?")
 
 
-def test_an_id_that_is_none_leaves_the_old_partner(chatting: tuple[ChatClient, Peer]) -> None:
+def test_an_invalid_id_keeps_the_old_partner(chatting: tuple[ChatClient, Peer]) -> None:
     client, _ = chatting
     before = client.partner_id
     with pytest.raises(LocalProtocolError):
@@ -368,7 +368,9 @@ def test_calls_while_another_thread_receives(chatting: tuple[ChatClient, Peer], 
     assert receive.result(SECONDS) == MessageReceived("carol", "hello")
 
 
-def test_caller_goes_on_alone_when_the_reader_times_out(alice: tuple[ChatClient, Peer], start: ServerStart) -> None:
+def test_a_caller_continues_when_the_reading_caller_times_out(
+    alice: tuple[ChatClient, Peer], start: ServerStart
+) -> None:
     client, peer = alice
     receive = start(client.receive, timeout=1)
     in_receive(client)
@@ -412,9 +414,7 @@ def test_server_ping_is_answered(alice: tuple[ChatClient, Peer]) -> None:
     assert peer.expect(PacketType.PONG) == b""
 
 
-def test_server_ping_is_answered_after_a_send_that_stands_still(
-    chatting: tuple[ChatClient, Peer], start: ServerStart
-) -> None:
+def test_server_ping_is_answered_after_a_blocked_send(chatting: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = chatting
     fill(client)
     start(client.send, "and on")
@@ -461,7 +461,7 @@ def test_send_to_a_broken_connection_finds_the_error_that_came(chatting: tuple[C
     assert caught.value.reason == Reason.TOO_SLOW
 
 
-def test_server_closes_without_a_word(alice: tuple[ChatClient, Peer], start: ServerStart) -> None:
+def test_server_closes_without_an_error(alice: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = alice
     waiting: list[Future[Any]] = [start(client.chat, 1), start(client.receive)]
     peer.expect(PacketType.CHAT_INIT)
@@ -480,7 +480,7 @@ def test_server_that_breaks_the_protocol(alice: tuple[ChatClient, Peer]) -> None
         client.receive()
 
 
-def test_close_wakes_whoever_waits(chatting: tuple[ChatClient, Peer], start: ServerStart) -> None:
+def test_close_wakes_all_waiting_calls(chatting: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = chatting
     receive = start(client.receive, timeout=None)
     in_receive(client)
@@ -555,7 +555,7 @@ def test_callers_mistakes(pair: tuple[ChatClient, Peer], start: ServerStart) -> 
             client.chat(number)
 
 
-def test_text_that_is_no_utf8(chatting: tuple[ChatClient, Peer]) -> None:
+def test_text_that_is_not_utf8(chatting: tuple[ChatClient, Peer]) -> None:
     client, peer = chatting
     with pytest.raises(LocalProtocolError):
         client.send("\udc80")
@@ -619,7 +619,7 @@ def test_bad_addresses(text: str, complaint: str) -> None:
 # Without gevent
 
 
-def test_is_what_it_says() -> None:
+def test_threads_are_as_the_environment_says() -> None:
     assert ("gevent" in sys.modules) != (UNPATCHED in os.environ)
 
 

@@ -134,7 +134,7 @@ def test_features_are_those_of_a_login_that_was_granted(pair: Pair, start: Serve
         client.receive()
 
 
-def test_a_brief_login_knows_itself_alone_until_it_asks(pair: Pair, start: ServerStart) -> None:
+def test_a_brief_login_knows_only_itself_until_it_asks(pair: Pair, start: ServerStart) -> None:
     client, peer = pair
     login = start(client.login, "alice", features=Feature.BRIEF)
     peer.expect(PacketType.CONFIG)
@@ -167,7 +167,7 @@ def test_what_comes_right_after_the_list_is_not_lost(pair: Pair, start: ServerSt
 # Presence
 
 
-def test_who_comes_is_online_as_soon_as_any_call_has_read_it(alice: Pair, start: ServerStart) -> None:
+def test_an_arrival_counts_as_soon_as_any_call_has_read_it(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     ping = start(client.ping)
     peer.send(encode_presence(True, "carol", 3, 1))
@@ -177,7 +177,7 @@ def test_who_comes_is_online_as_soon_as_any_call_has_read_it(alice: Pair, start:
     assert client.receive(timeout=0) == PresenceChanged("carol", 3, is_online=True)
 
 
-def test_who_looks_at_the_list_is_not_disturbed_by_changes(alice: Pair, start: ServerStart) -> None:
+def test_a_list_in_use_is_not_changed_by_presence(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     received = start(receive, client, 1000)
     names = iter(client.online)
@@ -194,7 +194,7 @@ def receive(client: ChatClient, count: int) -> list[Event]:
 # Partners who are away
 
 
-def test_who_has_left_can_be_written_to_with_a_mailbox(alice: Pair, start: ServerStart) -> None:
+def test_a_user_who_left_can_be_written_to_with_a_mailbox(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     peer.send(BOB_LEFT)
     client.receive()
@@ -205,7 +205,7 @@ def test_who_has_left_can_be_written_to_with_a_mailbox(alice: Pair, start: Serve
     assert chat.result(SECONDS) == client.partner_id == 1
 
 
-def test_who_has_left_is_refused_without_a_mailbox(pair: Pair, start: ServerStart) -> None:
+def test_a_user_who_left_is_refused_without_a_mailbox(pair: Pair, start: ServerStart) -> None:
     client, peer = pair
     log_in(pair, start, ALL_FEATURES & ~Feature.MAILBOX)
     peer.send(BOB_LEFT)
@@ -317,7 +317,7 @@ def test_history_while_another_thread_receives(alice: Pair, start: ServerStart) 
 # Events one by one
 
 
-def test_iteration_gives_out_the_events_and_ends_with_the_connection(alice: Pair) -> None:
+def test_iteration_yields_the_events_and_ends_with_the_connection(alice: Pair) -> None:
     client, peer = alice
     peer.send(
         message("bob", "hi"),
@@ -362,7 +362,7 @@ def test_iteration_waits_for_ever_and_ends_at_close(start: ServerStart) -> None:
 
 
 @pytest.mark.skipif(UNPATCHED in os.environ, reason="its fixture comes with gevent")
-def test_who_was_away_misses_nothing(server: ServerProcess) -> None:
+def test_an_offline_user_misses_nothing(server: ServerProcess) -> None:
     with ChatClient(server.host, server.port, SECONDS) as alice:
         alice.login("alice", features=ALL_FEATURES)
         with ChatClient(server.host, server.port, SECONDS) as bob:
@@ -381,7 +381,7 @@ def test_who_was_away_misses_nothing(server: ServerProcess) -> None:
 # Without gevent
 
 
-def test_is_what_it_says() -> None:
+def test_threads_are_as_the_environment_says() -> None:
     assert ("gevent" in sys.modules) != (UNPATCHED in os.environ)
 
 

@@ -80,7 +80,7 @@ def texts_up_to(peer: Peer, last: str) -> list[str]:
     return texts[1:]
 
 
-def test_send_returns_the_numbers_that_receipts_speak_of(chatting: Pair, start: ServerStart) -> None:
+def test_send_returns_the_numbers_that_receipts_use(chatting: Pair, start: ServerStart) -> None:
     client, peer = chatting
     assert client.sent == 0
     assert client.send("one") == range(1, 2)
@@ -98,7 +98,7 @@ def test_send_returns_the_numbers_that_receipts_speak_of(chatting: Pair, start: 
     assert client.receive() == ReceiptReceived(Level.DELIVERED, long[0], long[-1])
 
 
-def test_what_a_timeout_keeps_back_has_no_number(chatting: Pair, start: ServerStart) -> None:
+def test_messages_that_a_timeout_holds_back_have_no_number(chatting: Pair, start: ServerStart) -> None:
     client, peer = chatting
     fill(client)
     before = client.sent
@@ -145,7 +145,7 @@ def test_numbers_are_exact_when_several_threads_send_and_give_up(chatting: Pair,
 # Without gevent
 
 
-def test_is_what_it_says() -> None:
+def test_threads_are_as_the_environment_says() -> None:
     assert ("gevent" in sys.modules) != (UNPATCHED in os.environ)
 
 

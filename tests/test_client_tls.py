@@ -179,7 +179,7 @@ def test_two_who_flood_each_other_lose_nothing(port: int, trust: ssl.SSLContext,
         assert alice.ping() > 0
 
 
-def test_who_sends_without_reading_gets_all_afterwards(
+def test_a_client_that_sends_without_reading_gets_everything_afterwards(
     port: int, trust: ssl.SSLContext, pool: ThreadPoolExecutor
 ) -> None:
     with ChatClient(HOST, port, DEADLINE, trust) as alice, ChatClient(HOST, port, DEADLINE, trust) as bob:
@@ -302,7 +302,7 @@ def test_timeouts_in_the_middle_of_everything(chatting: tuple[ChatClient, Peer],
             at = received.index(text, at) + len(text)
 
 
-def test_server_ping_is_answered_after_a_send_that_stands_still(
+def test_server_ping_is_answered_after_a_blocked_send(
     chatting: tuple[ChatClient, Peer], pool: ThreadPoolExecutor
 ) -> None:
     client, peer = chatting
@@ -316,7 +316,7 @@ def test_server_ping_is_answered_after_a_send_that_stands_still(
     sending.result(DEADLINE)
 
 
-def test_server_closes_without_a_word(chatting: tuple[ChatClient, Peer], pool: ThreadPoolExecutor) -> None:
+def test_server_closes_without_an_error(chatting: tuple[ChatClient, Peer], pool: ThreadPoolExecutor) -> None:
     client, peer = chatting
     waiting: list[Future[Any]] = [pool.submit(client.ping), pool.submit(client.receive)]
     peer.expect(PacketType.PING)
@@ -363,7 +363,7 @@ def test_close_says_goodbye(chatting: tuple[ChatClient, Peer]) -> None:
         peer.read()
 
 
-def test_close_wakes_whoever_waits(chatting: tuple[ChatClient, Peer], pool: ThreadPoolExecutor) -> None:
+def test_close_wakes_all_waiting_calls(chatting: tuple[ChatClient, Peer], pool: ThreadPoolExecutor) -> None:
     client, _ = chatting
     receive = pool.submit(client.receive, timeout=None)
     is_reading(client)
@@ -409,7 +409,7 @@ def test_certificate_that_has_expired_is_refused(authority: trustme.CA, trust: s
         ChatClient(HOST, server.port, tls=trust)
 
 
-def test_server_that_speaks_no_tls(trust: ssl.SSLContext, tmp_path: Path) -> None:
+def test_server_that_does_not_speak_tls(trust: ssl.SSLContext, tmp_path: Path) -> None:
     with (
         run_server(tmp_path / "data") as server,
         pytest.raises(ConnectionFailed, match=rf"^{server.address} does not speak TLS \("),
@@ -519,7 +519,7 @@ def test_reconnects(certificate: Path, ca_file: Path, tmp_path: Path) -> None:
 # Without gevent
 
 
-def test_is_what_it_says() -> None:
+def test_threads_are_as_the_environment_says() -> None:
     assert ("gevent" in sys.modules) != (UNPATCHED in os.environ)
 
 

@@ -69,7 +69,7 @@ def test_the_list_has_the_users_of_all_nodes_in_the_order_of_their_ids(
         assert list(list_again(wire, name)) == [*others, name]
 
 
-def test_a_user_who_has_left_one_node_comes_in_at_once_at_another(pair: tuple[ServerProcess, ServerProcess]) -> None:
+def test_a_user_who_left_one_node_can_log_in_at_another_at_once(pair: tuple[ServerProcess, ServerProcess]) -> None:
     one, two = pair
     for number in range(20):
         node = (one, two)[number % 2]
@@ -79,7 +79,7 @@ def test_a_user_who_has_left_one_node_comes_in_at_once_at_another(pair: tuple[Se
 
 
 @pytest.mark.slow
-def test_of_logins_of_one_name_at_one_moment_on_three_nodes_exactly_one_wins(three: ServerGroup) -> None:
+def test_exactly_one_of_simultaneous_logins_with_one_name_at_three_nodes_wins(three: ServerGroup) -> None:
     refused = encode_error(Reason.USER_ALREADY_ONLINE)
     with ThreadPoolExecutor(3) as threads:
         for race in range(300):
@@ -97,7 +97,7 @@ def test_of_logins_of_one_name_at_one_moment_on_three_nodes_exactly_one_wins(thr
                 wire.close()
 
 
-def test_ids_are_given_once_whoever_signs_up_where(three: ServerGroup) -> None:
+def test_ids_are_unique_over_all_nodes(three: ServerGroup) -> None:
     def sign_up(number: int) -> int:
         name = f"u{number}"
         with three.nodes[number % 3].log_in(name) as wire:
@@ -108,7 +108,7 @@ def test_ids_are_given_once_whoever_signs_up_where(three: ServerGroup) -> None:
     assert sorted(ids) == list(range(1, 301))
 
 
-def test_no_more_sign_up_than_may_on_all_nodes_together(
+def test_the_limit_of_users_holds_for_all_nodes_together(
     shared_redis: RedisServer, redis_prefix: str, tmp_path: Path
 ) -> None:
     with run_group(tmp_path, shared_redis.url, "--max-users", 5, prefix=redis_prefix) as group:
@@ -146,7 +146,7 @@ def test_ids_of_four_bytes_go_beyond_what_two_can_number(
 # What crosses
 
 
-def test_messages_cross_in_order_and_those_that_cannot_are_refused(pair: tuple[ServerProcess, ServerProcess]) -> None:
+def test_messages_cross_nodes_in_order_or_are_refused(pair: tuple[ServerProcess, ServerProcess]) -> None:
     one, two = pair
     alice, bob = one.log_in("alice"), two.log_in("bob")
     alice.chat_with(2)
@@ -164,7 +164,7 @@ def test_messages_cross_in_order_and_those_that_cannot_are_refused(pair: tuple[S
     bob.expect_message("alice:again")
 
 
-def test_a_reader_who_does_not_read_holds_up_the_sender_on_the_other_node_and_nothing_is_lost(
+def test_a_slow_reader_throttles_the_sender_at_the_other_node_and_nothing_is_lost(
     pair: tuple[ServerProcess, ServerProcess],
 ) -> None:
     one, two = pair
@@ -196,7 +196,7 @@ def test_a_reader_who_does_not_read_holds_up_the_sender_on_the_other_node_and_no
     alice.expect_pong()
 
 
-def test_a_ping_is_a_barrier_for_what_went_to_another_node(pair: tuple[ServerProcess, ServerProcess]) -> None:
+def test_a_ping_is_a_barrier_for_messages_to_another_node(pair: tuple[ServerProcess, ServerProcess]) -> None:
     one, two = pair
     alice, bob = one.log_in("alice"), two.log_in("bob")
     alice.chat_with(2)
@@ -206,7 +206,7 @@ def test_a_ping_is_a_barrier_for_what_went_to_another_node(pair: tuple[ServerPro
         bob.expect_message(f"alice:{number}")
 
 
-def test_what_one_node_accepts_and_another_delivers_is_counted_on_both(
+def test_a_message_between_nodes_is_counted_at_both(
     pair: tuple[ServerProcess, ServerProcess],
 ) -> None:
     one, two = pair
@@ -244,7 +244,7 @@ def test_a_node_that_is_killed_has_its_users_offline_after_the_lease_and_their_n
         bob.expect_message("alice:there you are")
 
 
-def test_a_message_under_way_to_a_node_that_dies_is_answered_with_an_error(
+def test_a_message_in_flight_to_a_node_that_fails_is_answered_with_an_error(
     shared_redis: RedisServer, redis_prefix: str, tmp_path: Path
 ) -> None:
     with run_group(tmp_path, shared_redis.url, *FAST, prefix=redis_prefix) as group:
@@ -260,7 +260,7 @@ def test_a_message_under_way_to_a_node_that_dies_is_answered_with_an_error(
         bob.close()
 
 
-def test_a_node_that_stood_still_for_longer_than_its_lease_neither_delivers_nor_speaks_for_its_users(
+def test_a_node_paused_for_longer_than_its_lease_neither_delivers_nor_speaks_for_its_users(
     shared_redis: RedisServer, redis_prefix: str, tmp_path: Path
 ) -> None:
     with run_group(tmp_path, shared_redis.url, *FAST, prefix=redis_prefix) as group:
@@ -292,7 +292,7 @@ def test_a_node_that_stood_still_for_longer_than_its_lease_neither_delivers_nor_
         new_bob.expect_message("carol:again")
 
 
-def test_a_node_that_stood_still_for_less_than_its_lease_goes_on(
+def test_a_node_paused_for_less_than_its_lease_goes_on(
     shared_redis: RedisServer, redis_prefix: str, tmp_path: Path
 ) -> None:
     lease = 8.0
@@ -322,7 +322,7 @@ def test_a_node_that_stops_says_goodbye_and_its_users_are_offline_at_once(
 
 
 @pytest.mark.slow
-def test_while_redis_is_away_one_nodes_users_chat_and_all_else_is_refused_and_then_it_heals(
+def test_while_redis_is_away_users_of_one_node_chat_and_all_else_is_refused_until_it_returns(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
     lease = 5.0  # in which the second node comes back, however late it tries
@@ -360,7 +360,9 @@ def test_while_redis_is_away_one_nodes_users_chat_and_all_else_is_refused_and_th
         assert two.log_in("dave").users == {"alice": 1, "bob": 2, "carol": 3, "dave": 4}
 
 
-def test_who_left_while_redis_was_away_is_offline_when_it_is_back(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_user_who_left_while_redis_was_away_is_offline_when_it_returns(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
     with run_group(tmp_path, redis_server.url) as group:
         one, two = group.nodes
         alice, carol = one.log_in("alice"), two.log_in("carol")
@@ -375,7 +377,7 @@ def test_who_left_while_redis_was_away_is_offline_when_it_is_back(redis_server: 
         two.log_in("alice")
 
 
-def test_a_node_does_little_while_redis_is_away(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_node_uses_little_cpu_while_redis_is_away(redis_server: RedisServer, tmp_path: Path) -> None:
     with run_group(tmp_path, redis_server.url, nodes=1) as group:
         redis_server.stop()
         group.wait_for_log("ERROR Redis")

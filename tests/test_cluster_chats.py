@@ -37,14 +37,14 @@ def chats(engine: Engine, storage: RedisStorage) -> RedisChats:  # noqa: ARG001 
 # Mail
 
 
-def test_mail_waits_whole_and_is_in_the_chat(chats: RedisChats) -> None:
+def test_mail_waits_complete_and_is_in_the_history(chats: RedisChats) -> None:
     row = batch(5, ALICE, BOB, "one", "two")
     assert chats.mail(row, 10) == 2
     assert chats.mailbox(BOB, 0, 1000) == [row._replace(waiting=2)] == chats.last(ALICE, BOB, 10)
     assert chats.mailbox_sizes() == {BOB: 2}
 
 
-def test_mail_that_does_not_fit_is_not_put_in_and_how_much_would_is_told(chats: RedisChats) -> None:
+def test_mail_that_does_not_fit_is_refused_with_the_number_that_would_fit(chats: RedisChats) -> None:
     assert chats.mail(batch(1, ALICE, BOB, "a", "b"), 5) == 2
     assert chats.mail(batch(2, CAROL, BOB, *"abcd"), 5) == 3
     assert ids(chats.mailbox(BOB, 0, 1000)) == [1]
@@ -64,9 +64,7 @@ def test_there_is_no_mail_for_a_user_who_is_online_anywhere(chats: RedisChats, s
     assert chats.mail(single(1, ALICE, BOB), 10) == 1
 
 
-def test_mail_that_is_put_in_twice_is_there_once_whatever_has_become_of_it(
-    chats: RedisChats, storage: RedisStorage
-) -> None:
+def test_mail_that_is_put_in_twice_is_stored_once(chats: RedisChats, storage: RedisStorage) -> None:
     row = batch(1, ALICE, BOB, "a", "b")
     for _ in range(2):
         assert chats.mail(row, 2) == 2
@@ -79,7 +77,7 @@ def test_mail_that_is_put_in_twice_is_there_once_whatever_has_become_of_it(
     assert chats.last(ALICE, BOB, 10) == [row]
 
 
-def test_mail_bounds_the_chat_but_for_what_waits(chats: RedisChats) -> None:
+def test_mail_counts_for_the_bound_of_the_history_which_keeps_what_waits(chats: RedisChats) -> None:
     for number in range(1, 201):
         chats.mail(single(number, ALICE, BOB), 1000)
     assert len(chats.last(ALICE, BOB, 1000)) == 200
@@ -90,7 +88,7 @@ def test_mail_bounds_the_chat_but_for_what_waits(chats: RedisChats) -> None:
 # Twice
 
 
-def test_what_is_written_again_is_there_once_with_the_least_that_was_said_to_wait(chats: RedisChats) -> None:
+def test_a_repeated_write_is_stored_once_with_the_smallest_number_waiting(chats: RedisChats) -> None:
     row = batch(1, ALICE, BOB, *"abc", waiting=3)
     chats.write([row], {})
     chats.write([row._replace(waiting=2)], {})
@@ -124,7 +122,7 @@ def test_a_thousand_rows_are_a_few_commands(chats: RedisChats, engine: Engine, m
 # Removed users
 
 
-def test_with_a_user_go_the_chats_and_the_mail_both_ways(
+def test_removing_a_user_removes_its_chats_and_mail_in_both_directions(
     chats: RedisChats, storage: RedisStorage, engine: Engine
 ) -> None:
     chats.write([single(1, ALICE, BOB, waiting=1), single(2, BOB, CAROL), single(3, CAROL, ALICE, waiting=1)], {})
@@ -135,7 +133,7 @@ def test_with_a_user_go_the_chats_and_the_mail_both_ways(
     assert engine.call("SMEMBERS", engine.key("partners", BOB)) == {b"3"}
 
 
-def test_nothing_is_stored_any_more_of_a_user_who_has_been_removed(chats: RedisChats, storage: RedisStorage) -> None:
+def test_nothing_more_is_stored_for_a_removed_user(chats: RedisChats, storage: RedisStorage) -> None:
     chats.write([single(1, ALICE, BOB, waiting=1)], {})
     storage.remove(ALICE)
     late = [single(2, ALICE, BOB, waiting=1), single(3, BOB, ALICE), single(4, BOB, CAROL)]

@@ -80,7 +80,7 @@ def test_no_message_from_another_node_comes_before_the_end_of_the_list(pair: Pai
     gevent.killall(busy)
 
 
-def test_mail_comes_in_order_and_once_however_often_its_reader_comes_and_goes(pair: Pair) -> None:
+def test_mail_arrives_in_order_and_once_however_often_its_reader_reconnects(pair: Pair) -> None:
     one, two = pair
     one.visit("bob")
     alice = one.log_in("alice", features=Feature.MAILBOX)
@@ -99,9 +99,7 @@ def test_mail_comes_in_order_and_once_however_often_its_reader_comes_and_goes(pa
 
 
 @pytest.mark.slow
-def test_redis_that_stands_still_for_longer_than_the_lease_costs_nobody_the_connection(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
+def test_a_redis_paused_for_longer_than_the_lease_disconnects_nobody(redis_server: RedisServer, tmp_path: Path) -> None:
     with run_group(tmp_path, redis_server.url, "--lease", LEASE, nodes=3) as group:
         wires = [group.log_in(name) for name in ("alice", "bob", "carol")]
         time.sleep(1.25 * LEASE)  # from here on each node may end the others
@@ -118,7 +116,7 @@ def test_redis_that_stands_still_for_longer_than_the_lease_costs_nobody_the_conn
         assert "declared it failed" not in group.log
 
 
-def test_what_a_node_that_is_gone_had_still_to_write_holds_nobody_up(pair: Pair, engine: Engine) -> None:
+def test_unwritten_mail_of_a_failed_node_delays_nobody(pair: Pair, engine: Engine) -> None:
     one, _ = pair
     one.visit("bob")
     engine.call("SADD", engine.key("settling", 1), "0123456789ab")
@@ -126,15 +124,13 @@ def test_what_a_node_that_is_gone_had_still_to_write_holds_nobody_up(pair: Pair,
         bob.expect_pong()
 
 
-def test_redis_may_be_reached_in_vain_any_number_of_times(engine: Engine) -> None:
+def test_connections_to_redis_can_be_opened_any_number_of_times(engine: Engine) -> None:
     for _ in range(300):
         engine.connect().disconnect()  # type: ignore[no-untyped-call]
     assert engine.call("PING")
 
 
-def test_a_name_is_held_until_it_is_released_whatever_comes_late(
-    engine: Engine, directories: tuple[Directory, Directory]
-) -> None:
+def test_a_late_request_does_not_release_a_name(engine: Engine, directories: tuple[Directory, Directory]) -> None:
     one, two = directories
     one.claim(BOB)
     assert one.rejoin([BOB]) == []

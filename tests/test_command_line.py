@@ -110,7 +110,7 @@ def test_a_folder_that_is_not_writable_is_one_line_and_status_1(tmp_path: Path) 
     assert str(tmp_path) in one_line(run_to_end("--port", 0, "--data-dir", tmp_path))
 
 
-def test_a_folder_that_is_none_is_one_line_and_status_1(tmp_path: Path) -> None:
+def test_a_data_folder_that_is_a_file_is_one_line_and_status_1(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     line = one_line(run_to_end("--port", 0, "--data-dir", tmp_path / "file"))
     assert str(tmp_path / "file") in line
@@ -175,7 +175,7 @@ def test_the_soft_limit_of_open_files_is_raised_for_a_large_pool(tmp_path: Path)
         assert process.wait(30) == 0
 
 
-def test_accepted_sockets_inherit_what_notices_a_vanished_peer() -> None:
+def test_accepted_sockets_inherit_the_options_that_detect_a_vanished_peer() -> None:
     with listen("127.0.0.1", 0, 5, 10.0) as listener, socket.create_connection(listener.getsockname(), 30):
         accepted, _ = listener.accept()
         with accepted:

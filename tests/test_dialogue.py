@@ -188,7 +188,7 @@ def test_a_ping_has_no_refusal(dialogue: Dialogue, feed: Feed) -> None:
         assert taken(dialogue) == [ErrorReceived(Reason.USER_NOT_ONLINE)]
 
 
-def test_the_answer_to_a_call_given_up_is_nobodys(dialogue: Dialogue, feed: Feed) -> None:
+def test_the_answer_to_an_abandoned_call_is_ignored(dialogue: Dialogue, feed: Feed) -> None:
     abandoned, call = Call(CHAT), Call(CHAT)
     first = dialogue.ask(abandoned)
     written = dialogue.ask(call)

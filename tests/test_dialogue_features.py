@@ -84,7 +84,7 @@ def test_a_packet_is_a_breach_unless_its_feature_was_asked_for(feature: Feature)
     assert not is_a_breach(dialogue, PACKETS[feature])
 
 
-def test_what_comes_right_after_the_list_is_events(dialogue: Dialogue, feed: Feed) -> None:
+def test_packets_right_after_the_list_are_events(dialogue: Dialogue, feed: Feed) -> None:
     call = login()
     dialogue.ask(call)
     feed(LIST + message("bob", "while you were away") + CAROL_CAME)
@@ -155,7 +155,7 @@ def test_who_is_online_follows_presence_in_ascending_id_order(dialogue: Dialogue
     ]
 
 
-def test_a_list_replaces_what_presence_has_told_before(dialogue: Dialogue, feed: Feed) -> None:
+def test_a_list_replaces_earlier_presence(dialogue: Dialogue, feed: Feed) -> None:
     log_in(dialogue)
     feed(CAROL_CAME)
     dialogue.ask(Call(LOGIN, "alice"))
@@ -181,7 +181,7 @@ def test_a_presence_during_another_call_is_no_part_of_its_answer(dialogue: Dialo
     assert dialogue.online == {"bob": 1, "alice": 2, "carol": 3}
 
 
-def test_whom_we_have_heard_of_stays_known(dialogue: Dialogue, feed: Feed) -> None:
+def test_a_user_seen_once_stays_known(dialogue: Dialogue, feed: Feed) -> None:
     log_in(dialogue)
     feed(CAROL_LEFT)
     dialogue.ask(login())

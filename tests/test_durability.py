@@ -122,7 +122,7 @@ def test_each_line_is_on_disk_before_the_next_and_before_the_reply(
         assert is_synced(write, following, calls), f"{write} may not be on disk when {following} begins"
 
 
-def test_what_a_start_repairs_is_on_disk_before_the_first_client_is_served(trace_file: Path) -> None:
+def test_repairs_of_a_start_are_on_disk_before_the_first_client_is_served(trace_file: Path) -> None:
     calls, server = traced_login(trace_file, "1,alice\n2,to", "alice", "")
     ready = next(call for call in calls if "chat server" in call.arguments)
     (made,) = [call for call in appends(calls, server.data_dir) if call.file.endswith("status.tmp")]
@@ -165,7 +165,7 @@ def test_a_call_that_others_interrupt_counts_from_its_end() -> None:
     ],
     ids=["it failed", "of another file", "it never ended"],
 )
-def test_a_sync_that_does_not_do_is_none(sound: str, unsound: str) -> None:
+def test_a_sync_that_fails_does_not_count(sound: str, unsound: str) -> None:
     assert sound in INTERRUPTED
     assert not verdict(INTERRUPTED.replace(sound, unsound))
 

@@ -69,7 +69,7 @@ def chat(sender: Wire, receiver: Wire, name: str, texts: int) -> None:
         receiver.expect_message(f"{name}:text {number}")
 
 
-def test_who_is_online_chats_on_and_who_needs_no_room_comes_in(four_users: ServerProcess) -> None:
+def test_online_users_chat_on_and_logins_that_need_no_room_succeed(four_users: ServerProcess) -> None:
     server = four_users
     server.log_in("secured", "secret").close()
     alice, bob = server.log_in("alice"), server.log_in("bob")
@@ -97,7 +97,7 @@ def test_who_is_online_chats_on_and_who_needs_no_room_comes_in(four_users: Serve
 
 
 @pytest.mark.parametrize("room", [0, 1, 40])
-def test_the_log_goes_on_in_whole_lines_and_tells_how_many_it_lost(four_users: ServerProcess, room: int) -> None:
+def test_the_log_continues_in_whole_lines_and_counts_the_lost_ones(four_users: ServerProcess, room: int) -> None:
     server = four_users
     with server.connect() as client:
         client.send(encode_login("not valid"))
@@ -204,7 +204,7 @@ def test_a_full_file_system_is_survived_log_included(small_disk: SmallDisk) -> N
         assert users[-1] == f"{signed_up + 1},newcomer"
 
 
-def test_what_waits_for_a_mailbox_is_refused_or_kept_until_there_is_room(start_server: StartServer) -> None:
+def test_mail_is_refused_or_kept_in_memory_until_there_is_room(start_server: StartServer) -> None:
     server = start_server("--sync", "always")
     server.visit("bob")
     alice = server.log_in("alice", features=Feature.MAILBOX | Feature.RECEIPTS)

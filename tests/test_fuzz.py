@@ -40,7 +40,7 @@ def run_all() -> None:
         run(data)
 
 
-def test_the_server_does_what_the_model_says_with_every_input_to_begin_with() -> None:
+def test_the_server_agrees_with_the_model_for_every_initial_input() -> None:
     run_all()
 
 
@@ -220,7 +220,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_target_tells_a_server_that_is_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_target_detects_a_wrong_server(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place, what, fault = FAULTS[name]
     if isinstance(place, dict):
         monkeypatch.setitem(place, int(what), fault)
@@ -230,7 +230,7 @@ def test_the_target_tells_a_server_that_is_wrong(name: str, monkeypatch: pytest.
         run_all()
 
 
-def test_the_server_does_what_the_model_says_with_random_inputs_too() -> None:
+def test_the_server_agrees_with_the_model_for_random_inputs() -> None:
     for seed in range(500):
         data = mutate(bytes(range(seed % 256)), seed)
         for _ in range(20):

@@ -34,29 +34,29 @@ def judged(config: Path) -> str:
     return done.stdout + done.stderr
 
 
-def test_haproxy_finds_no_fault_in_it() -> None:
+def test_haproxy_accepts_the_configuration() -> None:
     assert judged(HAPROXY_CONFIG).strip() == "Configuration file is valid"
 
 
-def test_nor_in_the_limit_of_connections_that_it_leaves_out(tmp_path: Path) -> None:
+def test_haproxy_accepts_the_optional_limit_of_connections(tmp_path: Path) -> None:
     whole = re.sub(r"^( *)# ( *)(tcp-request|backend|stick-table) ", r"\1\2\3 ", HAPROXY_CONFIG.read_text(), flags=re.M)
     assert whole.count("addresses") == HAPROXY_CONFIG.read_text().count("addresses") > 0
     (tmp_path / "haproxy.cfg").write_text(whole)
     assert judged(tmp_path / "haproxy.cfg").strip() == "Configuration file is valid"
 
 
-def test_it_has_a_place_for_each_of_the_servers_own() -> None:
+def test_haproxy_has_as_many_places_as_the_servers() -> None:
     assert f" maxconn {parse_options([]).pool_size} " in HAPROXY_CONFIG.read_text()
 
 
-def test_clients_go_where_there_are_fewest(tmp_path: Path) -> None:
+def test_clients_go_to_the_node_with_the_fewest(tmp_path: Path) -> None:
     with run_nodes(tmp_path, nodes=3, behind_haproxy=True) as group:
         clients = [group.log_in(f"u{number}") for number in range(6)]
         assert [node.log.count("logged in") for node in group.nodes] == [2, 2, 2]
         del clients
 
 
-def test_who_waits_gets_the_first_place_that_is_free_on_any_node(pair: ServerGroup) -> None:
+def test_a_waiting_client_gets_the_first_free_place_of_any_node(pair: ServerGroup) -> None:
     served = [pair.log_in("alice"), pair.log_in("bob")]
     for number in (1, 0):
         waiting = pair.connect()
@@ -66,7 +66,7 @@ def test_who_waits_gets_the_first_place_that_is_free_on_any_node(pair: ServerGro
         served.append(waiting)
 
 
-def test_who_closes_its_side_at_once_is_still_answered(pair: ServerGroup) -> None:
+def test_a_client_that_half_closes_at_once_is_still_answered(pair: ServerGroup) -> None:
     with pair.connect() as client:
         client.send(encode_login("alice"))
         client.half_close()
@@ -75,7 +75,7 @@ def test_who_closes_its_side_at_once_is_still_answered(pair: ServerGroup) -> Non
 
 
 @pytest.mark.slow
-def test_who_has_closed_its_side_is_answered_however_late(tmp_path: Path) -> None:
+def test_a_client_that_half_closed_is_answered_however_late(tmp_path: Path) -> None:
     with run_nodes(tmp_path, "--history", "off", "--write-timeout", 4, nodes=1, behind_haproxy=True) as group:
         reader, sender, _ = stuck_pair(group)
         late = group.log_in("late")
@@ -92,7 +92,7 @@ def test_who_has_closed_its_side_is_answered_however_late(tmp_path: Path) -> Non
         sender.close()
 
 
-def test_an_error_that_closes_arrives_and_who_does_not_close_is_let_go(pair: ServerGroup) -> None:
+def test_an_error_that_closes_arrives_and_a_client_that_does_not_close_is_disconnected(pair: ServerGroup) -> None:
     rude = pair.connect()
     rude.send(b"\x00\x00", b"x" * 100_000)
     rude.expect_error(Reason.UNKNOWN_PACKET_TYPE)
@@ -102,7 +102,7 @@ def test_an_error_that_closes_arrives_and_who_does_not_close_is_let_go(pair: Ser
         other.expect_pong()
 
 
-def test_everyone_on_a_node_that_stops_is_told_and_the_next_ones_get_another(pair: ServerGroup) -> None:
+def test_clients_of_a_stopping_node_are_notified_and_later_ones_get_another_node(pair: ServerGroup) -> None:
     first = pair.log_in("alice")
     (node,) = [node for node in pair.nodes if "alice" in node.log]
     assert node.stop() == 0
@@ -112,7 +112,7 @@ def test_everyone_on_a_node_that_stops_is_told_and_the_next_ones_get_another(pai
         second.expect_pong()
 
 
-def test_a_node_that_is_killed_ends_its_clients_and_the_next_ones_get_another(pair: ServerGroup) -> None:
+def test_clients_of_a_killed_node_are_disconnected_and_later_ones_get_another_node(pair: ServerGroup) -> None:
     with pair.log_in("alice") as client:
         (node,) = [node for node in pair.nodes if "alice" in node.log]
         node.process.kill()

@@ -110,7 +110,7 @@ def test_scripts_ask_for_past_chats_and_mailboxes_alone(scripted: ScriptedServer
         assert alice.wait() == 0
 
 
-def test_nobodys_coming_and_going_is_told(server: ServerProcess, lines: StartLines) -> None:
+def test_scripts_get_no_presence(server: ServerProcess, lines: StartLines) -> None:
     alice = lines("alice", server.address)
     alice.wait_for(r"^\* online")
     with ChatClient(server.host, server.port) as bob:
@@ -123,7 +123,7 @@ def test_nobodys_coming_and_going_is_told(server: ServerProcess, lines: StartLin
     assert after_login(alice)[1:] == ["* now writing to alice", "alice: hello"]
 
 
-def test_somebody_who_is_away_is_written_to_by_id(server: ServerProcess, lines: StartLines) -> None:
+def test_an_offline_user_is_written_to_by_id(server: ServerProcess, lines: StartLines) -> None:
     with ChatClient(server.host, server.port) as bob:
         bob.login("bob")
     server.wait_for_log("bob disconnected")
@@ -220,7 +220,7 @@ def test_help_and_version(lines: StartLines) -> None:
         assert word in explained.text
 
 
-def test_reader_of_the_output_who_goes(server: ServerProcess, bob: ChatClient, lines: StartLines) -> None:
+def test_a_reader_of_the_output_that_goes_away(server: ServerProcess, bob: ChatClient, lines: StartLines) -> None:
     alice = lines("alice", server.address)
     alice.wait_for(r"^\* online.*\n")  # unbuffered, the line's end is a write of its own
     alice.drop_output()
@@ -229,7 +229,7 @@ def test_reader_of_the_output_who_goes(server: ServerProcess, bob: ChatClient, l
     assert alice.process.wait(SECONDS) == 1
 
 
-def test_reader_of_the_output_who_is_not_there(server: ServerProcess, lines: StartLines) -> None:
+def test_a_reader_of_the_output_that_was_never_there(server: ServerProcess, lines: StartLines) -> None:
     alice = lines("alice", server.address)
     alice.wait_for(r"^\* online.*\n")  # unbuffered, the line's end is a write of its own
     alice.drop_output()

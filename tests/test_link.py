@@ -53,7 +53,7 @@ def test_only_channels_that_were_named_are_heard(engine: Engine) -> None:
         assert heard(link, 2) == [("mine", b"2"), (CHANNEL, b"4")]
 
 
-def test_what_a_busy_redis_does_not_take_waits_and_comes_in_order(
+def test_messages_that_a_busy_redis_does_not_accept_wait_and_arrive_in_order(
     redis: RedisServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cluster.link.ANSWER_SECONDS", DEADLINE)
@@ -68,7 +68,7 @@ def test_what_a_busy_redis_does_not_take_waits_and_comes_in_order(
         assert not link.failed.is_set()
 
 
-def test_a_redis_that_takes_nothing_more_is_away(redis: RedisServer, engine: Engine) -> None:
+def test_a_redis_that_accepts_no_more_data_is_away(redis: RedisServer, engine: Engine) -> None:
     with Link(engine, [CHANNEL]) as link:
         redis.pause()
         link.publish([(CHANNEL, bytes(MUCH))])
@@ -76,7 +76,7 @@ def test_a_redis_that_takes_nothing_more_is_away(redis: RedisServer, engine: Eng
         assert link.problem == "Redis: it takes nothing more"
 
 
-def test_a_connection_that_ends_is_told_and_nothing_is_raised(redis: RedisServer, engine: Engine) -> None:
+def test_a_connection_that_ends_is_reported_without_an_exception(redis: RedisServer, engine: Engine) -> None:
     with Link(engine, [CHANNEL]) as link:
         listener = gevent.spawn(lambda: list(link.messages()))
         redis.kill()

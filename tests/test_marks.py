@@ -23,7 +23,7 @@ def delivered(first: int, last: int) -> ReceiptReceived:
     return ReceiptReceived(Level.DELIVERED, first, last)
 
 
-def test_nothing_is_told_of_whom_nothing_was_written_to() -> None:
+def test_a_partner_without_messages_has_no_status() -> None:
     marks = Marks()
     send(marks, 1)
     assert marks.stage(CAROL)[0] is Stage.NOTHING
@@ -86,7 +86,7 @@ def test_a_range_may_be_far_larger_than_what_was_sent() -> None:
     assert marks.stage(BOB)[0] is Stage.DELIVERED
 
 
-def test_those_that_get_no_receipt_are_the_refused_ones() -> None:
+def test_messages_without_a_receipt_are_the_refused_ones() -> None:
     marks = Marks()
     for number in (1, 2, 3):
         send(marks, number)
@@ -137,5 +137,5 @@ def test_what_did_not_go_out_has_no_mark() -> None:
         (Stage.DELIVERED, 1, "ascii", "delivered"),
     ],
 )
-def test_in_few_words(stage: Stage, count: int, encoding: str, words: str) -> None:
+def test_a_status_is_a_mark_a_count_and_a_word(stage: Stage, count: int, encoding: str, words: str) -> None:
     assert stage.describe(count, encoding) == words

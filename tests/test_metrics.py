@@ -124,7 +124,7 @@ def test_refused_logins_are_counted_by_reason(start_server: StartServer) -> None
     assert "chat_logins_total" not in changes
 
 
-def test_ends_of_connections_are_counted_by_what_the_log_says(measured: ServerProcess) -> None:
+def test_disconnects_are_counted_by_the_reason_in_the_log(measured: ServerProcess) -> None:
     for packet in (b"\xff\xff", b"\x05\x00", b"\x02\x00"):
         with measured.connect() as client:
             client.send(packet)
@@ -214,7 +214,7 @@ def refusals(sender: Wire) -> int:
     return count
 
 
-def test_of_what_a_reader_dropped_as_too_slow_had_coming_exactly_the_rest_is_undeliverable(
+def test_exactly_the_rest_for_a_reader_dropped_as_too_slow_is_undeliverable(
     start_server: StartServer,
 ) -> None:
     server = start_server("--metrics-port", 0, "--write-timeout", 5, program=PATIENT)
@@ -284,14 +284,14 @@ def test_messages_are_counted_to_the_end_of_a_drain(start_server: StartServer) -
 # The HTTP server
 
 
-def test_health_and_readiness_are_told_and_other_paths_are_not_found(measured: ServerProcess) -> None:
+def test_health_and_readiness_are_served_and_other_paths_are_not_found(measured: ServerProcess) -> None:
     assert ask(measured, "/healthz") == (200, "text/plain; charset=utf-8", "ok\n")
     assert ask(measured, "/readyz") == (200, "text/plain; charset=utf-8", "ready\n")
     for path in ("/", "/metrics/", "/metrics2"):
         assert ask(measured, path)[0] == 404
 
 
-def test_the_figures_are_valid_openmetrics_where_that_is_asked_for(measured: ServerProcess) -> None:
+def test_the_figures_are_valid_openmetrics_on_request(measured: ServerProcess) -> None:
     measured.log_in("alice").close()
     status, kind, text = ask(measured, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert (status, kind.partition(";")[0]) == (200, "application/openmetrics-text")
@@ -337,7 +337,7 @@ def http(server: ServerProcess) -> socket.socket:
 
 
 @pytest.mark.parametrize("bad", [b"\x00\xff\r\n\r\n", b"GET / HTTP/9.0\r\n\r\n", b"GET\r\n\r\n"])
-def test_what_is_no_http_is_refused_and_harms_nobody(measured: ServerProcess, bad: bytes) -> None:
+def test_input_that_is_not_http_is_refused_and_harms_nobody(measured: ServerProcess, bad: bytes) -> None:
     with http(measured) as client:
         client.sendall(bad)
         assert client.recv(65536).startswith(b"HTTP/1.1 400")
@@ -353,7 +353,7 @@ def test_a_connection_is_closed_after_its_answer(measured: ServerProcess) -> Non
     assert b"\r\nConnection: close\r\n" in answer
 
 
-def test_clients_that_ask_for_nothing_do_not_hold_up_the_chat_and_not_the_end(measured: ServerProcess) -> None:
+def test_http_clients_that_send_nothing_delay_neither_the_chat_nor_the_shutdown(measured: ServerProcess) -> None:
     stuck = [http(measured) for _ in range(6)]
     time.sleep(0.2)
     measured.log_in("alice").expect_pong()
@@ -381,12 +381,12 @@ def test_clients_that_send_byte_by_byte_are_cut_off_and_others_are_served(measur
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
-def test_a_version_that_makes_no_sense_is_not_looked_at(measured: ServerProcess, kind: str) -> None:
+def test_an_invalid_version_is_ignored(measured: ServerProcess, kind: str) -> None:
     status, answered, _ = ask(measured, "/metrics", Accept=f"{kind}; version=abc")
     assert (status, answered.partition(";")[0]) == (200, kind)
 
 
-def test_headers_beyond_all_measure_are_not_kept(measured: ServerProcess) -> None:
+def test_oversized_headers_are_not_kept(measured: ServerProcess) -> None:
     """A hundred lines of 64 KiB are what Python's http.client takes, and it keeps them until the last has come."""
     before = measured.metrics()["process_resident_memory_bytes"]
     clients = [http(measured) for _ in range(3)]  # one place is left for us

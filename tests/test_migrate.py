@@ -136,7 +136,7 @@ def silent(_: str) -> None:
 # There and back
 
 
-def test_there_and_back_everything_is_the_same(folder: Path, group: Group, tmp_path: Path) -> None:
+def test_a_migration_there_and_back_changes_nothing(folder: Path, group: Group, tmp_path: Path) -> None:
     before = contents(folder)
     there = admin(folder, "migrate", *group.options)
     assert there == "copied 3 users, 2 passwords and 26 messages\n"
@@ -151,7 +151,7 @@ def test_there_and_back_everything_is_the_same(folder: Path, group: Group, tmp_p
     assert back.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_server_starts_on_what_came_back_and_delivers_the_mail(group: Group, tmp_path: Path) -> None:
+def test_a_server_starts_on_a_migrated_folder_and_delivers_the_mail(group: Group, tmp_path: Path) -> None:
     make_database(tmp_path / "data", {"bob": None, "alice": None}, [], removed=[])
     wrap = Envelope("alice").wrap
     with ChatFile(tmp_path / "data" / "chats.db", 100) as chats:
@@ -271,7 +271,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_whenever_it_is_broken_off_it_completes_when_run_again(
+def test_a_migration_interrupted_anywhere_completes_when_run_again(
     folder: Path, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = in_folder(folder)
@@ -295,7 +295,7 @@ def test_whenever_it_is_broken_off_it_completes_when_run_again(
 
 
 @pytest.mark.usefixtures("at_once")
-def test_whenever_the_way_back_is_broken_off_it_completes_when_run_again(
+def test_a_migration_back_interrupted_anywhere_completes_when_run_again(
     folder: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carry(folder, engine, silent)
@@ -323,7 +323,7 @@ def killed(folder: Path, *arguments: str, after: int) -> bool:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_and_run_again_it_is_all_there_once(group: Group, tmp_path: Path) -> None:
+def test_a_migration_killed_at_random_and_run_again_is_complete(group: Group, tmp_path: Path) -> None:
     folder, back = tmp_path / "data", tmp_path / "back"
     folder.mkdir()
     (folder / "users.csv").write_text("".join(f"{n},user{n}\n" for n in range(1, 5_001)))
@@ -341,7 +341,7 @@ def test_killed_at_random_moments_and_run_again_it_is_all_there_once(group: Grou
         assert in_folder(place) == expected
 
 
-def test_what_changed_in_the_folder_since_it_was_broken_off_is_carried(
+def test_a_repeated_migration_includes_later_changes_in_the_folder(
     folder: Path, group: Group, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrate, "AT_ONCE", 20)
@@ -374,7 +374,7 @@ def test_another_database_in_redis_is_left_alone(folder: Path, group: Group, eng
     Directory(engine, lease=60).join()
 
 
-def test_a_group_that_has_gone_on_since_is_not_written_over(folder: Path, group: Group, engine: Engine) -> None:
+def test_a_group_in_use_since_is_not_overwritten(folder: Path, group: Group, engine: Engine) -> None:
     carry(folder, engine, silent)
     RedisChats(engine, 100).write([message(100, 1, 3)], {})
     assert "already has another database" in refusal(folder, "migrate", *group.options)
@@ -397,7 +397,7 @@ def test_half_of_another_database_is_left_alone(
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_while_servers_of_the_group_run_nothing_is_carried(
+def test_nothing_is_migrated_while_servers_of_the_group_run(
     folder: Path, group: Group, engine: Engine, tmp_path: Path, back: bool
 ) -> None:
     directory = Directory(engine, lease=60)
@@ -410,7 +410,7 @@ def test_while_servers_of_the_group_run_nothing_is_carried(
     admin(folder, "migrate", *group.options)
 
 
-def test_a_node_that_was_killed_long_ago_is_in_nobodys_way(folder: Path, group: Group, engine: Engine) -> None:
+def test_a_node_killed_long_ago_does_not_prevent_a_migration(folder: Path, group: Group, engine: Engine) -> None:
     directory = Directory(engine, lease=60)
     directory.join()
     engine.call("ZADD", engine.key("nodes"), int(time.time() - 120) * 1000, directory.node)
@@ -418,14 +418,14 @@ def test_a_node_that_was_killed_long_ago_is_in_nobodys_way(folder: Path, group: 
     assert engine.call("ZCARD", engine.key("nodes")) == 0
 
 
-def test_while_a_server_runs_on_the_folder_nothing_is_carried(group: Group, engine: Engine, tmp_path: Path) -> None:
+def test_nothing_is_migrated_while_a_server_runs_on_the_folder(group: Group, engine: Engine, tmp_path: Path) -> None:
     with run_server(tmp_path / "data") as server:
         server.log_in("alice").expect_pong()
         assert "is in use by another server" in refusal(server.data_dir, "migrate", *group.options)
     assert engine.call("KEYS", f"{group.prefix}:*") == []
 
 
-def test_two_at_once_do_not_mix(folder: Path, engine: Engine, group: Group, tmp_path: Path) -> None:
+def test_two_migrations_at_once_do_not_mix(folder: Path, engine: Engine, group: Group, tmp_path: Path) -> None:
     make_database(tmp_path / "other", {"zoe": None}, [], removed=[])
 
     def interfere(_: str) -> None:
@@ -484,7 +484,7 @@ def test_a_server_that_was_started_on_an_unfinished_folder_keeps_what_it_has_mad
     assert in_folder(back).users == [User(1, "zoe")]
 
 
-def test_where_there_is_nothing_to_carry_nothing_is_made(group: Group, engine: Engine, tmp_path: Path) -> None:
+def test_without_a_source_nothing_is_created(group: Group, engine: Engine, tmp_path: Path) -> None:
     assert "there is no database in" in refusal(tmp_path / "missing", "migrate", *group.options)
     reason = refusal(tmp_path / "back", "migrate", "--back", *group.options)
     assert reason == f"there is no database of a group {group.prefix}; --redis-prefix says which"
@@ -509,7 +509,7 @@ def test_without_redis_it_is_bad_usage(folder: Path) -> None:
     assert "migrate needs --redis" in done.stderr
 
 
-def test_at_a_terminal_it_shows_how_far_it_is(folder: Path, group: Group) -> None:
+def test_progress_is_shown_at_a_terminal(folder: Path, group: Group) -> None:
     arguments = ["migrate", "--data-dir", folder, *group.options]
     with ScreenProgram("admin.py", *arguments, environment={}) as program:
         assert program.wait() == 0

@@ -68,7 +68,7 @@ def watching(presence: LocalPresence, user_id: int) -> Member:
     return one
 
 
-def test_who_asks_for_it_is_told_who_comes_and_goes_but_not_of_itself() -> None:
+def test_a_watcher_is_notified_of_arrivals_and_departures_but_not_its_own() -> None:
     presence, other = LocalPresence(), member(2)
     watcher = watching(presence, 1)
     presence.join(other)
@@ -80,7 +80,7 @@ def test_who_asks_for_it_is_told_who_comes_and_goes_but_not_of_itself() -> None:
     assert watcher.outbox.take() == b""
 
 
-def test_who_does_not_ask_or_no_longer_does_is_told_nothing() -> None:
+def test_a_member_that_does_not_watch_is_not_notified() -> None:
     presence, silent = LocalPresence(), member(1)
     presence.join(silent)
     watcher = watching(presence, 2)
@@ -89,7 +89,7 @@ def test_who_does_not_ask_or_no_longer_does_is_told_nothing() -> None:
     assert silent.outbox.take() == watcher.outbox.take() == b""
 
 
-def test_asking_twice_is_as_good_as_once() -> None:
+def test_watching_twice_is_the_same_as_once() -> None:
     presence = LocalPresence()
     watcher = watching(presence, 1)
     presence.watch(watcher, wanted=True)
@@ -97,7 +97,7 @@ def test_asking_twice_is_as_good_as_once() -> None:
     assert watcher.outbox.take() == encode_presence(True, "user2", 2, 1)
 
 
-def test_who_does_not_read_is_told_only_what_happened_last_to_each_user() -> None:
+def test_a_watcher_that_does_not_read_gets_the_latest_event_of_each_user() -> None:
     presence, two, three = LocalPresence(), member(2), member(3)
     watcher = watching(presence, 1)
     for _ in range(1000):
@@ -107,7 +107,7 @@ def test_who_does_not_read_is_told_only_what_happened_last_to_each_user() -> Non
     assert watcher.outbox.take() == encode_presence(True, "user3", 3, 1) + encode_presence(False, "user2", 2, 1)
 
 
-def test_leaving_late_is_not_told_where_the_successor_is_online() -> None:
+def test_a_late_departure_is_not_reported_while_the_successor_is_online() -> None:
     presence, old, new = LocalPresence(), member(2), member(2)
     presence.join(old)
     presence.join(new)

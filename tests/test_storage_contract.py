@@ -188,7 +188,7 @@ def test_the_last_password_counts(database: Database) -> None:
         assert (storage.password_hash(alice.id), storage.password_hash(bob.id)) == (OTHER_HASH, HASH)
 
 
-def test_a_password_for_nobody_is_refused_and_never_passes_to_the_next_user(database: Database) -> None:
+def test_a_password_for_an_unknown_user_is_refused_and_never_passes_to_the_next_one(database: Database) -> None:
     with database() as storage:
         with pytest.raises(KeyError):
             storage.set_password(1, HASH)
@@ -213,7 +213,7 @@ def test_a_password_can_be_taken_away_and_given_again(database: Database) -> Non
 # Removal
 
 
-def test_a_removed_user_is_found_by_nothing_any_more(database: Database) -> None:
+def test_a_removed_user_is_no_longer_found(database: Database) -> None:
     with database() as storage:
         alice, bob = storage.sign_up("alice", HASH), storage.sign_up("bob", OTHER_HASH)
         storage.set_status(alice.id, online=True)
@@ -243,7 +243,7 @@ def test_a_removed_users_id_is_never_used_again_and_the_name_is_free(database: D
             storage.remove(user_id)
 
 
-def test_nobody_cannot_be_removed_nor_anybody_twice(database: Database) -> None:
+def test_an_unknown_user_cannot_be_removed_nor_a_user_twice(database: Database) -> None:
     with database() as storage:
         alice = storage.sign_up("alice", None)
         storage.remove(alice.id)
@@ -302,7 +302,7 @@ def test_everyone_is_offline_after_a_restart(database: Database) -> None:
         assert not storage.is_online(alice.id)
 
 
-def test_nobody_is_not_online_and_cannot_be_set_online(database: Database) -> None:
+def test_an_unknown_user_is_offline_and_cannot_be_set_online(database: Database) -> None:
     with database() as storage:
         assert not storage.is_online(1)
         with pytest.raises(KeyError):

@@ -170,7 +170,7 @@ def test_ids_need_not_be_in_order_or_without_gaps(folder: Path) -> None:
     assert (folder / "users.csv").read_bytes() == b"7,grace\n3,carol\n8,heidi\n"
 
 
-def test_at_a_start_the_file_says_that_everyone_is_offline(folder: Path) -> None:
+def test_at_a_start_all_users_are_written_as_offline(folder: Path) -> None:
     write(folder, users=b"1,alice\n2,bob\n", passwords=b"", status=b"1,1\n2,1\n")
     with opened(folder):
         assert (folder / "status.csv").read_bytes() == b"1,0\n2,0\n"
@@ -409,7 +409,7 @@ def test_the_folder_is_synced_once_all_files_are_in_it(folder: Path, monkeypatch
         assert listings == [{*FILES, "lock"}]
 
 
-def test_whole_lines_of_a_killed_server_are_synced_before_they_are_believed(
+def test_whole_lines_of_a_killed_server_are_synced_before_they_count(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder, users=b"1,alice\n", passwords=b"1,a\n", status=b"1,0\n")

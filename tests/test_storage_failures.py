@@ -179,7 +179,7 @@ def test_the_only_line_may_be_torn(folder: Path) -> None:
         (b"1,a\n2,b\n300,above the highest id\n", b"1,a\n2,b\n", "removed lines without a user: 1"),
     ],
 )
-def test_passwords_that_are_torn_or_nobodys_are_removed(
+def test_torn_passwords_and_passwords_without_a_user_are_removed(
     folder: Path, caplog: pytest.LogCaptureFixture, found: bytes, repaired: bytes, logged: str
 ) -> None:
     write(folder, users=b"1,alice\n2,bob\n", passwords=found, status=b"1,0\n2,0\n")
@@ -212,7 +212,7 @@ def test_every_user_has_one_status_line_after_a_start(
     assert caplog.record_tuples == [("storage", logging.WARNING, f"{folder / 'status.csv'}: {line}") for line in logged]
 
 
-def test_what_an_interrupted_repair_left_behind_is_written_over(folder: Path) -> None:
+def test_the_remains_of_an_interrupted_repair_are_overwritten(folder: Path) -> None:
     write(folder, users=b"1,alice\n", passwords=b"1,a\n2,x\n", status=b"1,1\n")
     for name in ("passwords.tmp", "status.tmp"):
         (folder / name).write_bytes(b"something long of an earlier start\n" * 9)
@@ -279,7 +279,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("file", "line", "problem"), DAMAGE, ids=lambda value: str(value)[:40])
-def test_a_line_that_makes_no_sense_stops_the_start_and_nothing_is_overwritten(
+def test_an_invalid_line_stops_the_start_and_nothing_is_overwritten(
     folder: Path, caplog: pytest.LogCaptureFixture, file: str, line: bytes, problem: str
 ) -> None:
     text = b"0" if file == "status.csv" else b"bob"
@@ -299,7 +299,7 @@ def test_a_line_that_makes_no_sense_stops_the_start_and_nothing_is_overwritten(
 
 
 @pytest.mark.parametrize("line", [b"1,", b"1,zed", b"1,alice", b"2,ALICE"])
-def test_what_a_file_says_of_a_removed_user_after_the_removal_is_damage_but_the_name_is_free(
+def test_a_line_about_a_removed_user_after_the_removal_is_damage_but_the_name_is_free(
     folder: Path, line: bytes
 ) -> None:
     write(folder, users=b"1,alice\n1,\n" + line + b"\n")
@@ -331,7 +331,7 @@ def test_a_quote_open_at_the_end_of_a_line_is_damage_there_and_swallows_no_line_
     assert contents(folder) == {**before, "lock": b""}
 
 
-def test_every_error_of_its_own_is_a_storage_error() -> None:
+def test_every_own_error_is_a_storage_error() -> None:
     assert {DamagedFile, FolderInUse, StorageUnavailable} <= set(StorageError.__subclasses__())
 
 

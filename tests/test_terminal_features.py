@@ -162,7 +162,7 @@ def test_a_long_mailbox_comes_whole(server: ServerProcess, terminal: StartTermin
     assert [shown.count(f"bob: {number} x") for number in range(1000)] == [1] * 1000
 
 
-def test_a_name_that_nothing_tells_has_to_be_an_id(server: ServerProcess, terminal: StartTerminal) -> None:
+def test_an_unknown_name_must_be_given_as_an_id(server: ServerProcess, terminal: StartTerminal) -> None:
     sign_up(server, "bob")
     alice = start(terminal, server.address)
     alice.type("/chat bob\r")
@@ -184,7 +184,7 @@ def test_an_id_gets_its_name_from_the_past(server: ServerProcess, terminal: Star
     alice.wait_for(r"^\* now writing to bob, who is offline: .*\nalice -> bob>$")
 
 
-def test_a_full_mailbox_is_told_in_plain_words(start_server: StartServer, terminal: StartTerminal) -> None:
+def test_a_full_mailbox_is_explained_in_plain_words(start_server: StartServer, terminal: StartTerminal) -> None:
     server = start_server("--mailbox-messages", 1)
     sign_up(server, "bob")
     alice = start(terminal, server.address)
@@ -195,7 +195,7 @@ def test_a_full_mailbox_is_told_in_plain_words(start_server: StartServer, termin
     alice.wait_for("^! Mailbox Full: your message was not delivered; .*\nalice -> id 1> +✓ stored$")
 
 
-def test_a_server_that_keeps_nothing_refuses_as_ever(start_server: StartServer, terminal: StartTerminal) -> None:
+def test_a_server_without_history_refuses_offline_users(start_server: StartServer, terminal: StartTerminal) -> None:
     server = start_server("--history", "off")
     with online(server, "bob") as bob:
         alice = start(terminal, server.address)
@@ -215,7 +215,7 @@ def test_a_server_that_keeps_nothing_refuses_as_ever(start_server: StartServer, 
 # Past chats
 
 
-def test_history_tells_what_was_said_with_the_partner_or_somebody_else(
+def test_history_shows_messages_with_the_partner_or_another_user(
     server: ServerProcess, terminal: StartTerminal
 ) -> None:
     sign_up(server, "bob", "carol")

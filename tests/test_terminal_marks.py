@@ -62,7 +62,7 @@ def test_help_explains_the_marks(server: ServerProcess, terminal: StartTerminal)
     alice.wait_for("^.   ✓ stored +on the server's disk; waits there while your partner is offline$")
 
 
-def test_what_was_not_confirmed_when_the_connection_broke_may_be_lost(
+def test_unconfirmed_messages_of_a_broken_connection_are_reported_as_possibly_lost(
     scripted: ScriptedServer, terminal: StartTerminal
 ) -> None:
     alice, peer = start_scripted(scripted, terminal)
@@ -75,7 +75,7 @@ def test_what_was_not_confirmed_when_the_connection_broke_may_be_lost(
     alice.wait_for(r"reconnecting\n! your last 2 messages may be lost; /history shows what has arrived\nalice -> bob>")
 
 
-def test_what_was_confirmed_is_not_said_to_be_lost(scripted: ScriptedServer, terminal: StartTerminal) -> None:
+def test_confirmed_messages_are_not_reported_as_lost(scripted: ScriptedServer, terminal: StartTerminal) -> None:
     alice, peer = start_scripted(scripted, terminal)
     with peer:
         choose_bob(alice, peer)

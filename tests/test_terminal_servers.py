@@ -71,7 +71,7 @@ def test_a_partner_who_is_away_is_restored_too(start_server: StartServer, termin
         alice.wait_for(r"^\* bob is online\nalice -> bob> +✓✓ delivered$")
 
 
-def test_of_a_server_without_mailboxes_a_partner_who_comes_back_later_is_restored_then(
+def test_without_mailboxes_a_partner_who_returns_later_is_restored_then(
     scripted: ScriptedServer, terminal: StartTerminal
 ) -> None:
     alice, peer = start_scripted(scripted, terminal)
@@ -91,7 +91,7 @@ def test_of_a_server_without_mailboxes_a_partner_who_comes_back_later_is_restore
         assert parse_text(peer.expect(PacketType.MESSAGE)) == b"hello!"
 
 
-def test_ids_of_another_database_are_not_taken_for_those_we_know(
+def test_ids_of_another_database_are_not_confused_with_known_ones(
     scripted: ScriptedServer, terminal: StartTerminal
 ) -> None:
     alice, peer = start_scripted(scripted, terminal)
@@ -144,7 +144,7 @@ def test_quits_while_reconnecting(scripted: ScriptedServer, terminal: StartTermi
     assert alice.wait() == 0
 
 
-def test_who_is_refused_for_others_guesses_while_reconnecting_tries_again(
+def test_a_relogin_refused_because_of_others_guesses_is_tried_again(
     scripted: ScriptedServer, terminal: StartTerminal
 ) -> None:
     alice = terminal("alice", scripted.address, CHAT_PASSWORD="sesame")
