@@ -1,4 +1,4 @@
-"""How many wrong passwords an account, and an address, may give in a minute."""
+"""The limit of wrong passwords a minute, for one account and from one address."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
@@ -12,24 +12,24 @@ WINDOW_SECONDS = 60.0
 
 
 class TooManyAttempts(Exception):
-    """No password is looked at now, not even the right one: or else guessing would go on."""
+    """The limit is reached: no password is checked now, not even the right one, or guessing would go on."""
 
 
 class Attempts:
-    """Wrong passwords of the last minute. Right ones never count."""
+    """The wrong passwords of the last minute. Right ones never count."""
 
     def __init__(self, limit: float) -> None:
-        """`limit`: how many, infinity for no limit."""
+        """`limit`: wrong passwords a minute; infinity for no limit."""
         self._limit = limit
         self._wrong: Counter[Hashable] = Counter()
         self._checking: dict[Hashable, list[Event]] = {}
 
     @contextmanager
     def attempt(self, *keys: Hashable) -> Iterator[Callable[[], None]]:
-        """Check a password in this block, for an account and an address; call what it gives when it was wrong.
+        """Check a password within this block, for an account and an address; call the yielded function if it was wrong.
 
-        Raises TooManyAttempts. Where those under way could reach the limit, this waits for one of them: a hundred
-        guesses at once are no way around it, and a hundred people who come at once are not taken for guesses.
+        If the checks in progress could reach the limit, waits for one of them: a hundred simultaneous guesses do not get
+        around the limit, and a hundred simultaneous logins do not count as guesses. Raises TooManyAttempts.
         """
         while full := [key for key in keys if self._wrong[key] + len(self._checking.get(key, ())) >= self._limit]:
             if any(self._wrong[key] >= self._limit for key in full):
@@ -58,7 +58,7 @@ class Attempts:
             self._forget_empty(key)
 
     def _forget_empty(self, key: Hashable) -> None:
-        """Addresses come and go: nothing is kept of the ones that have done nothing wrong."""
+        """Keep nothing of accounts and addresses without wrong passwords."""
         if self._checking.get(key) == []:
             del self._checking[key]
         if not self._wrong[key]:
