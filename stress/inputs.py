@@ -34,15 +34,15 @@ from stress.seeds import (
 )
 
 HOSTILE = 3
-FORGETFUL = b"\xff"  # where an input begins so, the server keeps no past chats
-REPEATED = 0b11100  # set in the first byte: the bytes come many times, at once
+FORGETFUL = b"\xff"  # an input that begins with it runs on a server without history
+REPEATED = 0b11100  # set in the first byte: the bytes are sent many times at once
 MAX_PIECE = 255
 
 Step = tuple[int, bytes]  # the first byte, and what is sent
 
 
 class Operation(IntEnum):
-    """What can happen to a hostile client, or to the server."""
+    """What can happen to a hostile client or to the server."""
 
     END = 0
     CLOSE = 1  # by the server, with an Error that the number tells
@@ -63,7 +63,7 @@ def keeps_nothing(data: bytes) -> bool:
 
 
 def steps(data: bytes) -> Iterator[Step]:
-    """What an input means; any bytes mean something."""
+    """The steps of an input; any bytes are valid."""
     at = 0
     while at < len(data):
         first, length = data[at], data[at + 1] if at + 1 < len(data) else 0
@@ -109,7 +109,7 @@ def corpus() -> list[bytes]:
 
 
 def _asked() -> Iterator[bytes]:
-    """Who is told what: mallory asks, chats with herself, and looks back; others come and go."""
+    """Receipts, presence and history: mallory asks for them and chats with herself; others come and go."""
     come, comes_again = step(1, COMERS[-1]), step(2, LOGINS[0])
     go = operation(Operation.END, 1)
     for ask in (*ASKS, NEVERMIND, UNKNOWN):
@@ -130,7 +130,7 @@ def _asked() -> Iterator[bytes]:
 
 
 def _away() -> Iterator[bytes]:
-    """Mailboxes: mallory and another one write to vault, who comes later."""
+    """Mailboxes: mallory and another client write to vault, who logs in later."""
     writes = step(0, ASKS[-1] + CHATS[2] + MESSAGES[1])
     both = writes + step(1, COMERS[-1] + CHATS[2] + MESSAGES[2]) + step(0, MESSAGES[3])
     comes = step(2, LOGINS[3] + CHATS[3] + MESSAGES[1])
@@ -173,7 +173,7 @@ def _slow() -> Iterator[bytes]:
 
 
 def _broken() -> Iterator[bytes]:
-    """Each disk fails for a while, where past and mailbox are read and written."""
+    """Each disk fails for a while, during reads and writes of history and mailboxes."""
     writes = step(0, ASKS[-1] + CHATS[2] + MESSAGES[1]) + step(0, CHATS[3] + MESSAGES[2])
     looks = step(0, CHATS[2] + MESSAGES[1] + REPLAYS[1]) + step(1, LOGINS[3])
     for number in range(HOSTILE):
@@ -204,7 +204,7 @@ def mutate(data: bytes, seed: int) -> bytes:
 
 
 def _packet(random: Random) -> bytes:
-    """One of those to begin with, or a new one."""
+    """An initial input or a new one."""
     text = random.choice(("é", "a", "😀", ":")) * random.randrange(34)
     return random.choice(
         (

@@ -1,4 +1,4 @@
-"""What stands in for the disk and the threads where many sessions are tried in a second."""
+"""Databases in memory, in place of disk and threads, so that many sessions can be tried in a second."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
@@ -11,7 +11,7 @@ from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReach
 
 
 class MemoryStorage(Storage):
-    """A database in memory, whose disk can fail."""
+    """A database of users in memory, whose disk can fail."""
 
     def __init__(self, max_users: int) -> None:
         self.fails = False
@@ -83,7 +83,7 @@ class MemoryStorage(Storage):
 
 
 class MemoryChats(ChatFile):
-    """Past chats in memory, of which nothing is ever too old. Its disk can fail, for writing or for reading."""
+    """Past chats in memory, without a bound. Its disk can fail, for writing or for reading."""
 
     ROWS_AT_ONCE = 2  # read from a mailbox, however many more bytes may be: a short mailbox is read in parts, too
 

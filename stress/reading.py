@@ -10,7 +10,7 @@ from protocol import MAX_PACKET_BYTES, Reason, encode_error, rest_of_packet
 from stress import wire
 from stress.peer import ModelClient
 
-OUTBOX_BYTES = 1024  # less than what a piece can cause, so that the way for a full outbox is taken too
+OUTBOX_BYTES = 1024  # less than one piece can cause, so that full outboxes occur
 ORIGIN = address.ClientAddress("fuzz", "fuzz")
 
 
@@ -19,12 +19,13 @@ class Broken(Exception):
 
 
 class FuzzClient:
-    """A session, its outbox, and who reads that: at once; or, while it `holds`, only when somebody waits for room; or
-    not even then, if it is `stubborn`, and is dropped. `gave_up` is when: after how many bytes that are no notices, and
-    whether in the middle of a packet.
+    """A session, its outbox, and the client that reads it.
 
-    `said` are the notices that the server has taken for its stream, as they stand then; `heard` are the bytes that the
-    client has got.
+    The client reads at once. While it `holds`, it reads only when a sender waits for room; a `stubborn` one does not
+    even read then, and is dropped. `gave_up` says when: after how many bytes other than notices, and whether in the
+    middle of a packet.
+
+    `said` are the notices that the server has put into the stream; `heard` are the bytes that the client has read.
     """
 
     def __init__(
@@ -45,16 +46,16 @@ class FuzzClient:
         self._all_notices = 0  # ... and of all that was ever taken
         self._replays = False
 
-    # What the server does with its connection
+    # The server's side
 
     def close(self, reason: Reason) -> None:
-        """End it with this Error, which is read, with all that came before."""
+        """Close with this Error; the client reads it and everything before it."""
         self.holds = False
         self.outbox.close(encode_error(reason))
         self.read()
 
     def drop(self) -> None:
-        """End it as Too Slow: what waits is lost, but for the packet that has been begun."""
+        """Drop it as Too Slow: what waits is lost, except for the packet in flight."""
         if self.outbox.closed:
             return
         self.holds = True
@@ -65,12 +66,12 @@ class FuzzClient:
         self.read()
 
     def cut_off(self) -> None:
-        """The client cannot be reached any more."""
+        """The client becomes unreachable."""
         self.outbox.advance(OutputEvent.SEND_FAILED)
         self._let_go(self._sent)
 
     def end(self) -> None:
-        """It has gone, and has read no more."""
+        """The client has left without reading on."""
         self.holds = True
         self.session.end()
         self._let_go(self._sent)
@@ -81,10 +82,10 @@ class FuzzClient:
         self.outbox.drop(self._stream, end, len(last_packet))
         self._stream = self._stream[:end] + last_packet
 
-    # What the client does
+    # The client's side
 
     def read(self) -> int:
-        """Read all there is; returns how many bytes that was."""
+        """Read everything; returns the number of bytes."""
         count = 0
         while some := self._unread():
             count += self._read(some)
@@ -96,12 +97,12 @@ class FuzzClient:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has a part of a packet that is no notice."""
+        """Whether it has read part of a packet other than a notice."""
         _, rest = wire.whole_packets(self.heard)
         return bool(rest) and rest[0] not in wire.NOTICES
 
     def take_packets(self) -> list[bytes]:
-        """What it has heard, in whole packets, but for notices."""
+        """Remove and return the whole packets that it has read, except notices."""
         packets, self.heard = wire.whole_packets(self.heard)
         return [packet for packet in packets if packet[0] not in wire.NOTICES]
 
@@ -117,7 +118,7 @@ class FuzzClient:
             self.read()
 
     def _unread(self) -> int:
-        """Bytes in flight; more are taken when there are none."""
+        """The bytes in flight; takes more from the outbox if there are none."""
         if self._sent == len(self._stream):
             self._stream, self._sent = self.outbox.take(), 0
             notices = [packet for packet in self._split(self._stream) if packet[0] in wire.NOTICES]
@@ -134,7 +135,7 @@ class FuzzClient:
         return count
 
     def _split(self, stream: bytes) -> list[bytes]:
-        """The packets of what was taken; no notice may be within a replay, or after the Error that closes."""
+        """The packets of what was taken. No notice may come within a replay, or after an Error that closes."""
         packets, rest = wire.whole_packets(stream)
         if rest:
             raise Broken(f"half a packet: {rest!r}")
@@ -148,7 +149,7 @@ class FuzzClient:
         return packets
 
     def check_size(self) -> None:
-        """Memory is bounded."""
+        """Check the bound on memory."""
         most = OUTBOX_BYTES + PUT_BYTES + MAX_PACKET_BYTES + self._notices if self.holds else 0
         if self.outbox.size > most or not (self.holds or self.outbox.empty):
             raise Broken(f"{self.outbox.size} bytes are queued for {self.peer}")

@@ -1,9 +1,9 @@
-"""What the fuzzer runs: any bytes, in any pieces, through decoder, session, accounts, delivery and archive, against the
-model.
+"""What the fuzzer runs: any bytes, in any pieces, through the server's rooms, compared with the model.
 
-No socket, no disk and no loop: some hundred runs a second. Two honest users chat through each run, one who asks for
-nothing and one who asks for every feature. After each piece what every client was sent is compared with what
-stress/model.py says, byte for byte but for dates and ranges of receipts; the first difference raises Broken.
+Decoder, session, accounts, delivery and archive are real. There is no socket, no disk and no loop: some hundred runs a
+second. Two honest users chat through each run, one without features and one with all of them. After each piece, what
+every client was sent must equal what stress/model.py says, byte for byte except dates and ranges of receipts. The first
+difference raises Broken.
 """
 
 import logging
@@ -43,7 +43,7 @@ VAULT = CHEAP.hash("secret")
 
 
 class Formatting(logging.Handler):
-    """Builds each line of the log, as a real handler would, and lets what goes wrong with it through."""
+    """Formats each line of the log, as a real handler would, but lets exceptions through."""
 
     def emit(self, record: logging.LogRecord) -> None:
         record.getMessage()
@@ -86,13 +86,13 @@ class FuzzTarget:
         return FuzzClient(self._new_session)
 
     def _new_session(self, outbox: Outbox, close: Callable[[Reason], None], origin: Origin) -> Session:
-        """The one place here that knows how a session is made."""
+        """The only place here that makes a session."""
         return Session(self._accounts, self._presence, self._delivery, self._counters, outbox, close, origin)
 
-    # What happens
+    # Operations
 
     def receive(self, client: FuzzClient, data: bytes) -> None:
-        """Bytes of this client."""
+        """This client sends bytes."""
         client.session.receive(data)
         for other in self.hostile:
             if other.gave_up:
@@ -101,12 +101,12 @@ class FuzzTarget:
         self._check(client)
 
     def end(self, number: int) -> None:
-        """This one goes, and another comes in its place."""
+        """This client leaves, and another one takes its place."""
         self._end(self.hostile[number])
         self.hostile[number] = self._connect()
 
     def close(self, number: int) -> None:
-        """The server ends this connection, whose session may still be handling what it has read."""
+        """The server closes this connection, while its session may still be handling input."""
         client, reason = self.hostile[number], CLOSING[number]
         self._model.close(client.peer, reason, client.has_begun)
         if reason is Reason.TOO_SLOW:
@@ -116,13 +116,13 @@ class FuzzTarget:
         self._check(client)
 
     def cut_off(self, number: int) -> None:
-        """Nothing reaches this one any more, but what it has sent before is still handled."""
+        """This client becomes unreachable, but what it sent before is still handled."""
         self.hostile[number].cut_off()
         self._model.cut_off(self.hostile[number].peer)
         self._check(self.hostile[number])
 
     def toggle_disk(self, number: int) -> None:
-        """A disk fails, or works again. That chats cannot be written is noticed at once, not first by a commit."""
+        """A disk fails, or works again. A failing write of chats is noticed at once, not only at the next commit."""
         if number == 0:
             self._storage.fails = self._model.disk_fails = not self._storage.fails
         elif number == 1:
@@ -132,7 +132,7 @@ class FuzzTarget:
             self._queue.is_failing = self._chats.cannot_write
 
     def commit(self, number: int) -> None:
-        """It is the turn of who writes chats to disk."""
+        """The commit queue writes."""
         if self._archive:
             with suppress(StorageUnavailable):
                 self._queue.commit()
@@ -140,7 +140,7 @@ class FuzzTarget:
         self._check(self.hostile[number])
 
     def hold(self, number: int, stubborn: bool) -> None:
-        """This one reads no more, or reads on; as FuzzClient has it."""
+        """This client stops reading, or reads on; see FuzzClient."""
         client = self.hostile[number]
         client.holds, client.stubborn = not client.holds and client.peer.takes, stubborn
         if not client.holds:
@@ -148,17 +148,17 @@ class FuzzTarget:
         self._check(client)
 
     def read_some(self, number: int) -> None:
-        """This one reads half of what is in flight, and so perhaps half of a packet."""
+        """This client reads half of what is in flight, perhaps half a packet."""
         self.hostile[number].read_some()
         self._check(self.hostile[number])
 
     def talk(self) -> None:
-        """The honest two write to each other, in turn; their messages are numbered."""
+        """The two honest users write to each other in turn; their messages are numbered."""
         self._said += 1
         self.receive((self.alice, self.bob)[self._said % 2], encode_message(b"%d" % self._said))
 
     def end_all(self) -> None:
-        """All go; nobody is left online, and nothing under way. What is to be kept is on disk."""
+        """All clients leave: nobody is online, nothing is in flight, and what is to be kept is on disk."""
         for client in self._everyone:
             self._end(client)
         if not self._presence.is_empty or self._counters.messages_in_flight:
@@ -174,14 +174,14 @@ class FuzzTarget:
         self._model.end(client.peer)
         self._check(client)
 
-    # What must be so
+    # Checks
 
     @property
     def _everyone(self) -> tuple[FuzzClient, ...]:
         return self.alice, self.bob, *self.hostile
 
     def _check(self, actor: FuzzClient) -> None:
-        """What everybody was sent, and where the conversation of the one who acted stands."""
+        """Check what all clients were sent, and the state of the one that acted."""
         for client in self._everyone:
             self._check_heard(client)
         for client in self._everyone:  # once it is known what has been delivered
@@ -196,7 +196,7 @@ class FuzzTarget:
             raise Broken(f"{client.peer} was not sent {[packet for packet, _ in client.peer.due]}")
 
     def _undated(self, packet: bytes) -> bytes:
-        """A replay as the model has it: it knows no clock."""
+        """A packet of a replay without its date: the model has no clock."""
         date, packet = wire.without_date(packet)
         if date is not None and not self._began <= date <= time.time():
             raise Broken(f"{packet!r} is dated {date}")
@@ -231,7 +231,7 @@ class FuzzTarget:
                 raise Broken(f"{ranges} ranges tell {peer} {peer.receipts}, or {peer.early}, too")
 
     def _check_archive(self, archive: LocalArchive) -> None:
-        """What is on disk in the end, and that nothing is left in memory."""
+        """Check what is on disk at the end, and that nothing is left in memory."""
         kept = [
             (row.sender, row.receiver, packets, number >= row.count - row.waiting)
             for row in self._chats.rows.values()

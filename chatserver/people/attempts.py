@@ -28,8 +28,8 @@ class Attempts:
     def attempt(self, *keys: Hashable) -> Iterator[Callable[[], None]]:
         """Check a password within this block, for an account and an address; call the yielded function if it was wrong.
 
-        If the checks in progress could reach the limit, waits for one of them: a hundred simultaneous guesses do not get
-        around the limit, and a hundred simultaneous logins do not count as guesses. Raises TooManyAttempts.
+        If the checks in progress could reach the limit, waits for one of them: a hundred simultaneous guesses do not
+        get around the limit, and a hundred simultaneous logins do not count as guesses. Raises TooManyAttempts.
         """
         while full := [key for key in keys if self._wrong[key] + len(self._checking.get(key, ())) >= self._limit]:
             if any(self._wrong[key] >= self._limit for key in full):
