@@ -73,7 +73,7 @@ def test_a_redis_that_accepts_no_more_data_is_away(redis: RedisServer, engine: E
         redis.pause()
         link.publish([(CHANNEL, bytes(MUCH))])
         assert link.failed.wait(DEADLINE)
-        assert link.problem == "Redis: it takes nothing more"
+        assert link.problem == "Redis: it accepts no more data"
 
 
 def test_a_connection_that_ends_is_reported_without_an_exception(redis: RedisServer, engine: Engine) -> None:

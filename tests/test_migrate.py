@@ -479,7 +479,7 @@ def test_a_server_that_was_started_on_an_unfinished_folder_keeps_what_it_has_mad
         moment += 1
     with run_server(back) as server, server.log_in("zoe") as zoe:
         assert zoe.users == {"zoe": 1}
-    with pytest.raises(CannotMigrate, match="not this one"):
+    with pytest.raises(CannotMigrate, match="already has another database"):
         carry_back(engine, back, silent)
     assert in_folder(back).users == [User(1, "zoe")]
 
