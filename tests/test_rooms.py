@@ -5,13 +5,16 @@ too. An import that climbs is a sign that a function or an interface belongs one
 """
 
 import ast
+import inspect
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import cluster
 from testkit.processes import ROOT
 
 STORAGE = {"protocol", "chatstorage", "storage"}
@@ -180,3 +183,13 @@ def test_tests_import_programs_only_to_test_them(room: str) -> None:
         if room_of(module) == room
     ]
     assert others == [], "\n".join(["", *others])
+
+
+def test_cluster_implements_interfaces_and_inherits_from_no_concrete_class_of_the_server() -> None:
+    for file in Path(cluster.__path__[0]).glob("*.py"):
+        module = import_module(f"cluster.{file.stem}")
+        for _, found in inspect.getmembers(module, inspect.isclass):
+            if found.__module__ == module.__name__:
+                ours = [base for base in found.__mro__[1:] if base.__module__.startswith(("chatserver", "chatstorage"))]
+                concrete = [base for base in ours if not inspect.isabstract(base) and not issubclass(base, Exception)]
+                assert not concrete, f"{found.__name__} inherits from {concrete}"
