@@ -1,7 +1,7 @@
--- mark, "in" or "out", ms that a node without a lease may still come back
--- -> "running": there are nodes; "half": there is the beginning of a database; "whole": there is one; "empty": there is none
--- The mark keeps nodes out. It is set where that fits: on the way in to an empty or half database, else to a whole one, for
--- a minute, as whoever reads may be killed.
+-- mark, "in" or "out", ms in which a node without a lease may still come back
+-- -> "running": nodes are running; "half": there is part of a database; "whole": there is a database; "empty": there is none
+-- The mark keeps nodes out. On the way in it is set on an empty or half database; otherwise on a whole one, for
+-- a minute, since the reader may be killed.
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', p .. 'nodes', '-inf', now() - ARGV[3])) do
     end_node(node)
 end

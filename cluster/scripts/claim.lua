@@ -1,5 +1,5 @@
 -- node, epoch, id, name
--- -> {number of the event, the clock of the nodes that users have left}, or "held" by another node, "unknown" for no such user, "stale" where the lease has run out
+-- -> {number of the event, the clock of the nodes that users have left}; "held" by another node; "unknown": no such user; "stale": the lease has run out
 local node, id, name = ARGV[1], ARGV[3], ARGV[4]
 if redis.call('HGET', p .. 'epochs', node) ~= ARGV[2] then
     return 'stale'

@@ -5,14 +5,14 @@ local function now() -- milliseconds, of Redis's clock
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Tells all nodes what has happened, numbered, so that one who misses something notices.
+-- Publish an event to all nodes. Events are numbered, so that a node that misses one notices.
 local function tell(event)
     local number = redis.call('INCR', p .. 'events')
     redis.call('PUBLISH', p .. 'presence', number .. ' ' .. event)
     return number
 end
 
--- The clock of a node that a user leaves, who may go on to one that is behind.
+-- Keep the highest clock of the nodes that users have left: a user may move to a node whose clock is behind.
 local function hear_clock(clock)
     if tonumber(clock) > tonumber(redis.call('GET', p .. 'clock') or 0) then
         redis.call('SET', p .. 'clock', clock)
@@ -51,9 +51,9 @@ local function end_node(node)
     tell('x ' .. node)
 end
 
--- Past chats and mailboxes, as cluster/chats.py has them. A row is
---     id: 8 | 1 | sender: 4 | receiver: 4 | count: 4 | what only cluster/chats.py reads
--- Lua's numbers cannot hold an id: it stays the bytes that it is.
+-- Past chats and mailboxes; see cluster/chats.py. A row is
+--     id: 8 | 1 | sender: 4 | receiver: 4 | count: 4 | the rest, which only cluster/chats.py reads
+-- Lua's numbers cannot hold an id, so it stays bytes.
 
 local HEAD_BYTES = 45
 

@@ -1,5 +1,5 @@
--- mark, users, passwords, highest id ever given -> 1: the database is whole; 0: somebody else has changed it
--- mark -> 1: it has been read, and nobody was there meanwhile; 0: perhaps somebody was
+-- mark, users, passwords, highest id ever given -> 1: the database is whole; 0: it was changed meanwhile
+-- mark -> 1: it was read without interference; 0: there may have been some
 local mark, whole = redis.call('GET', p .. 'migrating'), nil
 if ARGV[2] then
     whole = mark == 'in ' .. ARGV[1]

@@ -1,2 +1,2 @@
--- id: nothing is kept of what this user has sent and was sent
+-- id: delete everything that this user has sent and received
 forget_chats(ARGV[1])

@@ -1,5 +1,5 @@
--- node, lease in ms, is new (1) or was there (0), then id and name of all who are online on it
--- -> {} if its lease ran out meanwhile, else {epoch, ids of those who are online elsewhere by now ...}
+-- node, lease in ms, is new (1) or not (0), then id and name of all users online at it
+-- -> {} if its lease has run out, else {epoch, ids of users who are online elsewhere by now ...}
 local node, new = ARGV[1], ARGV[3] == '1'
 if not new and not redis.call('ZSCORE', p .. 'nodes', node) then
     return {}
@@ -8,7 +8,7 @@ if redis.call('EXISTS', p .. 'migrating') == 1 then
     return redis.error_reply('ERR a migration of this database is under way, or was broken off: run admin.py migrate again')
 end
 redis.call('ZADD', p .. 'nodes', now() + ARGV[2], node)
-local answer = {redis.call('HINCRBY', p .. 'epochs', node, 1)} -- what was asked for before counts no more
+local answer = {redis.call('HINCRBY', p .. 'epochs', node, 1)} -- earlier requests are void
 local there = {}
 for i = 4, #ARGV, 2 do
     local id, name = ARGV[i], ARGV[i + 1]

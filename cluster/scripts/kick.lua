@@ -1,4 +1,4 @@
--- id -> 1: the node that has this user online ends the connection; 0: none has
+-- id -> 1: the user's node ends the connection; 0: the user is offline
 if not holder(ARGV[1]) then
     return 0
 end

@@ -1,4 +1,4 @@
--- pair, messages -> the rows that hold so many last ones, the newest first, each with its messages waiting
+-- pair, count -> the rows with the last messages, newest first, each with its number of waiting messages
 local key, left, start = p .. 'chat:' .. ARGV[1], tonumber(ARGV[2]), 0
 local answer = {}
 while left > 0 do

@@ -1,9 +1,9 @@
--- messages kept of each pair, messages that may wait for one user, row, node that the receiver is leaving, or ""
--- -> its number of messages, and all of them wait; or fewer: so many still may; "online": the receiver is; "unknown": or
--- has been removed, or the sender has
+-- messages kept for each pair, messages that may wait for one user, row, node that the receiver is leaving or ""
+-- -> its number of messages, which all wait now; or fewer: how many would fit; "online": the receiver is; "unknown": the receiver
+-- or the sender has been removed
 local row = ARGV[3]
 local id, sender, receiver, count = parse(row)
-if row_of(pair_of(sender, receiver), id) then -- asked for again
+if row_of(pair_of(sender, receiver), id) then -- a repeated request
     return count
 end
 local node = holder(receiver)

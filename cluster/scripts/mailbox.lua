@@ -1,5 +1,5 @@
--- receiver, id, bytes -> the rows above the id that wait, oldest first, until their packets come to so many bytes; each
--- with its messages waiting
+-- receiver, id, bytes -> the waiting rows above the id, oldest first, up to so many bytes of packets; each
+-- with its number of waiting messages
 local key, from, left, at_once = p .. 'mail:' .. ARGV[1], '(' .. ARGV[2] .. '\2', tonumber(ARGV[3]), 50
 local answer = {}
 while left > 0 do

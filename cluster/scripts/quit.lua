@@ -1,2 +1,2 @@
--- node: all its users are offline
+-- node: put all its users offline
 end_node(ARGV[1])

@@ -1,5 +1,5 @@
--- node, epoch, id, ms that its mail may still come (0: no), the node's clock
--- -> number of the event, 0 if there was nothing to release, or this was asked for before a rejoin, which knows better
+-- node, epoch, id, ms in which the node may still write its mail (0: none), the node's clock
+-- -> number of the event; 0 if there was nothing to release, or if the request is older than a rejoin
 hear_clock(ARGV[5])
 if redis.call('HGET', p .. 'epochs', ARGV[1]) ~= ARGV[2] then
     return 0

@@ -1,12 +1,12 @@
 -- node, lease in ms, may end others (1) or not (0)
--- -> {} if the lease had run out, else {ms until the lease of another node runs out, or -1}
+-- -> {} if the lease had run out, else {ms until the next lease of another node runs out, or -1}
 local node, moment = ARGV[1], now()
 local own = redis.call('ZSCORE', p .. 'nodes', node)
 if not own then
     return {}
 end
 redis.call('ZADD', p .. 'nodes', moment + ARGV[2], node)
-if ARGV[3] == '1' and own - moment >= ARGV[2] / 2 then -- else this was asked long ago, and the others were held up, too
+if ARGV[3] == '1' and own - moment >= ARGV[2] / 2 then -- else this request was delayed, and so were those of the others
     for _, other in ipairs(redis.call('ZRANGEBYSCORE', p .. 'nodes', '-inf', moment)) do
         end_node(other)
     end

@@ -1,5 +1,5 @@
--- pair, id, bytes -> the rows above the id, oldest first, until their packets come to so many bytes; each with its
--- messages waiting
+-- pair, id, bytes -> the rows above the id, oldest first, up to so many bytes of packets; each with its
+-- number of waiting messages
 local key, from, left, at_once = p .. 'chat:' .. ARGV[1], '(' .. ARGV[2] .. '\2', tonumber(ARGV[3]), 20
 local answer = {}
 while left > 0 do

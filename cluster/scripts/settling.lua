@@ -1,4 +1,4 @@
--- user id -> number of the nodes, of those that are not gone, which still have mail of this user to write
+-- user id -> how many running nodes still have to write mail of this user
 local nodes = 0
 for _, node in ipairs(redis.call('SMEMBERS', p .. 'settling:' .. ARGV[1])) do
     if redis.call('ZSCORE', p .. 'nodes', node) then

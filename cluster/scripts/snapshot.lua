@@ -1,4 +1,4 @@
--- -> {number of the last event, nodes, ids and holders of all who are online}
+-- -> {number of the last event, nodes, ids and holders of all users online}
 return {
     tonumber(redis.call('GET', p .. 'events') or 0),
     redis.call('ZRANGE', p .. 'nodes', 0, -1),

@@ -1,4 +1,4 @@
--- mark -> 1 while it is there, for another minute where it lasts a minute; else 0
+-- mark -> 1 while it is set, and extends one that lasts a minute; else 0
 local key, mark = p .. 'migrating', redis.call('GET', p .. 'migrating')
 if mark == 'out ' .. ARGV[1] then
     redis.call('PEXPIRE', key, 60000)
