@@ -86,7 +86,7 @@ def drive_without_locust(port: int, seconds: float) -> float:
     clients = [ChatClient("127.0.0.1", port) for _ in range(USERS)]
     for number, client in enumerate(clients):
         client.login(f"load-{number}")
-        ledger.come(client.username)
+        ledger.connect(client.username)
     for number, client in enumerate(clients):
         client.chat(f"load-{PAIRINGS['pairs'](number, list(range(USERS)))}")
     end = monotonic() + seconds
@@ -105,7 +105,7 @@ def drive_without_locust(port: int, seconds: float) -> float:
 
     listeners = [gevent.spawn(listen, client) for client in clients]
     gevent.joinall([gevent.spawn(write, number) for number in range(USERS)], raise_error=True)
-    while ledger.open():
+    while ledger.pending():
         gevent.sleep(0.01)
     gevent.killall(listeners)
     for client in clients:

@@ -1,9 +1,9 @@
-"""A load test of your own protocol, as small as can be: lines over TCP, and a server that sends each one back.
+"""A minimal load test of your own protocol: lines over TCP, and a server that sends each line back.
 
     python -m examples.echo &
     locust -f examples/echo.py --headless -u 10 -r 10 -t 10s
 
-What is yours to replace is marked with (1) to (4); docs/LOADTEST.md explains. All else is the load tester as it is.
+Replace what is marked with (1) to (4); docs/LOADTEST.md explains it. Everything else is the load tester as it is.
 """
 
 import socket
@@ -20,7 +20,7 @@ PORT = 9036
 
 
 class EchoUser(PacedUser):
-    """Sends lines at the pace of the run, and enters what comes back in the ledger."""
+    """Sends lines at the pace of the run, and reports what comes back to the ledger."""
 
     host = f"127.0.0.1:{PORT}"
     protocol = "echo"
@@ -28,7 +28,7 @@ class EchoUser(PacedUser):
 
     connection: socket.socket
 
-    def come_in(self) -> None:
+    def enter(self) -> None:
         host, _, port = self.host.rpartition(":")
         with self.connecting():  # (1) how a connection is made
             self.connection = socket.create_connection((host, int(port)), timeout=10)
@@ -37,17 +37,17 @@ class EchoUser(PacedUser):
 
     @task
     def write(self) -> None:
-        if not self.is_online:  # the server has closed the connection, and this example does not come back
+        if not self.is_online:  # the server closed the connection, and this example does not reconnect
             raise StopUser
         if due := self.take_due():
             self.send_message(self.name, due, self.send)
 
-    def send(self, text: str) -> None:  # (2) how a text is sent; here everyone writes to itself
+    def send(self, text: str) -> None:  # (2) how a text is sent; here each user writes to itself
         self.connection.sendall(f"{text}\n".encode())
 
-    def listen(self) -> None:  # (3) how texts come in, and from whom
+    def listen(self) -> None:  # (3) how texts arrive, and from whom
         self.connection.settimeout(None)
-        with suppress(OSError):  # it has ended, perhaps by ourselves
+        with suppress(OSError):  # the connection has ended
             for line in self.connection.makefile():
                 self.receive_message(self.name, line.rstrip("\n"))
         self.connection_lost(ConnectionError("the server has closed the connection"))
@@ -59,7 +59,7 @@ class EchoUser(PacedUser):
 
 
 def echo(connection: socket.socket, _: object) -> None:
-    """What is to be tested: sends back whatever comes."""
+    """The server under test: sends back whatever arrives."""
     while data := connection.recv(65536):
         connection.sendall(data)
 

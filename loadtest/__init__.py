@@ -1,1 +1,1 @@
-"""The load tester: core/ counts and judges, locust/ joins it to Locust, chat/ is what the chat users share."""
+"""The load tester: core/ measures and judges, locust/ connects it to Locust, chat/ holds what all chat users share."""

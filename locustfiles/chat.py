@@ -20,7 +20,7 @@ from protocol import Feature
 
 STAY_SECONDS = (0.2, 2.0)
 AWAY_SECONDS = (0.5, 2.0)
-NOT_GONE = inf  # instead of the moment at which somebody left
+NOT_GONE = inf  # in place of the time of a departure
 LOOK_BACK = 20  # past messages to ask for
 
 
@@ -31,8 +31,8 @@ def add_options(parser: LocustArgumentParser) -> None:
             "type": _features,
             "default": "",
             "metavar": "LIST",
-            "help": "what users ask for at the login, and then test: presence, receipts, history, mailbox, brief, "
-            "separated by commas, or all (default: nothing)",
+            "help": "extensions that users ask for and test: presence, receipts, history, mailbox, brief, separated by "
+            "commas, or all (default: none)",
         },
         "--timeout": {
             "type": number(float, Range(0.1, 3600)),
@@ -42,11 +42,11 @@ def add_options(parser: LocustArgumentParser) -> None:
         },
         "--tls-ca": {"metavar": "FILE", "help": "PEM file of the authority to trust, instead of the system's"},
     }
-    add_group(parser, "Chat", "How users reach the server, at tcp://HOST:PORT or tls://HOST:PORT", options)
+    add_group(parser, "Chat", "The server is at --host tcp://HOST:PORT or tls://HOST:PORT", options)
 
 
 def _features(text: str) -> str:
-    """Stays a string: options travel to the workers."""
+    """Check the list; it stays a string, since options travel to the workers. Raises ArgumentTypeError."""
     try:
         parse_features(text)
     except ValueError as error:
@@ -58,7 +58,7 @@ events.init_command_line_parser.add_listener(add_options)
 
 
 class Chatter(PacedUser, PairedUser):
-    """Has a partner, and writes at the pace of the run."""
+    """Writes to its partner at the pace of the run."""
 
     weight = 8
 
@@ -75,7 +75,7 @@ class Chatter(PacedUser, PairedUser):
 
 
 class Reconnector(ChatUser):
-    """Says something to one of the others, leaves, and comes back after a while."""
+    """Writes to some other user, leaves, and reconnects after a while."""
 
     wait_time = between(0.1, 1)
 
@@ -85,7 +85,7 @@ class Reconnector(ChatUser):
         self.attempt(self.look_in)
 
     def look_in(self) -> None:
-        here = self.this_run.pairing.here
+        here = self.this_run.pairing.present
         self.write_to(self.this_run.name(random.choice(here)) if here else self.name)
         self.say(monotonic())
         self.leave()
@@ -107,14 +107,14 @@ class Refresher(ChatUser):
 
 
 class WrongHistory(Exception):
-    """What the server remembers is not what was said."""
+    """The history differs from what was sent."""
 
 
 class Historian(PairedUser):
-    """Says something to its partner, and asks for what was said last."""
+    """Writes to its partner, and asks for the last messages."""
 
     wait_time = between(0.1, 1)
-    longest = 0  # so many messages the server has been seen to remember
+    longest = 0  # the most messages that the server has returned
 
     @classmethod
     def objection(cls, options: Namespace) -> str:
@@ -130,17 +130,17 @@ class Historian(PairedUser):
         self.say(monotonic())
         partner, ledger = self.partner, self.this_run.ledger
         recent = ledger.recent(self.name, partner)
-        if not (count := min(LOOK_BACK, recent // 2)):  # half: what has just arrived may be on its way to the disk
+        if not (count := min(LOOK_BACK, recent // 2)):  # half: the latest messages may not be on disk yet
             return
         with suppress(WrongHistory), self.measured("history") as watch:
             past = self.client.history(self.ids[partner], count)
             watch.stop()
-            self.handle_events()  # what came before
-            if ledger.recent(self.name, partner) >= recent:  # otherwise one of us has begun anew
-                self.judge(past, partner, count)
+            self.handle_events()  # which arrived before
+            if ledger.recent(self.name, partner) >= recent:  # otherwise one of the two has reconnected
+                self.check_past(past, partner, count)
 
-    def judge(self, past: list[PastMessage], partner: str, count: int) -> None:
-        """Raises WrongHistory."""
+    def check_past(self, past: list[PastMessage], partner: str, count: int) -> None:
+        """Compare a history with the ledger. Raises WrongHistory."""
         if not min(count, self.longest) <= len(past) <= count:
             raise WrongHistory(f"{len(past)} messages, where {count} were asked for")
         self.longest = max(self.longest, len(past))
@@ -151,18 +151,18 @@ class Historian(PairedUser):
             texts[message.sender].append(message.text)
         try:
             for sender, receiver in {(self.name, partner), (partner, self.name)}:
-                self.this_run.ledger.recall(sender, receiver, texts[sender], is_latest=sender == self.name)
+                self.this_run.ledger.check_history(sender, receiver, texts[sender], is_latest=sender == self.name)
         except ValueError as error:
             raise WrongHistory(str(error)) from None
 
 
 class Traveller(MailUser, PairedUser):
-    """Writes to the next of its kind, who is here or away; goes away, and comes back to what was written meanwhile."""
+    """Writes to the next Traveller, online or offline; leaves, and reconnects to collect its mail."""
 
     weight = 3
-    leaving: ClassVar[dict[str, float]] = {}  # who is not to be written to; since when it is gone, if it is
-    departure = 0.0  # when to go, of monotonic()
-    _coming: "gevent.Greenlet[[], None] | None" = None
+    leaving: ClassVar[dict[str, float]] = {}  # users not to write to, and since when each is offline
+    departure = 0.0  # when to leave, by monotonic()
+    _entering: "gevent.Greenlet[[], None] | None" = None
 
     @classmethod
     def objection(cls, options: Namespace) -> str:
@@ -170,7 +170,7 @@ class Traveller(MailUser, PairedUser):
 
     @property
     def pairing(self) -> Pairing:
-        return self.this_run.circle
+        return self.this_run.mail_ring
 
     def wait_time(self) -> float:
         """About as often as a Chatter, but at least once a second."""
@@ -193,21 +193,21 @@ class Traveller(MailUser, PairedUser):
         if self.partner not in self.leaving:
             self.say(monotonic())
         elif self.leaving[self.partner] < NOT_GONE:
-            self.see_off(self.partner)
+            self.watch_departure(self.partner)
 
-    def see_off(self, partner: str) -> None:
-        """Look whether the server has noticed that our partner is gone: from then on its mailbox is open."""
+    def watch_departure(self, partner: str) -> None:
+        """Check whether the server has noticed that the partner left: from then on its mailbox is open."""
         since = self.leaving[partner]
         with self.measured("refresh"):
             online = self.client.refresh()
         if partner not in online and self.leaving.get(partner) == since:
             del self.leaving[partner]
-            self.this_run.ledger.leave(partner)
+            self.this_run.ledger.open_mailbox(partner)
 
-    def come_in(self) -> None:
-        """Nothing stops who is coming: what is on its way out of the mailbox would be lost."""
-        self._coming = gevent.spawn(super().come_in)
-        self._coming.get()
+    def enter(self) -> None:
+        """Log in without being interrupted: mail in flight would be lost."""
+        self._entering = gevent.spawn(super().enter)
+        self._entering.get()
         self.departure = monotonic() + random.uniform(*STAY_SECONDS)
 
     def log_in(self) -> None:
@@ -219,14 +219,14 @@ class Traveller(MailUser, PairedUser):
         super().go_online()
         self.leaving.pop(self.name, None)
 
-    def step_back(self) -> None:
+    def withdraw(self) -> None:
         self.leaving[self.name] = NOT_GONE if self.is_online else monotonic()
 
     def on_stop(self) -> None:
         name = self.name
-        if self._coming:
-            self._coming.join(self.this_run.options.drain)
-            self._coming.kill()
-        self.pairing.go(self.number)
+        if self._entering:
+            self._entering.join(self.this_run.options.drain)
+            self._entering.kill()
+        self.pairing.remove(self.number)
         super().on_stop()
         self.leaving.pop(name, None)

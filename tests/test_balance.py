@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.core.balance import Balance, Fault, Line, ranges
+from loadtest.core.balance import Balance, Fault, PairBalance, ranges
 from loadtest.core.summary import FINDINGS, ledger_table
 
-WHOLE = Line("ann", "bob", sent=5, delivered=3, refused=1, in_flight=1, faults={})
-DAMAGED = Line("cat", "dan", sent=9, delivered=5, refused=0, in_flight=0, faults={"lost": [[2, 4], [7, 7]]})
+WHOLE = PairBalance("ann", "bob", sent=5, delivered=3, refused=1, in_flight=1, faults={})
+DAMAGED = PairBalance("cat", "dan", sent=9, delivered=5, refused=0, in_flight=0, faults={"lost": [[2, 4], [7, 7]]})
 
 NUMBERS = st.lists(st.integers(0, 30))
-LINES = st.builds(
-    Line,
+PAIRS = st.builds(
+    PairBalance,
     sender=st.text(),
     receiver=st.text(),
     sent=st.integers(0, 2**63),
@@ -32,14 +32,14 @@ def test_ranges_say_each_number_as_often_as_it_comes(numbers: list[int]) -> None
     assert sorted(said) == sorted(numbers)
 
 
-@given(st.lists(LINES))
-def test_a_balance_survives_its_way_to_another_process(lines: list[Line]) -> None:
+@given(st.lists(PAIRS))
+def test_a_balance_survives_its_way_to_another_process(lines: list[PairBalance]) -> None:
     travelled = msgpack.unpackb(msgpack.packb(Balance(lines).encode()))
     assert Balance.decode(travelled) == Balance(lines)
 
 
-@given(st.lists(LINES), st.lists(LINES))
-def test_the_balances_of_two_processes_add_up(here: list[Line], there: list[Line]) -> None:
+@given(st.lists(PAIRS), st.lists(PAIRS))
+def test_the_balances_of_two_processes_add_up(here: list[PairBalance], there: list[PairBalance]) -> None:
     total = (Balance(here) + Balance(there)).totals()
     one, other = Balance(here).totals(), Balance(there).totals()
     assert total == {name: one[name] + other[name] for name in total}
@@ -47,24 +47,35 @@ def test_the_balances_of_two_processes_add_up(here: list[Line], there: list[Line
 
 def test_a_corrupted_message_is_part_of_the_balance_unless_nothing_was_expected() -> None:
     assert (
-        Line("ann", "bob", sent=2, delivered=1, refused=0, in_flight=0, faults={"corrupted": [[2, 2]]}).unbalanced == 0
+        PairBalance(
+            "ann", "bob", sent=2, delivered=1, refused=0, in_flight=0, faults={"corrupted": [[2, 2]]}
+        ).unbalanced
+        == 0
     )
     assert (
-        Line("ann", "bob", sent=2, delivered=1, refused=0, in_flight=0, faults={"corrupted": [[0, 1]]}).unbalanced == 0
+        PairBalance(
+            "ann", "bob", sent=2, delivered=1, refused=0, in_flight=0, faults={"corrupted": [[0, 1]]}
+        ).unbalanced
+        == 0
     )
     assert (
-        Line("ann", "bob", sent=2, delivered=2, refused=0, in_flight=0, faults={"corrupted": [[0, 0]]}).unbalanced == 0
+        PairBalance(
+            "ann", "bob", sent=2, delivered=2, refused=0, in_flight=0, faults={"corrupted": [[0, 0]]}
+        ).unbalanced
+        == 0
     )
 
 
 @pytest.mark.parametrize("fault", ["duplicated", "reordered", "misdelivered"])
 def test_what_arrives_all_the_same_does_not_count_twice(fault: str) -> None:
-    assert Line("ann", "bob", sent=2, delivered=2, refused=0, in_flight=0, faults={fault: [[1, 2]]}).unbalanced == 0
+    assert (
+        PairBalance("ann", "bob", sent=2, delivered=2, refused=0, in_flight=0, faults={fault: [[1, 2]]}).unbalanced == 0
+    )
 
 
 def test_only_the_first_ranges_of_a_fault_are_named() -> None:
     lost = ranges(range(1, 15, 2))
-    line = Line("ann", "bob", sent=14, delivered=7, refused=0, in_flight=0, faults={"lost": lost})
+    line = PairBalance("ann", "bob", sent=14, delivered=7, refused=0, in_flight=0, faults={"lost": lost})
     assert Balance([line]).findings() == ["lost: ann -> bob: 1, 3, 5, 7, 9 and 2 more"]
 
 
@@ -95,7 +106,7 @@ def test_the_table_says_what_the_equation_lacks_and_names_the_faults() -> None:
 
 
 def test_the_table_says_of_what_there_is_too_much() -> None:
-    line = Line("ann", "bob", sent=2, delivered=2, refused=1, in_flight=0, faults={})
+    line = PairBalance("ann", "bob", sent=2, delivered=2, refused=1, in_flight=0, faults={})
     assert ledger_table(Balance([line])) == (
         "Delivery ledger (1 pairs)\n"
         "  sent 2 = delivered 2 + refused 1 + in flight 0 - 1: it does not balance\n"

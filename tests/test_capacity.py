@@ -6,13 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.core.capacity import PRECISION, Certificate, Trial, search
+from loadtest.core.capacity import PRECISION, Certificate, TrialResult, search
 from loadtest.core.generator import GeneratorLimits, GeneratorLoad
 
 TARGET = 0.02  # seconds
 LIMITS = GeneratorLimits(cpu=0.9, lag=0.01)
-GOOD = Trial(
-    1000.0, sent=5000, delivered=5000, late=0, failures=0, faults=0, p50=0.001, p99=0.01, load=GeneratorLoad(0.5, 0.001)
+GOOD = TrialResult(
+    1000.0,
+    sent=5000,
+    delivered=5000,
+    undelivered=0,
+    failures=0,
+    faults=0,
+    p50=0.001,
+    p99=0.01,
+    load=GeneratorLoad(0.5, 0.001),
 )
 
 
@@ -62,17 +70,17 @@ def test_a_server_that_takes_nothing_ends_the_search() -> None:
         (replace(GOOD, p99=0.021), "p99 over 20 ms"),
         (replace(GOOD, faults=2), "2 faults"),
         (replace(GOOD, failures=3), "3 failures"),
-        (replace(GOOD, late=4), "4 not delivered"),
+        (replace(GOOD, undelivered=4), "4 not delivered"),
         (replace(GOOD, load=GeneratorLoad(0.95, 0.001)), "generator too slow"),
         (replace(GOOD, load=GeneratorLoad(0.5, 0.02)), "generator too slow"),
         (replace(GOOD, sent=0, delivered=0), "nothing sent"),
     ],
 )
-def test_a_rate_counts_only_if_nothing_can_be_said_against_it(trial: Trial, objection: str) -> None:
+def test_a_rate_counts_only_if_nothing_can_be_said_against_it(trial: TrialResult, objection: str) -> None:
     assert trial.objection(TARGET, LIMITS) == objection
 
 
-def certificate(*trials: Trial, complete: bool = True) -> Certificate:
+def certificate(*trials: TrialResult, complete: bool = True) -> Certificate:
     return Certificate(trials, TARGET, LIMITS, users=20, processes=2, host="tcp://there:9034", complete=complete)
 
 

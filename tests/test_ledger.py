@@ -2,9 +2,9 @@
 
 import pytest
 
-from loadtest.core.balance import Fault, Line
+from loadtest.core.balance import Fault, PairBalance
 from loadtest.core.ledger import STAMP_BYTES, Ledger, Stamp, decode_stamp, encode_stamp
-from loadtest.core.pair import CameAgain, FaultFound
+from loadtest.core.pair import AllowedRepeat, FaultFound
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
 def ledger_of(*online: str) -> Ledger:
     ledger = Ledger(Clock())
     for name in online:
-        ledger.come(name)
+        ledger.connect(name)
     return ledger
 
 
@@ -38,8 +38,8 @@ def receive(ledger: Ledger, *texts: str, sender: str = "ann", receiver: str = "b
     return found
 
 
-def line(ledger: Ledger, sender: str = "ann", receiver: str = "bob") -> Line:
-    return next(line for line in ledger.balance().lines if (line.sender, line.receiver) == (sender, receiver))
+def line(ledger: Ledger, sender: str = "ann", receiver: str = "bob") -> PairBalance:
+    return next(line for line in ledger.balance().pairs if (line.sender, line.receiver) == (sender, receiver))
 
 
 def findings(ledger: Ledger) -> list[str]:
@@ -105,15 +105,15 @@ def test_latency_counts_from_when_the_message_was_due() -> None:
 def test_messages_that_arrive_in_order_balance() -> None:
     ledger = ledger_of("ann", "bob")
     assert receive(ledger, *send(ledger, 3)) == []
-    assert line(ledger) == Line("ann", "bob", sent=3, delivered=3, refused=0, in_flight=0, faults={})
+    assert line(ledger) == PairBalance("ann", "bob", sent=3, delivered=3, refused=0, in_flight=0, faults={})
 
 
 def test_who_writes_to_itself_is_a_pair_like_any_other() -> None:
     ledger = ledger_of("ann")
     texts = send(ledger, 3, receiver="ann")
-    assert ledger.open("ann") == 3
+    assert ledger.pending("ann") == 3
     receive(ledger, texts[0], texts[2], receiver="ann")
-    assert ledger.open("ann") == 0
+    assert ledger.pending("ann") == 0
     assert findings(ledger) == ["lost: ann -> ann: 2"]
 
 
@@ -208,31 +208,31 @@ def test_a_message_of_an_earlier_ledger_is_misdelivered() -> None:
 def test_what_is_missing_when_the_receiver_ends_is_in_flight() -> None:
     ledger = ledger_of("ann", "bob")
     receive(ledger, send(ledger, 3)[0])
-    ledger.end("bob")
-    assert line(ledger) == Line("ann", "bob", sent=3, delivered=1, refused=0, in_flight=2, faults={})
+    ledger.disconnect("bob")
+    assert line(ledger) == PairBalance("ann", "bob", sent=3, delivered=1, refused=0, in_flight=2, faults={})
 
 
 def test_what_is_sent_while_somebody_is_not_online_may_be_missing() -> None:
     ledger = ledger_of("ann", "bob")
-    ledger.end("bob")
+    ledger.disconnect("bob")
     receive(ledger, send(ledger, 3)[1])  # the server has not noticed yet
     ledger.settle("ann")
-    assert line(ledger) == Line("ann", "bob", sent=3, delivered=1, refused=0, in_flight=2, faults={})
+    assert line(ledger) == PairBalance("ann", "bob", sent=3, delivered=1, refused=0, in_flight=2, faults={})
 
 
 def test_what_is_sent_to_somebody_who_never_came_may_be_missing() -> None:
     ledger = ledger_of("ann")
     send(ledger)
-    assert ledger.open() == 0
+    assert ledger.pending() == 0
     assert line(ledger).in_flight == 1
 
 
 def test_both_ends_must_be_online_for_a_message_to_be_lost() -> None:
     ledger = ledger_of("ann", "bob")
     receive(ledger, *send(ledger))
-    ledger.end("bob")
-    ledger.end("ann")
-    ledger.come("ann")
+    ledger.disconnect("bob")
+    ledger.disconnect("ann")
+    ledger.connect("ann")
     send(ledger)
     assert line(ledger).in_flight == 1
 
@@ -241,18 +241,18 @@ def test_both_ends_must_be_online_for_a_message_to_be_lost() -> None:
 def test_a_gap_across_a_new_connection_of_either_end_is_in_flight(who: str) -> None:
     ledger = ledger_of("ann", "bob")
     send(ledger, 2)
-    ledger.end(who)
+    ledger.disconnect(who)
     send(ledger)
-    ledger.come(who)
+    ledger.connect(who)
     assert receive(ledger, *send(ledger)) == []
-    assert line(ledger) == Line("ann", "bob", sent=4, delivered=1, refused=0, in_flight=3, faults={})
+    assert line(ledger) == PairBalance("ann", "bob", sent=4, delivered=1, refused=0, in_flight=3, faults={})
 
 
 def test_a_gap_is_in_flight_even_if_what_jumps_over_it_was_sent_before_the_connection_ended() -> None:
     ledger = ledger_of("ann", "bob")
     _, second = send(ledger, 2)  # the first is written to a connection that ends, the second to the one that follows
-    ledger.end("bob")
-    ledger.come("bob")
+    ledger.disconnect("bob")
+    ledger.connect("bob")
     receive(ledger, second)
     assert findings(ledger) == []
     assert line(ledger).in_flight == 1
@@ -261,8 +261,8 @@ def test_a_gap_is_in_flight_even_if_what_jumps_over_it_was_sent_before_the_conne
 def test_what_was_lost_before_a_connection_ended_stays_lost() -> None:
     ledger = ledger_of("ann", "bob")
     receive(ledger, send(ledger, 2)[1])
-    ledger.end("bob")
-    ledger.come("bob")
+    ledger.disconnect("bob")
+    ledger.connect("bob")
     receive(ledger, *send(ledger))
     assert findings(ledger) == ["lost: ann -> bob: 1"]
 
@@ -270,8 +270,8 @@ def test_what_was_lost_before_a_connection_ended_stays_lost() -> None:
 def test_a_new_connection_excuses_nothing_that_was_sent_after_it_began() -> None:
     ledger = ledger_of("ann", "bob")
     send(ledger)
-    ledger.end("bob")
-    ledger.come("bob")
+    ledger.disconnect("bob")
+    ledger.connect("bob")
     receive(ledger, send(ledger, 2)[1])
     assert findings(ledger) == ["lost: ann -> bob: 2"]
     assert line(ledger).in_flight == 1
@@ -280,15 +280,15 @@ def test_a_new_connection_excuses_nothing_that_was_sent_after_it_began() -> None
 def test_what_arrives_late_after_an_end_is_delivered() -> None:
     ledger = ledger_of("ann", "bob")
     texts = send(ledger, 2)
-    ledger.end("ann")
+    ledger.disconnect("ann")
     assert receive(ledger, *texts) == []
-    assert line(ledger) == Line("ann", "bob", sent=2, delivered=2, refused=0, in_flight=0, faults={})
+    assert line(ledger) == PairBalance("ann", "bob", sent=2, delivered=2, refused=0, in_flight=0, faults={})
 
 
 def test_an_end_elsewhere_excuses_nothing() -> None:
     ledger = ledger_of("ann", "bob", "cat")
     texts = send(ledger, 2)
-    ledger.end("cat")
+    ledger.disconnect("cat")
     receive(ledger, texts[1])
     assert findings(ledger) == ["lost: ann -> bob: 1"]
 
@@ -299,7 +299,7 @@ def test_nobody_knows_whether_a_doubtful_message_was_sent_so_it_is_not_lost() ->
     ledger.doubt("ann", "bob")
     assert line(ledger).in_flight == 1
     receive(ledger, *send(ledger))
-    assert line(ledger) == Line("ann", "bob", sent=2, delivered=1, refused=0, in_flight=1, faults={})
+    assert line(ledger) == PairBalance("ann", "bob", sent=2, delivered=1, refused=0, in_flight=1, faults={})
 
 
 def test_a_doubtful_message_that_arrives_is_delivered() -> None:
@@ -307,7 +307,7 @@ def test_a_doubtful_message_that_arrives_is_delivered() -> None:
     texts = send(ledger)
     ledger.doubt("ann", "bob")
     receive(ledger, *texts)
-    assert line(ledger) == Line("ann", "bob", sent=1, delivered=1, refused=0, in_flight=0, faults={})
+    assert line(ledger) == PairBalance("ann", "bob", sent=1, delivered=1, refused=0, in_flight=0, faults={})
 
 
 # Refusals
@@ -318,24 +318,26 @@ def test_refused_messages_to_somebody_offline_balance() -> None:
     send(ledger, 2)
     ledger.refuse("ann", "bob")
     ledger.refuse("ann", "bob")
-    assert line(ledger) == Line("ann", "bob", sent=2, delivered=0, refused=2, in_flight=0, faults={})
+    assert line(ledger) == PairBalance("ann", "bob", sent=2, delivered=0, refused=2, in_flight=0, faults={})
 
 
 def test_a_refusal_explains_what_a_connection_cut_off_before_it_explains_what_is_lost() -> None:
     ledger = ledger_of("ann", "bob")
     send(ledger)
-    ledger.end("bob")
-    ledger.come("bob")
+    ledger.disconnect("bob")
+    ledger.connect("bob")
     receive(ledger, send(ledger, 2)[1])
     ledger.refuse("ann", "bob")
-    assert line(ledger) == Line("ann", "bob", sent=3, delivered=1, refused=1, in_flight=0, faults={"lost": [[2, 2]]})
+    assert line(ledger) == PairBalance(
+        "ann", "bob", sent=3, delivered=1, refused=1, in_flight=0, faults={"lost": [[2, 2]]}
+    )
 
 
 def test_which_message_was_refused_is_not_known_so_the_first_that_is_missing_counts_as_refused() -> None:
     ledger = ledger_of("ann", "bob")
     receive(ledger, send(ledger, 4)[2])
     ledger.refuse("ann", "bob")
-    assert line(ledger) == Line(
+    assert line(ledger) == PairBalance(
         "ann", "bob", sent=4, delivered=1, refused=1, in_flight=0, faults={"lost": [[2, 2], [4, 4]]}
     )
 
@@ -355,20 +357,20 @@ def test_a_message_is_open_until_it_arrives() -> None:
     ledger = ledger_of("ann", "bob", "cat")
     first, second = send(ledger, 2)
     send(ledger, receiver="cat")
-    assert [ledger.open(name) for name in ("ann", "bob", "cat", "dan", None)] == [3, 2, 1, 0, 3]
+    assert [ledger.pending(name) for name in ("ann", "bob", "cat", "dan", None)] == [3, 2, 1, 0, 3]
     receive(ledger, first)
-    assert ledger.open("bob") == 1
+    assert ledger.pending("bob") == 1
     receive(ledger, second)
-    assert ledger.open("bob") == 0
+    assert ledger.pending("bob") == 0
 
 
 def test_a_message_that_was_refused_is_not_open() -> None:
     ledger = ledger_of("ann", "bob")
     send(ledger, 2)
     ledger.refuse("ann", "bob")
-    assert ledger.open("ann") == 1
+    assert ledger.pending("ann") == 1
     ledger.refuse("ann", "bob")
-    assert ledger.open("ann") == 0
+    assert ledger.pending("ann") == 0
 
 
 def test_refusals_from_before_a_connection_began_do_not_hide_what_is_open_now() -> None:
@@ -376,11 +378,11 @@ def test_refusals_from_before_a_connection_began_do_not_hide_what_is_open_now() 
     send(ledger, 3)
     for _ in range(3):
         ledger.refuse("ann", "bob")
-    ledger.come("bob")
+    ledger.connect("bob")
     texts = send(ledger)
-    assert ledger.open("ann") == 1
+    assert ledger.pending("ann") == 1
     receive(ledger, *texts)
-    assert ledger.open("ann") == 0
+    assert ledger.pending("ann") == 0
 
 
 def test_refusals_of_what_is_missing_do_not_hide_what_is_open_now() -> None:
@@ -388,27 +390,27 @@ def test_refusals_of_what_is_missing_do_not_hide_what_is_open_now() -> None:
     receive(ledger, send(ledger, 2)[1])
     ledger.refuse("ann", "bob")
     send(ledger)
-    assert ledger.open("ann") == 1
-    ledger.end("bob")
-    ledger.come("bob")
+    assert ledger.pending("ann") == 1
+    ledger.disconnect("bob")
+    ledger.connect("bob")
     receive(ledger, *send(ledger))
     ledger.refuse("ann", "bob")
     send(ledger)
-    assert ledger.open("ann") == 1
+    assert ledger.pending("ann") == 1
 
 
 def test_nothing_is_open_that_was_cut_off_or_lost_or_is_doubtful() -> None:
     ledger = ledger_of("ann", "bob")
     send(ledger)
-    ledger.end("bob")
-    assert ledger.open() == 0
-    ledger.come("bob")
-    assert ledger.open() == 0
+    ledger.disconnect("bob")
+    assert ledger.pending() == 0
+    ledger.connect("bob")
+    assert ledger.pending() == 0
     receive(ledger, send(ledger, 2)[1])
-    assert ledger.open() == 0
+    assert ledger.pending() == 0
     send(ledger)
     ledger.doubt("ann", "bob")
-    assert ledger.open() == 0
+    assert ledger.pending() == 0
 
 
 def test_what_is_open_when_it_is_settled_is_lost_whatever_ends_then() -> None:
@@ -416,9 +418,9 @@ def test_what_is_open_when_it_is_settled_is_lost_whatever_ends_then() -> None:
     receive(ledger, send(ledger, 3)[0])
     send(ledger, sender="cat")
     ledger.settle("ann")
-    assert ledger.open("ann") == 0
-    ledger.end("ann")
-    ledger.end("bob")
+    assert ledger.pending("ann") == 0
+    ledger.disconnect("ann")
+    ledger.disconnect("bob")
     assert findings(ledger) == ["lost: ann -> bob: 2-3"]
     assert line(ledger, "cat", "bob").in_flight == 1
 
@@ -426,21 +428,21 @@ def test_what_is_open_when_it_is_settled_is_lost_whatever_ends_then() -> None:
 def test_what_cannot_be_expected_is_not_lost_when_it_is_settled() -> None:
     ledger = ledger_of("ann")
     send(ledger)
-    ledger.come("bob")
+    ledger.connect("bob")
     send(ledger)
     ledger.doubt("ann", "bob")
     ledger.settle("ann")
-    assert line(ledger) == Line("ann", "bob", sent=2, delivered=0, refused=0, in_flight=2, faults={})
+    assert line(ledger) == PairBalance("ann", "bob", sent=2, delivered=0, refused=0, in_flight=2, faults={})
 
 
 def test_what_arrives_after_it_was_settled_is_late_but_neither_lost_nor_reordered() -> None:
     ledger = ledger_of("ann")
     texts = send(ledger)
-    ledger.come("bob")
+    ledger.connect("bob")
     texts += send(ledger, 2)
     ledger.settle("ann")
     assert receive(ledger, *texts) == []
-    assert line(ledger) == Line("ann", "bob", sent=3, delivered=3, refused=0, in_flight=0, faults={})
+    assert line(ledger) == PairBalance("ann", "bob", sent=3, delivered=3, refused=0, in_flight=0, faults={})
 
 
 def test_order_still_counts_among_those_that_arrive_after_they_were_settled() -> None:
@@ -457,17 +459,17 @@ def test_order_still_counts_among_those_that_arrive_after_they_were_settled() ->
 def travelled(*senders: str) -> Ledger:
     """Bob has been here, and is away; the others are here."""
     ledger = ledger_of("bob", *senders)
-    ledger.end("bob", in_order=True)
-    ledger.leave("bob")
+    ledger.disconnect("bob", in_order=True)
+    ledger.open_mailbox("bob")
     return ledger
 
 
 def test_what_is_sent_to_somebody_who_is_away_has_to_arrive() -> None:
     ledger = travelled("ann")
     texts = send(ledger, 3)
-    assert ledger.is_away("bob")
-    ledger.come("bob")
-    assert not ledger.is_away("bob")
+    assert ledger.is_offline("bob")
+    ledger.connect("bob")
+    assert not ledger.is_offline("bob")
     receive(ledger, texts[0], texts[2])
     assert findings(ledger) == ["lost: ann -> bob: 2"]
 
@@ -475,15 +477,15 @@ def test_what_is_sent_to_somebody_who_is_away_has_to_arrive() -> None:
 def test_what_comes_out_of_a_mailbox_in_order_balances_with_what_is_sent_afterwards() -> None:
     ledger = travelled("ann")
     texts = send(ledger, 2)
-    ledger.come("bob")
+    ledger.connect("bob")
     assert receive(ledger, *texts, *send(ledger, 2)) == []
-    assert line(ledger) == Line("ann", "bob", sent=4, delivered=4, refused=0, in_flight=0, faults={})
+    assert line(ledger) == PairBalance("ann", "bob", sent=4, delivered=4, refused=0, in_flight=0, faults={})
 
 
 def test_what_comes_out_of_a_mailbox_twice_or_late_is_found() -> None:
     ledger = travelled("ann")
     first, second, third = send(ledger, 3)
-    ledger.come("bob")
+    ledger.connect("bob")
     assert receive(ledger, second, first, third, third) == ["duplicated"]
     assert findings(ledger) == ["duplicated: ann -> bob: 3", "reordered: ann -> bob: 1"]
 
@@ -491,11 +493,11 @@ def test_what_comes_out_of_a_mailbox_twice_or_late_is_found() -> None:
 def test_what_comes_at_a_later_login_only_is_reordered_even_if_nothing_has_overtaken_it() -> None:
     ledger = travelled("ann")
     texts = send(ledger)
-    ledger.come("bob")
+    ledger.connect("bob")
     ledger.settle("bob")
-    ledger.end("bob", in_order=True)
-    ledger.leave("bob")
-    ledger.come("bob")
+    ledger.disconnect("bob", in_order=True)
+    ledger.open_mailbox("bob")
+    ledger.connect("bob")
     receive(ledger, *texts)
     assert findings(ledger) == ["reordered: ann -> bob: 1"]
 
@@ -509,37 +511,39 @@ def test_what_nobody_comes_for_is_lost() -> None:
 def test_what_nobody_can_come_for_is_in_flight() -> None:
     ledger = travelled("ann")
     send(ledger)
-    ledger.end("bob")
-    assert not ledger.is_away("bob")
-    assert line(ledger) == Line("ann", "bob", sent=1, delivered=0, refused=0, in_flight=1, faults={})
-    ledger.come("bob")
+    ledger.disconnect("bob")
+    assert not ledger.is_offline("bob")
+    assert line(ledger) == PairBalance("ann", "bob", sent=1, delivered=0, refused=0, in_flight=1, faults={})
+    ledger.connect("bob")
     send(ledger)
     assert findings(ledger) == ["lost: ann -> bob: 2"]
 
 
 def test_what_was_sent_before_the_server_knew_that_the_receiver_was_gone_may_be_missing() -> None:
     ledger = ledger_of("ann", "bob")
-    ledger.end("bob", in_order=True)
+    ledger.disconnect("bob", in_order=True)
     send(ledger)
-    ledger.leave("bob")
+    ledger.open_mailbox("bob")
     send(ledger)
-    assert line(ledger) == Line("ann", "bob", sent=2, delivered=0, refused=0, in_flight=1, faults={"lost": [[2, 2]]})
+    assert line(ledger) == PairBalance(
+        "ann", "bob", sent=2, delivered=0, refused=0, in_flight=1, faults={"lost": [[2, 2]]}
+    )
 
 
 def test_nobody_waits_for_what_waits_in_a_mailbox_until_its_owner_comes() -> None:
     ledger = travelled("ann")
     send(ledger)
-    assert [ledger.open(name) for name in ("ann", "bob", None)] == [0, 0, 0]
+    assert [ledger.pending(name) for name in ("ann", "bob", None)] == [0, 0, 0]
     ledger.settle("ann")
-    ledger.come("bob")
-    assert [ledger.open(name) for name in ("ann", "bob", None)] == [1, 1, 1]
+    ledger.connect("bob")
+    assert [ledger.pending(name) for name in ("ann", "bob", None)] == [1, 1, 1]
 
 
 def test_a_sender_who_leaves_in_order_still_owes_what_it_has_sent() -> None:
     ledger = travelled("ann")
     send(ledger)
-    ledger.end("ann", in_order=True)
-    ledger.come("ann")
+    ledger.disconnect("ann", in_order=True)
+    ledger.connect("ann")
     send(ledger)
     assert findings(ledger) == ["lost: ann -> bob: 1-2"]
 
@@ -549,11 +553,11 @@ def test_a_sender_whose_connection_ends_owes_what_is_durable_and_what_it_sends_t
     ledger = travelled("ann")
     send(ledger, 3)
     if when == "before":
-        ledger.keep("ann", "bob", 2)
-    ledger.end("ann")
+        ledger.mark_durable("ann", "bob", 2)
+    ledger.disconnect("ann")
     if when == "after":
-        ledger.keep("ann", "bob", 2)  # it has not heard of it while it could
-    ledger.come("ann")
+        ledger.mark_durable("ann", "bob", 2)  # it has not heard of it while it could
+    ledger.connect("ann")
     send(ledger)
     lost = ["lost: ann -> bob: 2, 4"] if when == "before" else ["lost: ann -> bob: 4"]
     assert findings(ledger) == lost
@@ -562,8 +566,8 @@ def test_a_sender_whose_connection_ends_owes_what_is_durable_and_what_it_sends_t
 def test_a_crash_excuses_what_is_not_durable_in_a_mailbox_even_of_a_sender_who_has_left() -> None:
     ledger = travelled("ann", "cat")
     send(ledger, 2)
-    ledger.keep("ann", "bob", 1)
-    ledger.end("ann", in_order=True)
+    ledger.mark_durable("ann", "bob", 1)
+    ledger.disconnect("ann", in_order=True)
     ledger.crash()
     assert line(ledger).faults == {"lost": [[1, 1]]}
     assert line(ledger).in_flight == 1
@@ -572,16 +576,16 @@ def test_a_crash_excuses_what_is_not_durable_in_a_mailbox_even_of_a_sender_who_h
 def test_after_a_crash_each_message_may_come_again_once_and_in_order() -> None:
     ledger = travelled("ann")
     first, second, third = send(ledger, 3)
-    ledger.come("bob")
+    ledger.connect("bob")
     receive(ledger, first, second)
-    ledger.end("bob")
+    ledger.disconnect("bob")
     ledger.crash()
-    ledger.come("bob")
+    ledger.connect("bob")
     for text in (first, second):
-        with pytest.raises(CameAgain):
+        with pytest.raises(AllowedRepeat):
             ledger.receive("ann", "bob", text)
     assert receive(ledger, first, second, third, third) == ["duplicated"] * 3
-    assert line(ledger) == Line(
+    assert line(ledger) == PairBalance(
         "ann", "bob", sent=3, delivered=3, refused=0, in_flight=0, faults={"duplicated": [[1, 3]]}
     )
 
@@ -590,7 +594,7 @@ def test_nothing_may_come_again_to_somebody_whose_connection_did_not_end() -> No
     ledger = ledger_of("ann", "bob", "cat")
     texts = send(ledger)
     receive(ledger, *texts)
-    ledger.end("cat")
+    ledger.disconnect("cat")
     ledger.crash()
     assert receive(ledger, *texts) == ["duplicated"]
 
@@ -599,27 +603,27 @@ def test_refusals_explain_what_a_full_mailbox_did_not_take() -> None:
     ledger = travelled("ann")
     texts = send(ledger, 3)
     ledger.refuse("ann", "bob")
-    ledger.come("bob")
+    ledger.connect("bob")
     receive(ledger, *texts[:2])
-    assert ledger.open("bob") == 0
-    assert line(ledger) == Line("ann", "bob", sent=3, delivered=2, refused=1, in_flight=0, faults={})
+    assert ledger.pending("bob") == 0
+    assert line(ledger) == PairBalance("ann", "bob", sent=3, delivered=2, refused=1, in_flight=0, faults={})
 
 
 def test_a_message_in_a_mailbox_cannot_have_been_delivered() -> None:
     ledger = ledger_of("ann", "bob")
     texts = send(ledger)
-    assert not ledger.has_yet_to_come("ann", "bob", 1)  # it may have been written to bob's connection
+    assert not ledger.is_in_mailbox("ann", "bob", 1)  # it may have been written to bob's connection
     receive(ledger, *texts)
-    ledger.end("bob", in_order=True)
-    ledger.leave("bob")
-    assert not ledger.has_yet_to_come("ann", "bob", 1)
+    ledger.disconnect("bob", in_order=True)
+    ledger.open_mailbox("bob")
+    assert not ledger.is_in_mailbox("ann", "bob", 1)
     send(ledger)
-    assert ledger.has_yet_to_come("ann", "bob", 2)
-    ledger.come("bob")
-    assert not ledger.has_yet_to_come("ann", "bob", 2)
-    ledger.end("bob")  # who has come for it, and perhaps not got it
-    ledger.leave("bob")
-    assert not ledger.has_yet_to_come("ann", "bob", 2)
+    assert ledger.is_in_mailbox("ann", "bob", 2)
+    ledger.connect("bob")
+    assert not ledger.is_in_mailbox("ann", "bob", 2)
+    ledger.disconnect("bob")  # who has come for it, and perhaps not got it
+    ledger.open_mailbox("bob")
+    assert not ledger.is_in_mailbox("ann", "bob", 2)
 
 
 def test_something_may_wait_for_whoever_has_not_got_all() -> None:
@@ -628,7 +632,7 @@ def test_something_may_wait_for_whoever_has_not_got_all() -> None:
     receive(ledger, *send(ledger, receiver="cat"), receiver="cat")
     send(ledger, receiver="ann")
     ledger.refuse("ann", "ann")
-    assert ledger.awaited() == ["bob"]
+    assert ledger.receivers_with_mail() == ["bob"]
 
 
 def test_a_name_is_new_until_it_has_come() -> None:
@@ -653,9 +657,9 @@ def test_recent_is_what_has_arrived_in_either_direction_since_both_are_online() 
     assert ledger.recent("ann", "bob") == ledger.recent("bob", "ann") == 7
     receive(ledger, *send(ledger, 3, receiver="ann"), receiver="ann")
     assert ledger.recent("ann", "ann") == 3
-    ledger.end("bob")
+    ledger.disconnect("bob")
     assert ledger.recent("ann", "bob") == 0
-    ledger.come("bob")
+    ledger.connect("bob")
     assert ledger.recent("ann", "bob") == 0
     receive(ledger, *send(ledger))
     assert ledger.recent("ann", "bob") == 1
@@ -671,9 +675,9 @@ def test_recent_counts_nothing_that_may_never_have_been_handed_over() -> None:
 
 def test_a_past_in_order_and_without_a_gap_is_right() -> None:
     ledger, texts = talk()
-    ledger.recall("ann", "bob", texts, is_latest=True)
-    ledger.recall("ann", "bob", texts[2:5])
-    ledger.recall("ann", "bob", [], is_latest=True)
+    ledger.check_history("ann", "bob", texts, is_latest=True)
+    ledger.check_history("ann", "bob", texts[2:5])
+    ledger.check_history("ann", "bob", [], is_latest=True)
 
 
 @pytest.mark.parametrize(
@@ -688,32 +692,32 @@ def test_a_past_in_order_and_without_a_gap_is_right() -> None:
 def test_a_past_with_a_gap_or_out_of_order_or_too_old_is_wrong(order: tuple[int, ...], told: str) -> None:
     ledger, texts = talk()
     with pytest.raises(ValueError, match=told):
-        ledger.recall("ann", "bob", [texts[place] for place in order], is_latest=True)
+        ledger.check_history("ann", "bob", [texts[place] for place in order], is_latest=True)
 
 
 def test_a_past_of_others_is_wrong() -> None:
     ledger, texts = talk()
     with pytest.raises(ValueError, match="is not as it was sent to 'cat'"):
-        ledger.recall("ann", "cat", texts)
+        ledger.check_history("ann", "cat", texts)
     with pytest.raises(ValueError, match="not all of these are by cat"):
-        ledger.recall("cat", "bob", texts)
+        ledger.check_history("cat", "bob", texts)
 
 
 def test_a_past_from_before_both_were_online_or_that_was_never_sent_is_wrong() -> None:
     ledger, texts = talk()
-    ledger.end("ann")
-    ledger.come("ann")
+    ledger.disconnect("ann")
+    ledger.connect("ann")
     later = send(ledger)
     with pytest.raises(ValueError, match="of messages 7 to 7 came 6, 7"):
-        ledger.recall("ann", "bob", texts[5:] + later)
+        ledger.check_history("ann", "bob", texts[5:] + later)
     with pytest.raises(ValueError, match="of messages 1 to 0 came 1"):
-        ledger_of("ann", "bob").recall("ann", "bob", texts[:1])
+        ledger_of("ann", "bob").check_history("ann", "bob", texts[:1])
 
 
 def test_what_was_refused_may_be_missing_in_the_past() -> None:
     ledger, texts = talk()
     ledger.refuse("ann", "bob")
-    ledger.recall("ann", "bob", [texts[1], texts[3]], is_latest=True)
+    ledger.check_history("ann", "bob", [texts[1], texts[3]], is_latest=True)
 
 
 def test_a_balance_in_between_changes_nothing() -> None:

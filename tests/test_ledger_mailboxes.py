@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from loadtest.core.ledger import Ledger
-from loadtest.core.pair import CameAgain
+from loadtest.core.pair import AllowedRepeat
 
 USERS = ("ann", "bob", "cat")
 WHO = st.sampled_from(USERS)
@@ -69,8 +69,8 @@ class TruthfulPost(RuleBasedStateMachine):
     @rule(who=WHO)
     def connect(self, who: str) -> None:
         if self._links[who].is_over:
-            if self._ledger.is_away(who):
-                self._ledger.come(who)
+            if self._ledger.is_offline(who):
+                self._ledger.connect(who)
             mail = (packet for packet in self._waiting if packet.receiver == who)
             self._links[who] = Link(out=deque([None, *mail]))
 
@@ -81,7 +81,7 @@ class TruthfulPost(RuleBasedStateMachine):
             text = self._ledger.send(who, to, 0.0)
             self._sent[who, to] += 1
             if link.served:
-                link.up.append(Packet(who, to, text, self._sent[who, to] if self._ledger.is_away(to) else 0))
+                link.up.append(Packet(who, to, text, self._sent[who, to] if self._ledger.is_offline(to) else 0))
         if fails and link.is_in and link.open:
             self._ledger.doubt(who, to)
             self.hang_up(who)
@@ -102,14 +102,14 @@ class TruthfulPost(RuleBasedStateMachine):
         match packet:
             case None if link.open:
                 link.is_in = True
-                self._ledger.come(who)
+                self._ledger.connect(who)
             case Stored(stored) if stored.mailed and link.open:
-                self._ledger.keep(stored.sender, stored.receiver, stored.mailed)
+                self._ledger.mark_durable(stored.sender, stored.receiver, stored.mailed)
             case Packet(sender, receiver, text):
                 try:
                     self._ledger.receive(sender, who, text)
                     self._delivered[sender, receiver] += 1
-                except CameAgain:
+                except AllowedRepeat:
                     pass
 
     @rule(who=WHO)
@@ -120,22 +120,22 @@ class TruthfulPost(RuleBasedStateMachine):
     def _end(self, link: Link, who: str) -> None:
         link.open = link.is_in = False
         link.down.clear()
-        self._ledger.end(who)
+        self._ledger.disconnect(who)
 
     @rule(who=WHO)
     def leave(self, who: str) -> None:
         """In order: all that was sent is handled, and nothing is under way any more."""
         link = self._links[who]
-        if link.is_in and link.served and not (link.up or link.out or link.down or self._ledger.open(who)):
+        if link.is_in and link.served and not (link.up or link.out or link.down or self._ledger.pending(who)):
             self._ledger.settle(who)
             link.open = link.is_in = False
-            self._ledger.end(who, in_order=True)
+            self._ledger.disconnect(who, in_order=True)
 
     @rule(who=WHO)
     def see_off(self, who: str) -> None:
         """Somebody has been told that this user is not online."""
         if self._links[who].is_over:
-            self._ledger.leave(who)
+            self._ledger.open_mailbox(who)
 
     @rule(who=WHO, others=st.permutations(USERS), synced=st.booleans(), fails=st.booleans())
     def travel(self, who: str, others: list[str], synced: bool, fails: bool) -> None:
@@ -171,7 +171,7 @@ class TruthfulPost(RuleBasedStateMachine):
             packet = link.out.popleft()
             if isinstance(packet, Packet):
                 self._waiting.remove(packet)
-                assert not self._ledger.has_yet_to_come(packet.sender, who, packet.mailed)
+                assert not self._ledger.is_in_mailbox(packet.sender, who, packet.mailed)
             if link.open:
                 link.down.append(packet)
 
@@ -216,7 +216,7 @@ class TruthfulPost(RuleBasedStateMachine):
 
     @invariant()
     def nothing_but_what_is_under_way_can_be_missing(self) -> None:
-        for line in self._ledger.balance().lines:
+        for line in self._ledger.balance().pairs:
             assert set(line.faults) <= {"lost"}
             assert line.unbalanced == 0
 
@@ -230,11 +230,11 @@ class TruthfulPost(RuleBasedStateMachine):
         while any(link.up or link.out or link.down for link in self._links.values()):
             self.flow()
         assert self._waiting == []
-        assert self._ledger.open() == 0
+        assert self._ledger.pending() == 0
         for who in USERS:
             self.leave(who)
         assert self._ledger.balance().findings() == []
-        for line in self._ledger.balance().lines:
+        for line in self._ledger.balance().pairs:
             pair = line.sender, line.receiver
             assert line.sent == self._sent[pair] == line.delivered + line.in_flight
             assert line.delivered == self._delivered[pair]

@@ -110,7 +110,7 @@ class TruthfulNetwork(RuleBasedStateMachine):
                 link.is_in = True
                 self._online.add(who)
                 self._change(who)
-                self._ledger.come(who)
+                self._ledger.connect(who)
             case Packet(sender, receiver, text):
                 self._ledger.receive(sender, who, text)
                 self._delivered[sender, receiver] += 1
@@ -128,7 +128,7 @@ class TruthfulNetwork(RuleBasedStateMachine):
     @rule(who=WHO, leaves=st.booleans())
     def settle(self, who: str, leaves: bool) -> None:
         """What a user does who has waited until all has been heard; the server notices at once that it leaves."""
-        if self._ledger.open(who) == 0:
+        if self._ledger.pending(who) == 0:
             self._ledger.settle(who)
             if leaves:
                 self.hang_up(who)
@@ -145,7 +145,7 @@ class TruthfulNetwork(RuleBasedStateMachine):
         if link.is_in:
             self._online.discard(who)
             self._change(who)
-            self._ledger.end(who)
+            self._ledger.disconnect(who)
 
     # What the server does
 
@@ -190,14 +190,14 @@ class TruthfulNetwork(RuleBasedStateMachine):
 
     @invariant()
     def nothing_but_what_is_under_way_can_be_missing(self) -> None:
-        for line in self._ledger.balance().lines:
+        for line in self._ledger.balance().pairs:
             assert set(line.faults) <= {"lost"}
             assert line.unbalanced == 0
 
     @invariant()
     def what_is_under_way_is_open(self) -> None:
         for who in USERS:
-            assert self._ledger.open(who) >= sum(who in packet[:2] for packet in self._expected)
+            assert self._ledger.pending(who) >= sum(who in packet[:2] for packet in self._expected)
 
     def teardown(self) -> None:
         """When all has been heard nothing is open; when all have gone the books balance, and say what has happened."""
@@ -210,12 +210,12 @@ class TruthfulNetwork(RuleBasedStateMachine):
                     self.close(who)
         for who in USERS:
             self.read(who, 1)  # that the server has hung up
-        assert self._ledger.open() == 0
+        assert self._ledger.pending() == 0
         for who in USERS:
             self._ledger.settle(who)
             self.hang_up(who)
         assert self._ledger.balance().findings() == []
-        for line in self._ledger.balance().lines:
+        for line in self._ledger.balance().pairs:
             pair = line.sender, line.receiver
             assert line.sent == self._sent[pair] == line.delivered + line.refused + line.in_flight
             assert line.delivered == self._delivered[pair]
@@ -253,7 +253,7 @@ def test_every_damage_is_found_and_named_by_its_number(
     count, damage = damaged
     ledger = Ledger(lambda: 0.0)
     for who in USERS:
-        ledger.come(who)
+        ledger.connect(who)
     for_bob = [ledger.send("ann", "bob", 0.0) for _ in range(count)]
     for_cat = [ledger.send("ann", "cat", 0.0) for _ in range(count)]  # who has messages with the same numbers
     arrivals: list[tuple[float, str, str]] = []  # when, at whom
@@ -282,13 +282,13 @@ def test_every_damage_is_found_and_named_by_its_number(
             found.append(error.fault)
     if data.draw(st.booleans()):
         ledger.settle("ann")
-        ledger.end("bob")
+        ledger.disconnect("bob")
 
     def numbers(*faults: Fault) -> list[list[int]]:
         return [[number, number] for number, fault in damage.items() if fault in faults]
 
     misdelivered = numbers(Fault.MISDELIVERED)
-    bob, cat = ledger.balance().lines
+    bob, cat = ledger.balance().pairs
     for fault in (Fault.DUPLICATED, Fault.REORDERED, Fault.CORRUPTED):
         assert bob.faults.get(fault, []) == numbers(fault)
     assert bob.faults.get(Fault.LOST, []) == numbers(Fault.LOST, Fault.MISDELIVERED)

@@ -84,7 +84,7 @@ def test_receipts_that_are_ahead_of_the_truth_fail_their_row(server: ServerProce
     assert run.rows["stored"].failures == 2
     assert "some of which had one before" in told(run, "stored")
     assert "had been sent" in told(run, "stored")
-    assert "for a message to somebody who is away" in told(run, "delivered")
+    assert "for a message to an offline user" in told(run, "delivered")
     assert run.is_balanced
 
 

@@ -22,7 +22,7 @@ def test_the_defaults_are_right() -> None:
         ({"message_rate": float("nan")}, "--message-rate: nan is not between 0 and 10000"),
         ({"message_size": 39}, "--message-size: 39 is not between 40 and 125"),
         ({"message_size": 126}, "--message-size: 126 is not between 40 and 125"),
-        ({"pairing": "star"}, "--pairing: 'star' is none of pairs, ring"),
+        ({"pairing": "star"}, "--pairing: 'star' is not one of pairs, ring"),
     ],
 )
 def test_what_is_wrong_is_told_and_does_not_come_again(changed: dict[str, object], told: str) -> None:

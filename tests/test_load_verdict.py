@@ -17,9 +17,9 @@ SLOW_GENERATOR = ("--max-generator-cpu", 1)
 @pytest.mark.parametrize(
     ("condition", "text"),
     [
-        ("nonsense", "'nonsense' is no condition; for example deliver.p99>50ms"),
+        ("nonsense", "'nonsense' is not a condition; for example deliver.p99>50ms"),
         ("deliver.p99>50", "a time needs us, ms or s"),
-        ("found>0", "'found' is no count; there are sent, delivered"),
+        ("found>0", "'found' is not a count; the counts are sent, delivered"),
     ],
 )
 def test_a_condition_that_is_none_is_refused_before_the_run(tmp_path: Path, condition: str, text: str) -> None:

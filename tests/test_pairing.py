@@ -12,7 +12,7 @@ USERS = st.lists(st.integers(0, 50), min_size=1, unique=True)
 def pairing_of(kind: str, *users: int) -> Pairing:
     pairing = Pairing(kind)
     for user in users:
-        pairing.come(user)
+        pairing.add(user)
     return pairing
 
 
@@ -46,18 +46,18 @@ def test_a_ring_goes_round_all_who_are_here(users: list[int]) -> None:
 @pytest.mark.parametrize("kind", PAIRINGS)
 def test_who_is_not_here_is_written_to_by_nobody_but_itself(kind: str) -> None:
     pairing = pairing_of(kind, 0, 1, 2, 3)
-    pairing.go(1)
-    assert pairing.here == [0, 2, 3]
-    assert 1 not in [pairing.partner(user) for user in pairing.here]
+    pairing.remove(1)
+    assert pairing.present == [0, 2, 3]
+    assert 1 not in [pairing.partner(user) for user in pairing.present]
     assert Pairing(kind).partner(5) == 5
 
 
 def test_the_version_changes_whenever_somebody_comes_or_goes() -> None:
     pairing = Pairing("pairs")
     versions = [pairing.version]
-    for change, user in ((pairing.come, 1), (pairing.come, 2), (pairing.go, 1)):
+    for change, user in ((pairing.add, 1), (pairing.add, 2), (pairing.remove, 1)):
         change(user)
         versions.append(pairing.version)
     assert len(set(versions)) == 4
-    pairing.go(1)
+    pairing.remove(1)
     assert pairing.version == versions[-1], "going twice changes nothing"

@@ -40,7 +40,7 @@ def verdict(
 
 
 def results(judged: Verdict) -> dict[str, str]:
-    return {finding.condition: finding.result for finding in judged.findings}
+    return {check.condition: check.result for check in judged.checks}
 
 
 # The grammar
@@ -72,16 +72,16 @@ def test_a_condition_is_read_as_it_is_meant(text: str, condition: Condition) -> 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "'' is no condition; for example deliver.p99>50ms"),
-        ("deliver.p99", "is no condition"),
-        ("deliver.p99=50ms", "is no condition"),
-        ("deliver.p99>-5ms", "is no condition"),
-        ("deliver.p99>5min", "is no condition"),
-        ("deliver.p99>1e3ms", "is no condition"),
-        (".p99>5ms", "is no condition"),
-        ("p99>5ms", "'p99' is no count; there are sent, delivered, .* for example"),
-        ("lots>0", "'lots' is no count"),
-        ("failures>0", "'failures' is no count"),
+        ("", "'' is not a condition; for example deliver.p99>50ms"),
+        ("deliver.p99", "is not a condition"),
+        ("deliver.p99=50ms", "is not a condition"),
+        ("deliver.p99>-5ms", "is not a condition"),
+        ("deliver.p99>5min", "is not a condition"),
+        ("deliver.p99>1e3ms", "is not a condition"),
+        (".p99>5ms", "is not a condition"),
+        ("p99>5ms", "'p99' is not a count; the counts are sent, delivered, .* for example"),
+        ("lots>0", "'lots' is not a count"),
+        ("failures>0", "'failures' is not a count"),
         ("deliver.lost>0", "a row has p50, p99.9 .any percentile., max, failures, count, rate"),
         ("deliver.p100.1>5ms", "a percentile is at most 100"),
         ("deliver.p101>5ms", "a percentile is at most 100"),
@@ -161,7 +161,7 @@ def test_a_condition_compares_what_was_measured(condition: str, shown: str, resu
         deliver=row(0.01, 0.01, 0.2, count=4, failures=1),
         untimed=row(),
     )
-    assert (judged.findings[0].figure, judged.findings[0].result) == (shown, result)
+    assert (judged.checks[0].figure, judged.checks[0].result) == (shown, result)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A Locust user over ChatClient: how it comes in, speaks, listens and goes, with the extensions that were asked for."""
+"""Locust users over ChatClient: they log in, send, listen and leave, with the extensions that the run asks for."""
 
 import logging
 from argparse import Namespace
@@ -27,7 +27,7 @@ from client import (
     parse_address,
     tls_context,
 )
-from loadtest.core.pair import CameAgain, FaultFound
+from loadtest.core.pair import AllowedRepeat, FaultFound
 from loadtest.core.pairing import Pairing
 from loadtest.core.receipts import ReceiptLedger, WrongReceipt
 from loadtest.locust import LoadUser
@@ -35,17 +35,17 @@ from loadtest.locust.run import DELIVER, REPEATED
 from protocol import ALL_FEATURES, DEFAULT_PORT, NO_FEATURES, Feature, Level, text_room
 
 FAILURES = (ChatError, TimeoutError)
-PAUSE_SECONDS = 0.1  # after a refusal, before another try
-COLLECTED_AT_ONCE = 10  # mailboxes, at the end of a run
+PAUSE_SECONDS = 0.1  # between a refusal and the next attempt
+COLLECTED_AT_ONCE = 10  # mailboxes emptied at once, at the end of a run
 FEATURES = {str(feature.name).lower(): feature for feature in Feature} | {"all": ALL_FEATURES}
 ROWS = {Level.STORED: "stored", Level.DELIVERED: "delivered"}
 
 logger = logging.getLogger(__name__)
-trusting = cache(tls_context)  # reading the authorities takes longer than connecting
+cached_tls_context = cache(tls_context)  # reading the authorities takes longer than connecting
 
 
 def parse_features(text: str) -> Feature:
-    """The features of a list such as "receipts,history". Raises ValueError."""
+    """Parse a list of features such as "receipts,history". Raises ValueError."""
     features = NO_FEATURES
     for name in filter(None, map(str.strip, text.split(","))):
         if name not in FEATURES:
@@ -55,7 +55,7 @@ def parse_features(text: str) -> Feature:
 
 
 def asked_for(options: Namespace) -> Feature:
-    """The features of a run; none where the web page has set what is no list of them, which check() tells."""
+    """The features that a run asks for; none for an invalid list, which check() reports."""
     try:
         return parse_features(options.features)
     except ValueError:
@@ -63,7 +63,7 @@ def asked_for(options: Namespace) -> Feature:
 
 
 class Sent(NamedTuple):
-    """A message that waits for its receipts; `mailed` is its number in the ledger if it waits in a mailbox, else 0."""
+    """A message without all its receipts; `mailed` is its number in the ledger if it went to a mailbox, else 0."""
 
     due: float
     receiver: str
@@ -71,20 +71,20 @@ class Sent(NamedTuple):
 
 
 class ChatUser(LoadUser):
-    """A user who is logged in while it runs, and comes back when the connection is lost."""
+    """A user who is logged in while it runs, and reconnects when the connection is lost."""
 
     abstract = True
     host = f"tcp://127.0.0.1:{DEFAULT_PORT}"
     protocol = "chat"
     max_message_bytes = text_room("load-99999")
-    ids: ClassVar[dict[str, int]] = {}  # by name: of all who have logged in, on whichever server was the last
+    ids: ClassVar[dict[str, int]] = {}  # by name: of all users who have logged in, at the latest server
 
     client: ChatClient
     features = NO_FEATURES
     receipts: ReceiptLedger[Level, Sent] | None = None  # of this connection
-    partner = ""  # whom the server takes for ours
-    has_left = True  # of its own accord, or was never here: who has lost the connection waits before it comes back
-    came = 0.0  # when the last login was sent, of monotonic()
+    partner = ""  # as chosen at the server
+    has_left = True  # on purpose, or was never online; after a lost connection the user waits before it reconnects
+    login_began = 0.0  # when the last login was sent, by monotonic()
     _listener: "gevent.Greenlet[..., object] | None" = None
 
     @classmethod
@@ -99,18 +99,18 @@ class ChatUser(LoadUser):
     def on_start(self) -> None:
         self.features = asked_for(self.this_run.options)
         if Feature.MAILBOX in self.features:
-            self.this_run.at_end = partial(collect, self.environment, self.host)
+            self.this_run.after_users = partial(collect, self.environment, self.host)
         super().on_start()
 
-    # Coming and going
+    # Login and departure
 
     @property
     def pairing(self) -> Pairing:
-        """Those among whom others find us."""
+        """Where other users find this one."""
         return self.this_run.pairing
 
-    def come_in(self) -> None:
-        """Connect and log in, again and again until it succeeds."""
+    def enter(self) -> None:
+        """Connect and log in, repeatedly until it succeeds."""
         for pause in chain([0.0] if self.has_left else [], backoff()):
             gevent.sleep(pause)
             with suppress(*FAILURES):
@@ -118,7 +118,7 @@ class ChatUser(LoadUser):
                 try:
                     self.log_in()
                 except BaseException:
-                    self.hang_up(in_order=True)  # nothing has been sent
+                    self.disconnect(in_order=True)  # nothing was sent
                     raise
                 self.has_left = False
                 return
@@ -127,14 +127,14 @@ class ChatUser(LoadUser):
         options = self.this_run.options
         with self.connecting():
             address = parse_address(self.host)
-            tls = trusting(options.tls_ca) if address.tls else None
+            tls = cached_tls_context(options.tls_ca) if address.tls else None
             return ChatClient(address.host, address.port, options.timeout, tls)
 
     def log_in(self) -> None:
         ledger = self.this_run.ledger
-        if ledger.is_away(self.name):
-            ledger.come(self.name)  # what waits may be under way before we hear that we are in
-        self.came = monotonic()
+        if ledger.is_offline(self.name):
+            ledger.connect(self.name)  # mail may be in flight before the answer to the login arrives
+        self.login_began = monotonic()
         with self.measured("login"):
             try:
                 self.client.login(self.name, features=self.features)
@@ -149,7 +149,7 @@ class ChatUser(LoadUser):
         self._listener = self.spawn(self.listen, self.client)
 
     def empty_mailbox(self) -> None:
-        """What a run before this one has left there is none of its messages."""
+        """Remove mail of an earlier run, which is none of this run's messages."""
         self.client.ping()
         left = 0
         with suppress(TimeoutError):
@@ -159,34 +159,34 @@ class ChatUser(LoadUser):
             logger.info("%d messages of an earlier run were waiting for %s", left, self.name)
 
     def leave(self) -> None:
-        """Log out, when nobody writes to us any more and all has arrived."""
-        self.step_back()
+        """Leave, once nobody writes to this user any more and everything has arrived."""
+        self.withdraw()
         in_order = False
         with suppress(*FAILURES):
-            self.client.ping(self.this_run.options.drain)  # every Error for what was sent is here
+            self.client.ping(self.this_run.options.drain)  # now every Error for sent messages has arrived
             in_order = True
         self.drain()
-        self.hang_up(in_order)
+        self.disconnect(in_order)
         self.has_left = True
 
-    def step_back(self) -> None:
-        """From now on nobody shall write to us."""
-        self.pairing.go(self.number)
+    def withdraw(self) -> None:
+        """Stop others from choosing this user as a partner."""
+        self.pairing.remove(self.number)
 
-    def hang_up(self, in_order: bool = False) -> None:
+    def disconnect(self, in_order: bool = False) -> None:
         self.go_offline(in_order)
         self.client.close()
-        if self._listener:  # what has come is ours, and an Error is about our partner, until all is taken in
+        if self._listener:  # let it handle what has arrived, while the name and the partner are still valid
             self._listener.join()
 
     def go_offline(self, in_order: bool = False) -> None:
         super().go_offline(in_order)
-        self.step_back()
+        self.withdraw()
 
     def attempt(self, act: Callable[[], None]) -> None:
-        """Act, logged in. After a failure that is no refusal the connection is made anew."""
+        """Log in if necessary, then act. After a failure other than a refusal, the user reconnects."""
         if not self.is_online:
-            self.come_in()
+            self.enter()
         try:
             act()
         except ServerError:
@@ -194,28 +194,28 @@ class ChatUser(LoadUser):
         except FAILURES as failure:
             if isinstance(failure, ConnectionClosed):
                 self.end_of_connection(failure)
-            self.hang_up()
+            self.disconnect()
 
-    # Speaking and listening
+    # Sending and receiving
 
     def write_to(self, partner: str) -> None:
-        """Make this user our partner."""
+        """Choose this partner."""
         if partner != self.partner:
             with self.measured("chat init"):
                 self.client.chat(self.ids[partner] if self.features else partner)
-            self.handle_events()  # Errors that came before belong to the old partner
+            self.handle_events()  # earlier Errors belong to the old partner
             self.partner = partner
 
     def say(self, due: float) -> None:
-        """Send our partner a message that was due at this moment of monotonic()."""
+        """Send the partner a message that was due at this time of monotonic()."""
         if self.receipts is not None:
             ledger = self.this_run.ledger
-            mailed = ledger.last(self.name, self.partner) + 1 if ledger.is_away(self.partner) else 0
+            mailed = ledger.last_number(self.name, self.partner) + 1 if ledger.is_offline(self.partner) else 0
             self.receipts.expect(self.client.sent + 1, Sent(due, self.partner, mailed))
         self.send_message(self.partner, due, self.client.send)
 
     def listen(self, client: ChatClient) -> None:
-        """Take in what comes, until the connection ends."""
+        """Handle events until the connection ends."""
         try:
             while True:
                 self.handle(client.receive(timeout=None), client)
@@ -224,14 +224,14 @@ class ChatUser(LoadUser):
                 self.end_of_connection(closing)
 
     def end_of_connection(self, closing: ConnectionClosed) -> None:
-        """Whoever notices first, a listener or a task, counts it."""
+        """Count the end of a connection once, whether a listener or a task notices it first."""
         was_lost = self.is_online
         self.connection_lost(ServerError(closing.reason) if closing.reason else closing)
         if was_lost and closing.reason is None and Feature.MAILBOX in self.features:
             self.this_run.ledger.crash()
 
     def handle_events(self) -> None:
-        """Take in what has come already."""
+        """Handle the events that have arrived."""
         with suppress(TimeoutError):
             while True:
                 self.handle(self.client.receive(timeout=0), self.client)
@@ -244,39 +244,39 @@ class ChatUser(LoadUser):
                 self.message_refused(self.partner, ServerError(reason))
                 if self.receipts:
                     for level in self.receipts.refuse():
-                        self.report(ROWS[level], None, WrongReceipt("for one of the messages that were refused"))
+                        self.report(ROWS[level], None, WrongReceipt("for a message that was refused"))
             case ReceiptReceived(level, first, last) if self.receipts and client is self.client:
                 self.take_receipt(level, *self.receipts.reach(level, first, last))
 
     def take_receipt(self, level: Level, messages: list[Sent], wrong: str) -> None:
-        """Our messages have come to this level. How long one waits in a mailbox is not for the server to answer for."""
+        """Handle a receipt. The time that a message waits in a mailbox is not counted against the server."""
         now, ledger = monotonic(), self.this_run.ledger
         for due, receiver, mailed in messages:
             if not (mailed and level is Level.DELIVERED):
                 self.report(ROWS[level], now - due)
-            elif ledger.has_yet_to_come(self.name, receiver, mailed):
-                self.report(ROWS[level], None, WrongReceipt("for a message to somebody who is away"))
+            elif ledger.is_in_mailbox(self.name, receiver, mailed):
+                self.report(ROWS[level], None, WrongReceipt("for a message to an offline user"))
             else:
                 self.report(ROWS[level], None)
             if mailed and level is Level.STORED:
-                ledger.keep(self.name, receiver, mailed)
+                ledger.mark_durable(self.name, receiver, mailed)
         if wrong:
             self.report(ROWS[level], None, WrongReceipt(wrong))
 
 
 class PairedUser(ChatUser):
-    """Has a partner, by the pairing."""
+    """A user whose partner follows from the pairing."""
 
     abstract = True
-    version = -1  # of the pairing that the partner is from
+    version = -1  # of the pairing when the partner was chosen
 
-    def come_in(self) -> None:
-        super().come_in()
+    def enter(self) -> None:
+        super().enter()
         self.version = -1
-        self.pairing.come(self.number)
+        self.pairing.add(self.number)
 
     def meet(self) -> None:
-        """See that our partner is whom the pairing says."""
+        """Choose the partner that the pairing says."""
         pairing = self.pairing
         while self.version != pairing.version:
             version = pairing.version
@@ -285,22 +285,22 @@ class PairedUser(ChatUser):
 
 
 class MailUser(ChatUser):
-    """Gets messages out of a mailbox: they count from when it came for them."""
+    """A user with a mailbox. The time of a message from the mailbox counts from the login."""
 
     abstract = True
 
     def receive_message(self, sender: str, text: str) -> None:
         try:
-            seconds, since = self.this_run.ledger.receive(sender, self.name, text), monotonic() - self.came
+            seconds, since = self.this_run.ledger.receive(sender, self.name, text), monotonic() - self.login_began
             row = "mailbox" if seconds > since else DELIVER
             self.report(row, min(seconds, since), size=len(text))
         except FaultFound as fault:
             self.report(DELIVER, None, fault)
-        except CameAgain:
+        except AllowedRepeat:
             self.report(REPEATED, None, size=len(text))
 
     def fetch(self, name: str) -> None:
-        """Come for what waits for this user, once."""
+        """Log in once as this user, to collect its mail."""
         self.name = name
         self.features = asked_for(self.this_run.options)
         with suppress(*FAILURES):
@@ -311,18 +311,18 @@ class MailUser(ChatUser):
                 self.handle_events()
                 self.this_run.ledger.settle(name)
             finally:
-                self.hang_up(in_order=True)
+                self.disconnect(in_order=True)
 
 
 def collect(environment: Environment, host: str) -> None:
-    """All users have stopped: come for what still waits in mailboxes. What nobody can come for is in flight."""
+    """After all users have stopped, collect the mail in mailboxes. What cannot be collected counts as in flight."""
     run = ChatUser.this_run
     pool = Pool(COLLECTED_AT_ONCE)
-    for name in run.ledger.awaited():
+    for name in run.ledger.receivers_with_mail():
         user = MailUser(environment)
         user.host = host
         pool.spawn(user.fetch, name)
     if not pool.join(run.options.drain):
         pool.kill()
-    for name in run.ledger.awaited():
-        run.ledger.end(name)
+    for name in run.ledger.receivers_with_mail():
+        run.ledger.disconnect(name)

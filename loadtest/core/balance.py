@@ -1,4 +1,4 @@
-"""What a ledger comes to: a line for each pair, that adds up across processes and can be read by people."""
+"""The result of a ledger: one balance for each pair. Balances of several processes add up."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = ("sent", "delivered", "refused", "in_flight", "unbalanced")
-LISTED = 5  # ranges of numbers that are named for each pair and fault; the file has all
+NAMED_RANGES = 5  # how many ranges of numbers a finding names; the file has all of them
 
 
 class Fault(StrEnum):
-    """What must not happen to a message."""
+    """What can go wrong with a message."""
 
     LOST = "lost"
     DUPLICATED = "duplicated"
     REORDERED = "reordered"
     CORRUPTED = "corrupted"
-    MISDELIVERED = "misdelivered"  # as it was sent, but to someone else
+    MISDELIVERED = "misdelivered"  # unchanged, but at the wrong receiver
 
 
-Ranges = Sequence[Sequence[int]]  # first and last number of each, both included
+Ranges = Sequence[Sequence[int]]  # the first and last number of each range, both included
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PairBalance:
     """One pair's balance: sent = delivered + refused + in flight, unless there are faults."""
 
     sender: str
@@ -34,14 +34,14 @@ class Line:
     delivered: int
     refused: int
     in_flight: int
-    faults: dict[str, Ranges]  # the numbers of the messages, by fault
+    faults: dict[str, Ranges]  # the numbers of the affected messages, by fault
 
     def count(self, fault: Fault) -> int:
         return sum(last - first + 1 for first, last in self.faults.get(fault, ()))
 
     @property
     def unbalanced(self) -> int:
-        """How many were refused and delivered all the same: what is known of is more than what was sent."""
+        """By how much the known outcomes exceed `sent`: so many messages were delivered although they were refused."""
         corrupted = sum(last - max(first, 1) + 1 for first, last in self.faults.get(Fault.CORRUPTED, ()))  # 0 is extra
         known = self.delivered + self.refused + self.in_flight + self.count(Fault.LOST) + corrupted
         return known - self.sent
@@ -49,53 +49,54 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The lines of all pairs. Pairs belong to one process each, so balances add up by joining their lines."""
+    """The balances of all pairs. Each pair belongs to one process, so two processes' balances are simply joined."""
 
-    lines: list[Line]
+    pairs: list[PairBalance]
 
     @classmethod
     def decode(cls, encoded: Iterable[dict[str, Any]]) -> "Balance":
-        return cls([Line(**line) for line in encoded])
+        """Read what encode() returned."""
+        return cls([PairBalance(**pair) for pair in encoded])
 
     def encode(self) -> list[dict[str, Any]]:
-        """Plain lists, dictionaries, strings and numbers, for any serialization."""
-        return [asdict(line) for line in self.lines]
+        """Return plain lists, dictionaries, strings and numbers, which any serialization takes."""
+        return [asdict(pair) for pair in self.pairs]
 
     def __add__(self, other: "Balance") -> "Balance":
-        return Balance(self.lines + other.lines)
+        return Balance(self.pairs + other.pairs)
 
     def totals(self) -> dict[str, int]:
-        """Every column summed up, under the name that a condition uses for it."""
-        counts = {column: sum(getattr(line, column) for line in self.lines) for column in COLUMNS}
-        return counts | {str(fault): sum(line.count(fault) for line in self.lines) for fault in Fault}
+        """Return the sum of every column, under the name that a condition uses for it."""
+        counts = {column: sum(getattr(pair, column) for pair in self.pairs) for column in COLUMNS}
+        return counts | {str(fault): sum(pair.count(fault) for pair in self.pairs) for fault in Fault}
 
     def findings(self) -> list[str]:
-        """Each fault of each pair, with the numbers of the messages: "lost: load-1 -> load-2: 50, 100-120"."""
+        """Describe each fault of each pair with its messages' numbers: "lost: load-1 -> load-2: 50, 100-120"."""
         named = [
-            f"{fault}: {line.sender} -> {line.receiver}: {_listed(line.faults[fault])}"
+            f"{fault}: {pair.sender} -> {pair.receiver}: {_shortened(pair.faults[fault])}"
             for fault in Fault
-            for line in self.lines
-            if fault in line.faults
+            for pair in self.pairs
+            if fault in pair.faults
         ]
         return named + [
-            f"unbalanced: {line.sender} -> {line.receiver}: {line.unbalanced} refused, and delivered all the same"
-            for line in self.lines
-            if line.unbalanced
+            f"unbalanced: {pair.sender} -> {pair.receiver}: {pair.unbalanced} refused, and delivered all the same"
+            for pair in self.pairs
+            if pair.unbalanced
         ]
 
     def write(self, file: Path) -> None:
-        """Write a line for each pair, as CSV, with all numbers. Raises OSError."""
+        """Write one CSV line for each pair, with the numbers of all its faulty messages. Raises OSError."""
         with file.open("w", newline="") as out:
             writer = csv.writer(out)
             writer.writerow(["sender", "receiver", *COLUMNS, *Fault])
-            for line in sorted(self.lines, key=lambda line: (line.sender, line.receiver)):
-                counts = [getattr(line, column) for column in COLUMNS]
-                numbers = [_text(line.faults.get(fault, ())) for fault in Fault]
-                writer.writerow([line.sender, line.receiver, *counts, *numbers])
+            for pair in sorted(self.pairs, key=lambda pair: (pair.sender, pair.receiver)):
+                counts = [getattr(pair, column) for column in COLUMNS]
+                numbers = [_text(pair.faults.get(fault, ())) for fault in Fault]
+                writer.writerow([pair.sender, pair.receiver, *counts, *numbers])
 
 
 def ranges(numbers: Iterable[int]) -> list[list[int]]:
-    """Numbers as ranges, in ascending order; one that comes twice counts twice."""
+    """Group numbers into ascending ranges; a number that occurs twice is in two of them."""
     found: list[list[int]] = []
     for number in sorted(numbers):
         if found and found[-1][1] == number - 1:
@@ -109,6 +110,6 @@ def _text(numbers: Ranges) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in numbers)
 
 
-def _listed(numbers: Ranges) -> str:
-    more = f" and {len(numbers) - LISTED} more" if len(numbers) > LISTED else ""
-    return _text(numbers[:LISTED]) + more
+def _shortened(numbers: Ranges) -> str:
+    more = f" and {len(numbers) - NAMED_RANGES} more" if len(numbers) > NAMED_RANGES else ""
+    return _text(numbers[:NAMED_RANGES]) + more

@@ -1,6 +1,6 @@
-"""How much a server takes: a search for the highest rate that keeps a promise, and the certificate.
+"""How much load a server can take: the search for the highest rate that meets a target, and the certificate.
 
-A promise is a 99th percentile of the latency, with a ledger that balances.
+The target is a 99th percentile of the latency; the ledger has to balance as well.
 """
 
 import os
@@ -14,18 +14,19 @@ from loadtest.core.generator import GeneratorLimits, GeneratorLoad
 from loadtest.core.summary import aligned
 from loadtest.core.verdict import duration
 
-PRECISION = 1.1  # of the rate that is found: the next one that was tried and did not pass is at most this much higher
+PRECISION = 1.1  # the search ends when the lowest rate that failed is at most this factor above the best that passed
 HEADINGS = ("messages/s", "sent", "delivered", "p50", "p99", "faults", "generator", "result")
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """What came of a rate, in messages a second. Times are in seconds."""
+class TrialResult:
+    """The result of trying one rate, in messages a second. Times are in seconds."""
 
     rate: float
     sent: int
     delivered: int
-    late: int  # not delivered when the time to drain was over, or not even sent; or users who were not there
+    # messages not delivered when the time to drain was over, users who were missing, users who had not sent all
+    undelivered: int
     failures: int
     faults: int  # of the ledger
     p50: float
@@ -33,11 +34,11 @@ class Trial:
     load: GeneratorLoad
 
     def objection(self, target: float, limits: GeneratorLimits) -> str:
-        """Why this rate does not count; "" if it does."""
+        """Return why this rate does not pass; "" if it passes."""
         objections = {
             f"{self.faults} faults": self.faults,
             f"{self.failures} failures": self.failures,
-            f"{self.late} not delivered": self.late,
+            f"{self.undelivered} not delivered": self.undelivered,
             "generator too slow": self.load.exceeds(limits),
             f"p99 over {duration(target)}": self.p99 > target,
             "nothing sent": not self.sent,
@@ -46,9 +47,10 @@ class Trial:
 
 
 def search(first: float, least: float = 1.0) -> Generator[float, bool | None, None]:
-    """Yields the rates to try, and is sent whether each one passed: doubled as long as they do, then bisected.
+    """Yield the rates to try, and receive by send() whether each one passed.
 
-    A rate that fails is tried once more before it counts, since one hiccup of the machine is not the server's.
+    The rate doubles until one fails; then the search bisects. A rate that fails is tried once more before it counts as
+    failed, because a single failure may be a hiccup of the machine. `least` is the lowest rate to try.
     """
     passed, failed = 0.0, float("inf")
     rate = first
@@ -62,18 +64,19 @@ def search(first: float, least: float = 1.0) -> Generator[float, bool | None, No
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """All that was tried, in order, and what follows from it."""
+    """All trials in order, and what follows from them."""
 
-    trials: Sequence[Trial]
+    trials: Sequence[TrialResult]
     target: float  # seconds that p99 must not exceed
     limits: GeneratorLimits
     users: int
     processes: int
     host: str
-    complete: bool = False  # the search is over
+    complete: bool = False  # whether the search has come to its end
 
     @property
-    def best(self) -> Trial | None:
+    def best(self) -> TrialResult | None:
+        """The trial with the highest rate that passed."""
         passed = [trial for trial in self.trials if not trial.objection(self.target, self.limits)]
         return max(passed, key=lambda trial: trial.rate, default=None)
 
@@ -81,7 +84,7 @@ class Certificate:
     def is_generator_bound(self) -> bool:
         """Whether the lowest rate above the best one failed because of the generator."""
         best = self.best.rate if self.best else 0.0
-        above = [trial for trial in reversed(self.trials) if trial.rate > best]  # of two tries the last one counts
+        above = [trial for trial in reversed(self.trials) if trial.rate > best]  # a rate's last trial counts
         return bool(above) and min(above, key=lambda trial: trial.rate).load.exceeds(self.limits)
 
     def __str__(self) -> str:
@@ -92,7 +95,7 @@ class Certificate:
     def _table(self) -> str:
         return aligned([HEADINGS, *map(self._line, self.trials)])
 
-    def _line(self, trial: Trial) -> tuple[str, ...]:
+    def _line(self, trial: TrialResult) -> tuple[str, ...]:
         return (
             f"{trial.rate:.0f}",
             str(trial.sent),
@@ -122,7 +125,7 @@ class Certificate:
 
 
 def machine() -> str:
-    """The processor, its cores and the system."""
+    """Describe the processor, its cores and the system."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
@@ -130,5 +133,5 @@ def machine() -> str:
 
 
 def versions() -> str:
-    """What a figure depends on."""
+    """Name the versions of what a figure depends on."""
     return f"Python {platform.python_version()}, gevent {version('gevent')}, locust {version('locust')}"

@@ -1,4 +1,4 @@
-"""One pair's messages, and what became of each: a page of the ledger."""
+"""The ledger of one pair of sender and receiver: what became of each message."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,98 +6,99 @@ from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import NoReturn
 
-from loadtest.core.balance import Fault, Line, ranges
+from loadtest.core.balance import Fault, PairBalance, ranges
 
 
 class FaultFound(Exception):
-    """A message has arrived that should not have, or not like this."""
+    """A message has arrived that should not have arrived, or not like this."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(str(fault))
         self.fault = fault
 
 
-class CameAgain(Exception):
-    """A message has arrived for the second time, which it may after Ledger.crash()."""
+class AllowedRepeat(Exception):
+    """A message has arrived for the second time, which is allowed after Ledger.crash()."""
 
 
 @dataclass(slots=True)
 class PairLedger:
-    """One pair's messages. They are numbered from 1; from `head` on to `sent` nothing has been heard of them."""
+    """One pair's messages, numbered from 1. Nothing has been heard yet of those from `head` to `sent`."""
 
     sender: str
     receiver: str
-    steady: bool  # what is sent has to arrive: both ends are online, or the receiver is away and has a mailbox
-    since: int = 0  # how many had been sent when that began or ended the last time
+    guaranteed: bool  # what is sent must arrive: both are online, or the receiver is offline and has a mailbox
+    since: int = 0  # how many had been sent when `guaranteed` was set the last time
     sent: int = 0
     delivered: int = 0
     refused: int = 0
     head: int = 1
     latest: int = 0  # the highest number that has arrived
-    passed: set[int] = field(default_factory=set)  # a later one arrived first, while both ends were online
-    cut: set[int] = field(default_factory=set)  # the same, but a connection ended or began in between
+    overdue: set[int] = field(default_factory=set)  # missing without excuse: a later one arrived first, or settle()
+    excused: set[int] = field(default_factory=set)  # missing, but a connection ended or began in between
     doubtful: set[int] = field(default_factory=set)  # perhaps never sent
-    durable: set[int] = field(default_factory=set)  # are in the mailbox for certain
-    overdue: int = 0  # up to here all should have come before the receiver went away again
-    repeatable: int = 0  # the highest number that may come again
-    repeated: int = 0  # the highest number that has
+    durable: set[int] = field(default_factory=set)  # in the mailbox for certain
+    mail_due: int = 0  # up to this number all should have arrived before the receiver went offline again
+    repeatable: int = 0  # the highest number that may arrive again
+    repeated: int = 0  # the highest number that has arrived again
     faults: defaultdict[Fault, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     @property
-    def open(self) -> int:
-        """How many are to be waited for."""
+    def pending(self) -> int:
+        """How many messages must still arrive."""
         unheard = self.sent - self.head + 1
         before = max(self.head - 1, self.since)
-        expected = self.sent - before - sum(number > before for number in self.doubtful) if self.steady else 0
-        return min(expected, max(0, unheard + len(self.passed) + len(self.cut) - self.refused))
+        expected = self.sent - before - sum(number > before for number in self.doubtful) if self.guaranteed else 0
+        return min(expected, max(0, unheard + len(self.overdue) + len(self.excused) - self.refused))
 
     @property
     def missing(self) -> int:
-        """How many have not arrived, for whatever reason, and were not refused."""
+        """How many messages have not arrived, for whatever reason, and were not refused."""
         return max(0, self.sent - self.delivered - self.refused)
 
     @property
     def recent(self) -> int:
-        """How many have arrived for certain since both ends are online."""
-        missing = self.refused + sum(number > self.since for number in chain(self.passed, self.cut))
-        return max(0, self.head - 1 - self.since - missing) if self.steady else 0
+        """How many messages have arrived for certain since both ends are online."""
+        missing = self.refused + sum(number > self.since for number in chain(self.overdue, self.excused))
+        return max(0, self.head - 1 - self.since - missing) if self.guaranteed else 0
 
-    def change(self, steady: bool) -> None:
-        self.steady, self.since = steady, self.sent
+    def set_guaranteed(self, guaranteed: bool) -> None:
+        """From now on what is sent must arrive, or need not; what was sent before and is missing is excused."""
+        self.guaranteed, self.since = guaranteed, self.sent
 
     def doubt_mail(self) -> None:
-        """Of what was sent while the receiver was away only what is durable has to arrive."""
+        """Of the messages in the receiver's mailbox only the durable ones must arrive."""
         self.doubtful.update(set(range(self.head, self.sent + 1)) - self.durable)
 
     def is_excused(self, number: int) -> bool:
-        """Whether it may be missing: a connection has ended or begun since it was sent, or it never went out."""
-        return not self.steady or number <= self.since or number in self.doubtful
+        """Whether this message may be missing: perhaps it was never sent, or a connection has ended or begun since."""
+        return not self.guaranteed or number <= self.since or number in self.doubtful
 
     def deliver(self, number: int) -> None:
-        """This message has arrived as it was sent. Raises FaultFound if it should not have, or CameAgain."""
+        """This message has arrived unchanged. Raises FaultFound if it should not have arrived, or AllowedRepeat."""
         if number > self.sent:
             self.misdeliver(number)
         elif number >= self.head:
-            self._pass(number)
+            self._skip_to(number)
             self.head = number + 1
             self.latest = number
             self.delivered += 1
-        elif number in self.passed or number in self.cut:
-            is_late = number in self.passed and number <= self.overdue
-            self.passed.discard(number)
-            self.cut.discard(number)
-            if number < self.latest or is_late:  # otherwise nothing has overtaken it: it comes after settle()
+        elif number in self.overdue or number in self.excused:
+            is_late = number in self.overdue and number <= self.mail_due
+            self.overdue.discard(number)
+            self.excused.discard(number)
+            if number < self.latest or is_late:  # otherwise no message has overtaken it: it arrives after settle()
                 self.faults[Fault.REORDERED].append(number)
             self.latest = max(self.latest, number)
             self.delivered += 1
         elif self.repeated < number <= self.repeatable:
             self.repeated = number
-            raise CameAgain
+            raise AllowedRepeat
         else:
             self._fault(Fault.DUPLICATED, number)
 
     def corrupt(self) -> None:
-        """Something has arrived that is not as it was sent: the next one that was expected."""
+        """A text has arrived that was not sent like this: it counts as the next expected message."""
         if self.head <= self.sent:
             self.faults[Fault.CORRUPTED].append(self.head)
             self.head += 1
@@ -105,39 +106,43 @@ class PairLedger:
             self.faults[Fault.CORRUPTED].append(0)
 
     def settle(self) -> None:
-        """Whatever was sent while both ends were online should have arrived by now."""
-        self._pass(self.sent + 1)
+        """All messages that must arrive should have arrived by now."""
+        self._skip_to(self.sent + 1)
         self.head = self.sent + 1
 
     def misdeliver(self, number: int) -> NoReturn:
+        """A message with this number was meant for another receiver. Raises FaultFound."""
         self._fault(Fault.MISDELIVERED, number)
 
-    def recall(self, numbers: Sequence[int], is_latest: bool) -> None:
-        """These are the numbers of past messages, as somebody remembers them who has been asked for the `recent` ones.
+    def check_history(self, numbers: Sequence[int], is_latest: bool) -> None:
+        """Check the server's answer to a request for at most `recent` past messages: their numbers, oldest first.
 
-        `is_latest`: the last one that was sent has to be the last of them. Raises ValueError for what cannot be.
+        With `is_latest` the answer has to end with the last message that was sent. Raises ValueError if it is wrong.
         """
         if any(not self.since < number <= self.sent for number in numbers):
-            raise ValueError(f"of messages {self.since + 1} to {self.sent} came {_listed(numbers)}")
+            raise ValueError(f"of messages {self.since + 1} to {self.sent} came {_joined(numbers)}")
         if any(earlier >= later for earlier, later in pairwise(numbers)):
-            raise ValueError(f"out of order: {_listed(numbers)}")
-        if not numbers or self.refused or self.passed or self.cut or self.doubtful:
-            return  # nobody knows which ones there have to be
+            raise ValueError(f"out of order: {_joined(numbers)}")
+        if not numbers or self.refused or self.overdue or self.excused or self.doubtful:
+            return  # which messages the server remembers is unknown
         if numbers[-1] - numbers[0] >= len(numbers):
-            raise ValueError(f"not all of them: {_listed(numbers)}")
+            raise ValueError(f"not all of them: {_joined(numbers)}")
         if is_latest and numbers[-1] != self.sent:
-            raise ValueError(f"the last one was {self.sent}: {_listed(numbers)}")
+            raise ValueError(f"the last one was {self.sent}: {_joined(numbers)}")
 
-    def line(self) -> Line:
-        """Settle a copy: refusals explain what is missing, first of all what connections cut off."""
+    def balance(self) -> PairBalance:
+        """The balance as if this ledger were settled now.
+
+        Which messages were refused is unknown. Refusals account for missing messages, the excused ones first.
+        """
         unheard = range(self.head, self.sent + 1)
         missing = {number for number in unheard if not self.is_excused(number)}
-        cut = len(self.cut) + len(unheard) - len(missing)
-        lost = sorted(self.passed | missing)
-        in_flight = max(0, cut - self.refused)
-        left = max(0, self.refused - cut)  # refusals that explain nothing yet
+        excused = len(self.excused) + len(unheard) - len(missing)
+        lost = sorted(self.overdue | missing)
+        in_flight = max(0, excused - self.refused)
+        left = max(0, self.refused - excused)  # refusals that account for nothing yet
         faults = {**self.faults, Fault.LOST: lost[left:]}
-        return Line(
+        return PairBalance(
             self.sender,
             self.receiver,
             sent=self.sent,
@@ -151,11 +156,11 @@ class PairLedger:
         self.faults[fault].append(number)
         raise FaultFound(fault)
 
-    def _pass(self, number: int) -> None:
-        """Sort those that are open before `number`: missing, or excused."""
+    def _skip_to(self, number: int) -> None:
+        """Everything before `number` that nothing has been heard of is missing: sort it into overdue and excused."""
         for earlier in range(self.head, number):
-            (self.cut if self.is_excused(earlier) else self.passed).add(earlier)
+            (self.excused if self.is_excused(earlier) else self.overdue).add(earlier)
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _joined(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers)) or "none"

@@ -1,9 +1,9 @@
-"""How far the messages of one connection have come, by the receipts for them."""
+"""Which receipts for the messages of one connection can be true."""
 
 from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
-KEPT = 4096  # messages that are waited for at once, at each level; of those before them nothing is said
+KEPT = 4096  # the latest messages, which are remembered at each level; receipts for earlier ones are not checked
 
 L = TypeVar("L", bound=Hashable)
 T = TypeVar("T")
@@ -14,7 +14,10 @@ class WrongReceipt(Exception):
 
 
 class ReceiptLedger(Generic[L, T]):
-    """Messages are numbered from 1; each comes to each level once, unless it is refused. `T`: what is known of one."""
+    """Messages are numbered from 1. Each one reaches each level once, unless it is refused.
+
+    `L` is the type of a level, and `T` of what the caller wants back about a message.
+    """
 
     def __init__(self, levels: Iterable[L]) -> None:
         self._waiting: dict[L, dict[int, T]] = {level: {} for level in levels}
@@ -24,20 +27,24 @@ class ReceiptLedger(Generic[L, T]):
         self._refused = 0
 
     def expect(self, number: int, message: T) -> None:
-        """This message, the next one, is about to be sent."""
+        """Note that the next message, with this number, is about to be sent."""
         self._sent = number
         for waiting in self._waiting.values():
             waiting[number] = message
             waiting.pop(number - KEPT, None)
 
     def refuse(self) -> list[L]:
-        """One of them was refused, nobody knows which; the levels that too many have come to for that to be true."""
+        """Note that a message was refused; which one is unknown.
+
+        Returns the levels that more messages have reached than can be if that is true.
+        """
         self._refused += 1
         return [level for level in self._waiting if self._exceeds(level)]
 
     def reach(self, level: L, first: int, last: int) -> tuple[list[T], str]:
-        """Those of numbers first to last have come to this level: which of them that are waited for; and what is wrong
-        with that, "" if nothing is.
+        """Note a receipt: messages `first` to `last` have reached this level.
+
+        Returns what is known of those that are new to it, and what is wrong with the receipt ("" if nothing).
         """
         waiting, forgotten = self._waiting[level], self._sent - KEPT
         known = range(max(first, forgotten + 1), min(last, self._sent) + 1)
@@ -52,7 +59,7 @@ class ReceiptLedger(Generic[L, T]):
         return found, ""
 
     def _exceeds(self, level: L) -> bool:
-        """Whether more have come to this level than were not refused, and more than the last time."""
+        """Whether more messages have reached this level than were not refused, and by more than at the last check."""
         excess = self._reached[level] + self._refused - self._sent
         grows = excess > self._excess[level]
         self._excess[level] = max(excess, self._excess[level])

@@ -1,4 +1,4 @@
-"""What a run prints at its end: latencies in microseconds, and the ledger."""
+"""The tables that a load test prints at its end: latencies in microseconds, and the ledger."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,17 +7,17 @@ from loadtest.core.verdict import RequestStats
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 HEADINGS = ("row", "count", "failures", "p50", "p90", "p99", "p99.9", "max")
-FINDINGS = 20  # that are named on the terminal; the ledger's file has all
+FINDINGS = 20  # how many the terminal shows; the ledger's file has all of them
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of equally many cells as an indented table, each column as wide as its widest cell."""
+    """Format lines with the same number of cells as an indented table, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("".join(f"  {cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def latency_table(rows: Mapping[str, RequestStats]) -> str:
-    """A line for each row; times in microseconds, "-" where nothing was timed."""
+    """Format one line for each row of the statistics: times in microseconds, "-" where nothing was timed."""
     lines = [list(HEADINGS)]
     for name, row in sorted(rows.items()):
         timed = row.histogram.count > 0
@@ -27,7 +27,7 @@ def latency_table(rows: Mapping[str, RequestStats]) -> str:
 
 
 def ledger_table(balance: Balance) -> str:
-    """The totals, and each fault by name."""
+    """Format the totals, and name each fault."""
     totals = balance.totals()
     named = balance.findings()
     more = [f"and {len(named) - FINDINGS} more: --ledger FILE writes them all"] if len(named) > FINDINGS else []
@@ -38,10 +38,10 @@ def ledger_table(balance: Balance) -> str:
         *named[:FINDINGS],
         *more,
     ]
-    return "\n".join([f"Delivery ledger ({len(balance.lines)} pairs)", *(f"  {line}" for line in lines)])
+    return "\n".join([f"Delivery ledger ({len(balance.pairs)} pairs)", *(f"  {line}" for line in lines)])
 
 
 def _difference(totals: Mapping[str, int]) -> str:
-    """What the equation lacks where it does not hold."""
+    """The number that is missing in the equation if it does not hold."""
     missing = totals["sent"] - totals["delivered"] - totals["refused"] - totals["in_flight"]
     return f" {'+' if missing > 0 else '-'} {abs(missing)}: it does not balance" if missing else ""

@@ -1,4 +1,4 @@
-"""The verdict: conditions that must not hold, such as `deliver.p99>50ms`, judged by what was measured."""
+"""The verdict on a load test: which conditions that must not hold, such as `deliver.p99>50ms`, do hold."""
 
 import operator
 import re
@@ -30,7 +30,7 @@ EXAMPLES = "for example deliver.p99>50ms, login.failures>1%, lost>0"
 
 
 class Status(IntEnum):
-    """The exit status of a run."""
+    """The exit status of a load test."""
 
     PASSED = 0
     FAILED = 1
@@ -39,7 +39,7 @@ class Status(IntEnum):
 
 @dataclass(slots=True)
 class RequestStats:
-    """One kind of request: how many there were, how many failed, and how long those took that were timed."""
+    """One row of the statistics: how many requests there were, how many failed, and how long the timed ones took."""
 
     histogram: Histogram = field(default_factory=Histogram)
     count: int = 0
@@ -48,17 +48,17 @@ class RequestStats:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """All that a verdict can be about."""
+    """All figures that a verdict can depend on."""
 
     rows: Mapping[str, RequestStats]
-    counts: Mapping[str, int]  # those of COUNTS; `capacity` only if it was searched
+    counts: Mapping[str, int]  # those in COUNTS; `capacity` only after a search for it
     load: GeneratorLoad
-    seconds: float  # that the run took
+    seconds: float  # the length of the load test
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What must not be. `row` is "" where the figure is a count of the whole run; `limit` is in `unit`."""
+    """What must not hold. `row` is "" if the figure is a count of the whole load test; `limit` is in `unit`."""
 
     row: str
     figure: str
@@ -67,7 +67,7 @@ class Condition:
     unit: str
 
     def __str__(self) -> str:
-        limit = f"{Decimal(repr(self.limit)):f}".removesuffix(".0")  # never 1e+06, which could not be parsed
+        limit = f"{Decimal(repr(self.limit)):f}".removesuffix(".0")  # never 1e+06, which parse_condition() refuses
         return f"{self.subject} {self.sign} {limit}{' ' * (self.unit in SECONDS)}{self.unit}"
 
     @property
@@ -79,11 +79,11 @@ class Condition:
         return self.figure == "max" or self.figure[1:2].isdecimal()
 
     def is_met(self, figure: float) -> bool:
-        """Whether this figure is what must not be; a time is in seconds."""
+        """Whether the condition holds for this figure; a time is in seconds."""
         return SIGNS[self.sign](figure, self.limit * SECONDS.get(self.unit, 1.0))
 
     def figure_of(self, measured: Measured) -> float | None:
-        """What was measured; None where nothing was."""
+        """Return what was measured for this condition; None if nothing was."""
         if not self.row:
             return measured.counts.get(self.figure)
         row = measured.rows.get(self.row)
@@ -97,7 +97,7 @@ class Condition:
         return {"failures": row.failures, "count": row.count, "rate": row.count / (measured.seconds or 1)}[self.figure]
 
     def shown(self, figure: float | None) -> str:
-        """The figure as the table has it."""
+        """Format the figure as in the table."""
         if figure is None:
             return "not measured"
         if self.is_latency:
@@ -108,15 +108,15 @@ class Condition:
 
 
 def parse_condition(text: str) -> Condition:
-    """A condition as people write it. Raises ValueError, which says what is wrong with it."""
+    """Parse a condition as people write it. Raises ValueError with what is wrong."""
     match = SYNTAX.fullmatch(text)
     if not match:
-        raise ValueError(f"{text!r} is no condition; {EXAMPLES}")
+        raise ValueError(f"{text!r} is not a condition; {EXAMPLES}")
     row, figure, unit = match["row"] or "", match["figure"], (match["unit"] or "").replace("µ", "u")
     if not row:
         figure = figure.replace(" ", "_")
         if figure not in COUNTS:
-            raise ValueError(f"{text!r}: {figure!r} is no count; there are {', '.join(COUNTS)}; {EXAMPLES}")
+            raise ValueError(f"{text!r}: {figure!r} is not a count; the counts are {', '.join(COUNTS)}; {EXAMPLES}")
     condition = Condition(row, figure, match["sign"], float(match["limit"]), unit)
     if row and not condition.is_latency and figure not in ROW_FIGURES:
         raise ValueError(f"{text!r}: a row has p50, p99.9 (any percentile), {', '.join(ROW_FIGURES)}; {EXAMPLES}")
@@ -128,7 +128,7 @@ def parse_condition(text: str) -> Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Check:
     """One line of the verdict."""
 
     condition: str
@@ -138,14 +138,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the run comes to."""
+    """The checks of all conditions, and the exit status that follows."""
 
-    findings: Sequence[Finding]
+    checks: Sequence[Check]
     status: Status
 
     def table(self) -> str:
-        """For people."""
-        lines = [Finding("must not be", "was", ""), *self.findings]
+        """Format the verdict for people."""
+        lines = [Check("must not be", "was", ""), *self.checks]
         first, second = (max(len(getattr(line, column)) for line in lines) for column in ("condition", "figure"))
         shown = [f"  {line.condition:{first}}  {line.figure:>{second}}  {line.result}".rstrip() for line in lines]
         return "\n".join(["Verdict", *shown, f"{MEANINGS[self.status]} (exit status {self.status.value})"])
@@ -159,46 +159,46 @@ MEANINGS = {
 
 
 def judge(conditions: Iterable[Condition], measured: Measured, limits: GeneratorLimits) -> Verdict:
-    """Judge a run by these conditions and the defaults: no fault in the ledger, and no failure in any row.
+    """Judge a load test by these conditions and the defaults: no fault in the ledger, and no failure in any row.
 
-    A condition takes the place of the default about the same figure. A search for the capacity is expected to find
-    failures beyond it, but has to find one.
+    A condition replaces the default for the same figure. A search for the capacity may meet failures, since it goes
+    beyond the capacity, but it has to find one.
     """
     given = list(conditions)
     subjects = {condition.subject for condition in given}
     defaults = [condition for condition in _defaults(measured) if condition.subject not in subjects]
     overloaded = measured.load.exceeds(limits)
-    findings = [_find(condition, measured, overloaded) for condition in [*given, *defaults]]
-    if any(finding.result == FAIL for finding in findings):
+    checks = [_check(condition, measured, overloaded) for condition in [*given, *defaults]]
+    if any(check.result == FAIL for check in checks):
         status = Status.FAILED
     else:
         status = Status.INVALID if overloaded else Status.PASSED
-    return Verdict([*findings, *_judge_generator(measured.load, limits)], status)
+    return Verdict([*checks, *_check_generator(measured.load, limits)], status)
 
 
-def _judge_generator(load: GeneratorLoad, limits: GeneratorLimits) -> list[Finding]:
+def _check_generator(load: GeneratorLoad, limits: GeneratorLimits) -> list[Check]:
     cpu, lag = limits.cpu, limits.lag
     return [
-        Finding(f"generator.cpu > {cpu:.0%}", f"{load.cpu:.0%}", _result(load.cpu > cpu)),
-        Finding(f"generator.lag.p99 > {duration(lag)}", duration(load.lag_p99), _result(load.lag_p99 > lag)),
+        Check(f"generator.cpu > {cpu:.0%}", f"{load.cpu:.0%}", _result(load.cpu > cpu)),
+        Check(f"generator.lag.p99 > {duration(lag)}", duration(load.lag_p99), _result(load.lag_p99 > lag)),
     ]
 
 
 def _defaults(measured: Measured) -> list[Condition]:
     counts = [Condition("", str(count), ">", 0, "") for count in DEFAULT_COUNTS]
-    counts.append(Condition("", "requests", "<", 1, ""))  # who has measured nothing has not passed
+    counts.append(Condition("", "requests", "<", 1, ""))  # a load test that has measured nothing has not passed
     if "capacity" in measured.counts:
         return [*counts, Condition("", "capacity", "<", 1, "")]
     return counts + [Condition(row, "failures", ">", 0, "") for row in sorted(measured.rows)]
 
 
-def _find(condition: Condition, measured: Measured, overloaded: bool) -> Finding:
+def _check(condition: Condition, measured: Measured, overloaded: bool) -> Check:
     figure = condition.figure_of(measured)
     if figure is not None and condition.is_latency and overloaded:
-        return Finding(str(condition), condition.shown(figure), "invalid")
-    nowhere = "no such row: " if condition.row and condition.row not in measured.rows else ""
+        return Check(str(condition), condition.shown(figure), "invalid")
+    missing_row = "no such row: " if condition.row and condition.row not in measured.rows else ""
     failed = figure is None or condition.is_met(figure)
-    return Finding(str(condition), nowhere + condition.shown(figure), _result(failed))
+    return Check(str(condition), missing_row + condition.shown(figure), _result(failed))
 
 
 def _result(failed: bool) -> str:
@@ -206,7 +206,7 @@ def _result(failed: bool) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration with three digits and the unit that suits it."""
+    """Format a duration with three digits and a suitable unit."""
     for unit, factor in (("us", 1e-6), ("ms", 1e-3)):
         if seconds < 1000 * factor - factor / 2:
             return f"{seconds / factor:.3g} {unit}"

@@ -1,15 +1,15 @@
-"""Joins `loadtest` to Locust, for the users of any protocol: options, what a process measures, and the verdict.
+"""Connects the load tester to Locust, for users of any protocol: options, measuring in each process, and the verdict.
 
-To import it is to have it: it listens to Locust's events.
+Importing this package is enough: it listens to Locust's events.
 """
 
 from locust import events
 
-from loadtest.locust import options
-from loadtest.locust import process as node
-from loadtest.locust.users import LoadUser, PacedUser
+from loadtest.locust import options, start
+from loadtest.locust.paced import PacedUser
+from loadtest.locust.users import LoadUser
 
 __all__ = ["LoadUser", "PacedUser"]
 
 events.init_command_line_parser.add_listener(options.add)
-node.listen(events)
+start.listen(events)

@@ -1,4 +1,4 @@
-"""What the load tester adds to Locust's command line, environment variables, config file and web page."""
+"""The options that the load tester adds to Locust's command line, environment, config file and web page."""
 
 import os
 from argparse import ArgumentTypeError
@@ -16,13 +16,13 @@ from loadtest.core.verdict import EXAMPLES, parse_condition
 
 
 class Range(NamedTuple):
-    """What a number may be."""
+    """The numbers from `least` to `most`."""
 
     least: float
     most: float
 
     def check(self, number: float) -> None:
-        """Raises ValueError."""
+        """Raises ValueError for a number outside the range."""
         if not self.least <= number <= self.most:
             allowed = (
                 f"between {self.least:.12g} and {self.most:.12g}" if self.most < inf else f"{self.least:.12g} or more"
@@ -40,9 +40,9 @@ MILLISECONDS = Range(0.1, 3_600_000)
 
 
 def add_group(parser: LocustArgumentParser, title: str, about: str, options: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add options as argparse takes them; with an environment variable, LOCUST_... as Locust's own, for each.
+    """Add a group of options, with the settings that argparse takes. Those with "page" are in the web page, too.
 
-    Those with `page` have a place in the web page.
+    Each option gets an environment variable like Locust's own: LOCUST_MESSAGE_RATE for --message-rate.
     """
     group: Any = parser.add_argument_group(title, about)
     for name, settings in options.items():
@@ -53,13 +53,13 @@ def add_group(parser: LocustArgumentParser, title: str, about: str, options: Map
 
 
 def add(parser: LocustArgumentParser) -> None:
-    """Add what runs of any protocol share."""
+    """Add the options for any protocol."""
     add_group(parser, "Load test", "What is sent, and what fails the run", _options())
 
 
 def _options() -> dict[str, dict[str, Any]]:
     return {
-        "--help-all": {"action": "help", "help": "show the options of Locust and of these files, and exit"},
+        "--help-all": {"action": "help", "help": "show all options, of Locust and of these locustfiles, and exit"},
         "--message-rate": {
             "page": True,
             "type": number(float, MESSAGE_RATE),
@@ -72,62 +72,63 @@ def _options() -> dict[str, dict[str, Any]]:
             "type": number(int, MESSAGE_SIZE),
             "default": DEFAULTS["message_size"],
             "metavar": "BYTES",
-            "help": "bytes of text in a message, from 40, which the ledger needs, to what a packet takes (default: 40)",
+            "help": "bytes of text in a message: at least 40, for the ledger, and at most one packet (default: 40)",
         },
         "--pairing": {
             "page": True,
             "choices": list(PAIRINGS),
             "default": DEFAULTS["pairing"],
-            "help": "who writes to whom, in each worker process: pairs write to each other, in a ring each to the next "
-            "(default: pairs)",
+            "help": "who writes to whom in each worker process: two users to each other (pairs), or each user to the "
+            "next (ring) (default: pairs)",
         },
         "--fail-if": {
             "action": "append",
             "default": [],
             "type": _condition,
             "metavar": "CONDITION",
-            "help": f"what must not be, {EXAMPLES}; may be given more than once. It takes the place of the default "
-            "about the same figure: a fault in the ledger, or a failure in any row, fails the run".replace("%", "%%"),
+            "help": f"fail the run if this holds, {EXAMPLES}; may be repeated. By default a fault in the ledger "
+            "or a failure in any row fails the run; a condition replaces the default for the same figure".replace(
+                "%", "%%"
+            ),
         },
         "--histogram": {
             "type": _writable,
             "metavar": "FILE",
-            "help": "write the deliver latencies to FILE, in milliseconds, as HDR percentile text",
+            "help": "write the deliver latencies in milliseconds to FILE, as HDR percentile text",
         },
         "--ledger": {
             "type": _writable,
             "metavar": "FILE",
-            "help": "write the ledger to FILE, as CSV, a line for each pair",
+            "help": "write the ledger to FILE as CSV, one line for each pair",
         },
         "--drain": {
             "type": number(float, DRAIN),
             "default": 5.0,
             "metavar": "SECONDS",
-            "help": "how long what is still under way may take when users stop; after that it is lost (default: 5)",
+            "help": "how long to wait for messages in flight when users stop; then they are lost (default: 5)",
         },
         "--max-generator-cpu": {
             "type": number(float, PERCENT),
             "default": 100 * LIMITS.cpu,
             "metavar": "PERCENT",
-            "help": "a run in which a Locust process used more of a core than this is invalid: exit status 3 "
-            "(default: 90)",
+            "help": "the run is invalid (exit status 3) if a process used more of a core than this (default: 90)",
         },
         "--max-loop-lag": {
             "type": number(float, MILLISECONDS),
             "default": 1000 * LIMITS.lag,
             "metavar": "MS",
-            "help": "the same for a Locust process whose loop wakes up later than this at p99 (default: 10)",
+            "help": "the run is invalid if a Locust process's loop woke up later than this, at p99 (default: 10)",
         },
     }
 
 
-def limits(options: Any) -> GeneratorLimits:
-    """What --max-generator-cpu and --max-loop-lag say."""
+def generator_limits(options: Any) -> GeneratorLimits:
+    """Return the limits of --max-generator-cpu and --max-loop-lag."""
     return GeneratorLimits(options.max_generator_cpu / 100, options.max_loop_lag / 1000)
 
 
-def beyond(options: Any, ranges: Mapping[str, Range]) -> Iterator[tuple[str, str]]:
-    """Each option that is not in its range, and what is wrong with it: the web page takes any number."""
+def out_of_range(options: Any, ranges: Mapping[str, Range]) -> Iterator[tuple[str, str]]:
+    """Yield each option outside its range, and what is wrong with it; the web page takes any number."""
     for name, allowed in ranges.items():
         try:
             allowed.check(getattr(options, name))
@@ -136,22 +137,23 @@ def beyond(options: Any, ranges: Mapping[str, Range]) -> Iterator[tuple[str, str
 
 
 def check(options: Any, most_bytes: float) -> str:
-    """What is wrong with what the web page has set, or with what these users cannot send; "" if nothing is.
+    """Return what is wrong with the options that the web page may have set; "" if nothing is.
 
-    What is wrong goes back to its default: the page would send it again with the next run.
+    `most_bytes` is the longest text that these users can send. A wrong option is set back to its default; otherwise
+    the page would send it again with the next run.
     """
     ranges = {"message_rate": MESSAGE_RATE, "message_size": Range(STAMP_BYTES, most_bytes)}
-    for name, wrong in beyond(options, ranges):
+    for name, wrong in out_of_range(options, ranges):
         setattr(options, name, DEFAULTS[name])
         return wrong
     if options.pairing not in PAIRINGS:
         pairing, options.pairing = options.pairing, DEFAULTS["pairing"]
-        return f"--pairing: {pairing!r} is none of {', '.join(PAIRINGS)}"
+        return f"--pairing: {pairing!r} is not one of {', '.join(PAIRINGS)}"
     return ""
 
 
 def number(kind: Callable[[str], float], allowed: Range) -> Callable[[str], float]:
-    """What argparse calls for a number in this range."""
+    """Return a function that parses a number in this range, for argparse."""
 
     def parse(text: str) -> float:
         try:
@@ -165,7 +167,7 @@ def number(kind: Callable[[str], float], allowed: Range) -> Callable[[str], floa
 
 
 def _writable(text: str) -> str:
-    """Found out before the run, not after it."""
+    """Check before the run, not after it, that a file can be written."""
     file = Path(text)
     if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
         raise ArgumentTypeError(f"{text} cannot be written")
@@ -173,7 +175,7 @@ def _writable(text: str) -> str:
 
 
 def _condition(text: str) -> str:
-    """Stays a string: options travel to the workers."""
+    """Check a condition, which stays a string: options are sent to the workers."""
     try:
         parse_condition(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What a run comes to: the reports of all processes made one, judged, printed and written."""
+"""The outcome of a load test: the reports of all processes are merged, judged, printed and written."""
 
 import logging
 from argparse import Namespace
@@ -11,14 +11,14 @@ from loadtest.core.capacity import Certificate
 from loadtest.core.generator import GeneratorLoad
 from loadtest.core.summary import latency_table, ledger_table
 from loadtest.core.verdict import Measured, RequestStats, judge, parse_condition
-from loadtest.locust.options import limits
+from loadtest.locust.options import generator_limits
 from loadtest.locust.run import DELIVER, ProcessReport
 
 logger = logging.getLogger(__name__)
 
 
 class Outcome:
-    """The merged reports and their verdict; as a string, what is printed at the end."""
+    """The merged reports and their verdict. As a string, it is what is printed at the end."""
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class Outcome:
         options: Namespace,
         certificate: Certificate | None = None,
     ) -> None:
+        """`exceptions` is how many users had, `missing` how many workers did not report."""
         self.certificate = certificate
         self.balance = Balance([])
         self.rows: defaultdict[str, RequestStats] = defaultdict(RequestStats)
@@ -44,13 +45,13 @@ class Outcome:
         counts = self.balance.totals() | {"exceptions": exceptions, "missing_reports": missing}
         counts["given_up"] = int(given_up)
         counts["requests"] = sum(row.count for row in self.rows.values())
-        if certificate:  # which counts only what its generator could keep up with
+        if certificate:  # it contains only rates that the generator could keep up with
             counts["capacity"] = round(certificate.best.rate) if certificate.best else 0
             load = certificate.best.load if certificate.best else GeneratorLoad()
         self.verdict = judge(
             map(parse_condition, options.fail_if),
             Measured(self.rows, counts, load, seconds),
-            limits(options),
+            generator_limits(options),
         )
 
     def __str__(self) -> str:
@@ -60,7 +61,7 @@ class Outcome:
         return "\n\n".join(parts)
 
     def write(self, options: Namespace) -> bool:
-        """Write the files that were asked for. False for one that cannot be written, which is told."""
+        """Write the files of --histogram and --ledger. Logs the first one that cannot be written, and returns False."""
         try:
             if options.histogram:
                 self.rows[DELIVER].histogram.write(Path(options.histogram))

@@ -1,4 +1,4 @@
-"""Which users take part in a run: those that have something to do, by the tags and by the options."""
+"""Which users take part in a load test: those that have something to do with these tags and options."""
 
 import sys
 from argparse import Namespace
@@ -8,40 +8,41 @@ from locust import User
 from locust.dispatch import UsersDispatcher
 from locust.env import Environment
 from locust.runners import WorkerNode
+from locust.user.task import filter_tasks_by_tags
 
 from loadtest.locust.users import LoadUser
 
 
-def choose(environment: Environment) -> None:
-    """Leave the others out. What the web page sets is not known before each run begins, so it is looked at again then.
+def select_users(environment: Environment) -> None:
+    """Leave out the users that take no part. The web page may change the options, so each new run looks again.
 
-    A user that was asked for by its name, and takes no part, ends the program.
+    A user class that is named on the command line, and takes no part, ends the program.
     """
-    options = environment.parsed_options or Namespace(headless=False)
-    _drop_users_without_tasks(environment)
+    options = environment.parsed_options or Namespace(headless=False, tags=None, exclude_tags=None)
+    _drop_users_without_tasks(environment, options)
     if options.headless:
         named = {user.__name__ for user in environment.user_classes} & set(options.user_classes)
         for user in environment.user_classes:
             if user.__name__ in named and (objection := _objection(user, options)):
                 sys.exit(objection)
-        environment.user_classes = taking_part(environment.user_classes, options)
+        environment.user_classes = participants(environment.user_classes, options)
 
     class Dispatcher(UsersDispatcher):
-        """Decides who is started; made anew for each run."""
+        """Decides which users are started; Locust creates a new one for each run."""
 
         def __init__(self, worker_nodes: list[WorkerNode], user_classes: list[type[User]]) -> None:
-            super().__init__(worker_nodes, taking_part(user_classes, options))
+            super().__init__(worker_nodes, participants(user_classes, options))
 
     environment.dispatcher_class = Dispatcher
 
 
-def taking_part(users: list[type[User]], options: Namespace) -> list[type[User]]:
-    """Those that do; all if none does: then check() ends the run."""
+def participants(users: list[type[User]], options: Namespace) -> list[type[User]]:
+    """Return the user classes that take part; all of them if none does, and then check_users() ends the run."""
     return [user for user in users if not _objection(user, options)] or users
 
 
-def check(users: Iterable[type[LoadUser]], options: Namespace) -> str:
-    """What the users have against a run with these options; "" if nothing."""
+def check_users(users: Iterable[type[LoadUser]], options: Namespace) -> str:
+    """Return why these users cannot run with these options; "" if they can."""
     wrong = [user.check(options) for user in users]
     objections = [user.objection(options) for user in users]
     return next(filter(None, wrong), "") or (objections[0] if objections and all(objections) else "")
@@ -51,9 +52,11 @@ def _objection(user: type[User], options: Namespace) -> str:
     return user.objection(options) if issubclass(user, LoadUser) else ""
 
 
-def _drop_users_without_tasks(environment: Environment) -> None:
-    """--tags leaves some users nothing to do; Locust would start them, and log a traceback for each."""
-    environment._filter_tasks_by_tags()  # noqa: SLF001
+def _drop_users_without_tasks(environment: Environment, options: Namespace) -> None:
+    """Filter by --tags here: Locust would start users that have no task left, and log a traceback for each."""
+    tags, excluded = (set(chosen) if chosen else None for chosen in (options.tags, options.exclude_tags))
+    for user in environment.user_classes:
+        filter_tasks_by_tags(user, tags, excluded)
     environment.user_classes = [user for user in environment.user_classes if user.tasks]
     if not environment.user_classes:
         sys.exit("no user has a task with these tags")

@@ -1,4 +1,4 @@
-"""One run, as one process sees it: what its users share, and what it has measured."""
+"""One load test, as one process sees it: what its users share, and what it has measured."""
 
 from argparse import Namespace
 from collections import defaultdict
@@ -18,27 +18,27 @@ from loadtest.core.pairing import Pairing
 from loadtest.core.verdict import RequestStats
 
 NAME_PREFIX = "load-"
-DELIVER = "deliver"  # the row of messages that have arrived, and of how long that took
-REPEATED = "repeated"  # the row of those that came again, and may
+DELIVER = "deliver"  # the row of messages that have arrived, and how long that took
+REPEATED = "repeated"  # the row of messages that arrived twice, and may
 
 
 class Paced(Protocol):
-    """A user who follows the pace of the run."""
+    """A user who sends at the pace of the load test."""
 
     is_online: bool
 
     def is_behind(self) -> bool: ...
 
 
-class Place(NamedTuple):
-    """Which of the processes with users this is."""
+class Rank(NamedTuple):
+    """The number of this process, from 0, among the processes that have users."""
 
-    rank: int
-    workers: int
+    number: int
+    processes: int
 
 
 class Pace(NamedTuple):
-    """How many messages each user is due to send a second, from when and until when (of monotonic())."""
+    """How many messages a second each user is due to send, from `start` to `end` (moments of monotonic())."""
 
     rate: float
     start: float
@@ -54,7 +54,7 @@ class RowReport(TypedDict):
 
 
 class ProcessReport(TypedDict):
-    """What a process has measured, as it travels to the master."""
+    """What a process has measured, as it is sent to the master."""
 
     seconds: float
     cpu: float
@@ -63,23 +63,24 @@ class ProcessReport(TypedDict):
     rows: dict[str, RowReport]
 
 
-class Run:
-    """Made anew for each run, so that nothing of the last one is left."""
+class TestRun:
+    """The state of one load test in this process. Each load test has a new one, so that nothing of the last is left."""
 
-    def __init__(self, environment: Environment, place: Place, give_up: Callable[[str], None]) -> None:
+    def __init__(self, environment: Environment, rank: Rank, give_up: Callable[[str], None]) -> None:
+        """`give_up` ends the load test in all processes, and is called with the reason."""
         self.options = options = environment.parsed_options or Namespace()
         self.ledger = Ledger(monotonic)
         self.pairing = Pairing(options.pairing)
-        self.circle = Pairing("ring")  # of users whom others write to while they are away, too
+        self.mail_ring = Pairing("ring")  # of users to whom others write while they are offline, too
         self.rows: defaultdict[str, RequestStats] = defaultdict(RequestStats)
         self.pace = Pace(options.message_rate, monotonic())
-        self.reached = False  # somebody has been connected
-        self.at_end: Callable[[], object] = lambda: None  # what is left to do when all users have stopped
+        self.server_reached = False  # somebody has been connected
+        self.after_users: Callable[[], object] = lambda: None  # what is left to do when all users have stopped
         self.given_up = False
-        self._place = place
+        self._rank = rank
         self._give_up = give_up
-        self._free: list[int] = []
-        self._next = count()
+        self._free_numbers: list[int] = []
+        self._new_numbers = count()
         self._environment = environment
         self._begin = monotonic()
         self._seconds = 0.0
@@ -91,18 +92,19 @@ class Run:
         self._ticker = gevent.spawn(self._tick)
 
     def take_number(self) -> int:
-        """A user's number: the lowest that is free, so that names are few and come again in the next run."""
-        return heappop(self._free) if self._free else next(self._next)
+        """Return the lowest free number for a user, so that there are few names, and the next run uses them again."""
+        return heappop(self._free_numbers) if self._free_numbers else next(self._new_numbers)
 
     def give_back(self, number: int) -> None:
-        heappush(self._free, number)
+        """Free this number, whose user has stopped."""
+        heappush(self._free_numbers, number)
 
     def name(self, number: int) -> str:
-        """The name of the user with this number, which nobody else has in any worker."""
-        return f"{NAME_PREFIX}{number * self._place.workers + self._place.rank}"
+        """Return the name of the user with this number, which is unique among all processes."""
+        return f"{NAME_PREFIX}{number * self._rank.processes + self._rank.number}"
 
     def fail(self, protocol: str, row: str, error: Exception) -> None:
-        """Count one failure, and end the run: this would happen to every user."""
+        """Count one failure, and end the load test: the same would happen to every user."""
         if not self.given_up:
             self.given_up = True
             self._environment.events.request.fire(
@@ -110,8 +112,8 @@ class Run:
             )
             self._give_up(str(error))
 
-    def stopping(self) -> None:
-        """The users are about to stop: what comes now is not the load any more. The first time counts."""
+    def stop_measuring(self) -> None:
+        """The users are about to stop, and the load ends. Only the first call counts."""
         if self._ticker.dead:
             return
         self._ticker.kill()
@@ -119,7 +121,7 @@ class Run:
         self._seconds = monotonic() - self._begin
 
     def end(self) -> ProcessReport:
-        """The users have stopped."""
+        """All users have stopped: return what was measured."""
         self._environment.events.request.remove_listener(self._on_request)
         return {
             "seconds": self._seconds,

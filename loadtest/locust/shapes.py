@@ -1,10 +1,10 @@
-"""Shapes that follow a curve over --run-time."""
+"""Shapes that change the number of users along a curve."""
 
 from typing import Any, ClassVar
 
 from locust import LoadTestShape
 
-USERS = 20  # where --users does not say
+USERS = 20  # unless --users is given
 
 
 class CurveShape(LoadTestShape):
@@ -12,14 +12,16 @@ class CurveShape(LoadTestShape):
 
     abstract = True
     use_common_options = True
-    seconds: ClassVar[float]  # where --run-time does not say
+    seconds: ClassVar[float]  # the length unless --run-time is given
 
     def share(self, elapsed: float) -> float:
-        """The share of the users, up to 1, when this share of the time is over."""
+        """Return the share of the users, from 0 to 1, after this share of the time, from 0 to 1."""
         raise NotImplementedError
 
     def tick(self) -> tuple[int, float] | None:
-        """Called about once a second: how many users, and how many may come in a second; None at the end."""
+        """Called by Locust about once a second. Returns how many users there should be, and how many may start a
+        second; None at the end.
+        """
         runner: Any = self.runner
         options = runner.environment.parsed_options
         elapsed = self.get_run_time() / (options.run_time or self.seconds)

@@ -1,4 +1,4 @@
-"""One trial of a rate, in one process: what the capacity test orders, and what it is told."""
+"""One trial of the capacity test in one process: users send at a given rate for some seconds."""
 
 from time import monotonic, process_time
 from typing import TypedDict
@@ -8,15 +8,15 @@ import gevent
 from loadtest.core.balance import Fault
 from loadtest.core.generator import LoadMeter
 from loadtest.core.histogram import Histogram
-from loadtest.locust.run import Pace, Run
-from loadtest.locust.users import LOOK_SECONDS
+from loadtest.locust.paced import PACE_CHECK_SECONDS
+from loadtest.locust.run import Pace, TestRun
 
-STILL_SECONDS = 2.0  # after which nothing more is expected, if nothing has come meanwhile
-LOOK_AGAIN_SECONDS = 0.02
+STILL_SECONDS = 2.0  # if nothing has arrived for so long, nothing more is expected
+QUIET_CHECK_SECONDS = 0.02  # between two checks whether everything has arrived
 
 
 class TrialOrder(TypedDict):
-    """Messages a second that each user is due to send, and for how many seconds."""
+    """How many messages a second each user is due to send, and for how many seconds."""
 
     number: int
     rate: float
@@ -24,13 +24,13 @@ class TrialOrder(TypedDict):
 
 
 class TrialReport(TypedDict):
-    """What came of it in this process; `users` are the paced ones who are online."""
+    """What a trial measured in this process; `users` is the number of paced users who are online."""
 
     number: int
     users: int
     sent: int
     delivered: int
-    late: int
+    undelivered: int  # also counts users who have not sent all that was due
     failures: int
     faults: int
     latencies: bytes  # an encoded histogram
@@ -38,35 +38,35 @@ class TrialReport(TypedDict):
     lag_p99: float
 
 
-def attempt(run: Run, order: TrialOrder) -> TrialReport:
-    """Carry out a trial, which takes as long as it says, and the time to drain."""
+def run_trial(run: TestRun, order: TrialOrder) -> TrialReport:
+    """Carry out a trial. It takes as many seconds as ordered, and the time to drain."""
     before = _counts(run)
     latencies = run.trial_latencies = Histogram()
-    start = monotonic() + LOOK_SECONDS  # by then every user has noticed
+    start = monotonic() + PACE_CHECK_SECONDS  # by then every user has noticed
     run.pace = Pace(order["rate"], start, start + order["seconds"])
-    gevent.sleep(LOOK_SECONDS)
+    gevent.sleep(PACE_CHECK_SECONDS)
     run.meter = LoadMeter(monotonic, process_time)
     gevent.sleep(start + order["seconds"] - monotonic())
     load = run.meter.read()
     _wait_until_quiet(run)
-    unsent, missing = _behind(run), run.ledger.open()
+    unsent, missing = _behind(run), run.ledger.pending()
     after = _counts(run)
-    run.ledger.settle()  # what still comes is not of the next trial
+    run.ledger.settle()  # what arrives later does not belong to the next trial
     return {
         "number": order["number"],
         "users": sum(user.is_online for user in run.paced),
         "sent": after["sent"] - before["sent"],
         "delivered": after["delivered"] - before["delivered"],
-        "late": unsent + missing,
+        "undelivered": unsent + missing,
         "failures": after["failures"] - before["failures"],
-        "faults": after["faults"] - before["faults"] - missing,  # the balance takes these for lost
+        "faults": after["faults"] - before["faults"] - missing,  # the balance counts the missing ones as lost
         "latencies": latencies.encode(),
         "cpu": load.cpu,
         "lag_p99": load.lag_p99,
     }
 
 
-def _counts(run: Run) -> dict[str, int]:
+def _counts(run: TestRun) -> dict[str, int]:
     totals = run.ledger.balance().totals()
     return totals | {
         "faults": sum(totals[fault] for fault in Fault) + totals["unbalanced"],
@@ -74,15 +74,15 @@ def _counts(run: Run) -> dict[str, int]:
     }
 
 
-def _behind(run: Run) -> int:
-    """How many users have not sent all that is due."""
+def _behind(run: TestRun) -> int:
+    """Return how many users have not sent all that is due."""
     return sum(user.is_behind() for user in run.paced)
 
 
-def _wait_until_quiet(run: Run) -> None:
-    """Wait until all that is due is sent and has arrived, for as long as there is progress."""
+def _wait_until_quiet(run: TestRun) -> None:
+    """Wait until everything that is due has been sent and has arrived, as long as there is progress."""
     last, since = -1, monotonic()
-    while (left := _behind(run) + run.ledger.open()) and monotonic() - since < STILL_SECONDS:
+    while (left := _behind(run) + run.ledger.pending()) and monotonic() - since < STILL_SECONDS:
         if left != last:
             last, since = left, monotonic()
-        gevent.sleep(LOOK_AGAIN_SECONDS)
+        gevent.sleep(QUIET_CHECK_SECONDS)

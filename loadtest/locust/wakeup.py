@@ -1,6 +1,6 @@
-"""Waking up on time: a loop's own timers count whole milliseconds, which is more than the latency to be measured.
+"""Waking up on time: an event loop's timers count whole milliseconds, which is longer than the latency to be measured.
 
-On Linux a timerfd (timerfd_create(2)) makes the loop wake up some 50 microseconds late; elsewhere its timers must do.
+On Linux a timerfd (timerfd_create(2)) wakes the loop up some 50 microseconds late. Elsewhere the loop's timers must do.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import gevent
 
 CLOCK_MONOTONIC = 1
 TFD_TIMER_ABSTIME = 1
-READ = 1  # of a loop's io watcher
+READ = 1  # the event for which a loop's io watcher waits
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -29,18 +29,18 @@ class Itimerspec(ctypes.Structure):
 
 
 class LoopWakeup:
-    """What every system has."""
+    """Uses the timers of the event loop, which exist on every system."""
 
     def wait_until(self, moment: float) -> None:
-        """Return at this moment of monotonic()."""
+        """Sleep until this moment of monotonic(), while other greenlets run."""
         gevent.sleep(max(0.0, moment - monotonic()))
 
     def close(self) -> None:
-        pass
+        """Free what the system provides; nothing here."""
 
 
 class KernelWakeup(LoopWakeup):
-    """A timerfd for one greenlet. Raises OSError when there are no descriptors left."""
+    """Uses a timerfd, for one greenlet. Raises OSError when no descriptors are left."""
 
     def __init__(self) -> None:
         self._fd = _checked(libc.timerfd_create(CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
@@ -55,7 +55,7 @@ class KernelWakeup(LoopWakeup):
         self._spec.value = Timespec(int(seconds), int(fraction * 1e9))
         _checked(libc.timerfd_settime(self._fd, TFD_TIMER_ABSTIME, ctypes.byref(self._spec), None))
         self._hub.wait(self._watcher)
-        os.read(self._fd, 8)  # how often it has gone off; until then it stays readable
+        os.read(self._fd, 8)  # the number of expirations; the descriptor stays readable until it is read
 
     def close(self) -> None:
         self._watcher.close()
