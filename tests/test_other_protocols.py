@@ -76,7 +76,7 @@ def test_an_example_server_that_is_not_there_fails_the_run_at_once(tmp_path: Pat
 @pytest.mark.parametrize(
     ("mistake", "told"),
     [
-        ("self.go_online()", "come_in() has to call go_online()"),
+        ("self.go_online()", "enter() has to call go_online()"),
         ('self.receive_message(self.name, line.rstrip("\\n"))', "division by zero"),
         ("self.drain()", "division by zero"),
     ],
