@@ -69,7 +69,7 @@ bench-quick: $(VENV)/installed-bench
 	@$(BIN)/python -m benchmarks.compare --quick $(ARGS)
 
 bench-tester: $(VENV)/installed
-	@$(BIN)/python benchmarks/tester.py $(ARGS)
+	@$(BIN)/python -m benchmarks.tester $(ARGS)
 
 crash-test: $(VENV)/installed-dev
 	@$(BIN)/python -m stress.crash $(ARGS)

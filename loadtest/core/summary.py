@@ -10,10 +10,11 @@ HEADINGS = ("row", "count", "failures", "p50", "p90", "p99", "p99.9", "max")
 FINDINGS = 20  # that are named on the terminal; the ledger's file has all
 
 
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of equally many cells as an indented table, each column as wide as its widest cell."""
+def aligned(lines: Sequence[Sequence[str]], left: int = 0) -> str:
+    """Lines of equally many cells as an indented table. The first `left` columns are aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("".join(f"  {cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
+    formats = [f"  {{:{'<' if number < left else '>'}{width}}}" for number, width in enumerate(widths)]
+    return "\n".join("".join(formats).format(*line) for line in lines)
 
 
 def latency_table(rows: Mapping[str, RequestStats]) -> str:
