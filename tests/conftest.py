@@ -25,9 +25,11 @@ from testkit.server import SERVER, ServerProcess, StartServer, run_server
 
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
-signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background programs would ignore it
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # ignored in a shell's background jobs, and programs would inherit that
 for name in [name for name in os.environ if name.startswith("CHAT_")]:
-    del os.environ[name]  # options of whoever runs the tests
+    del os.environ[name]  # the developer's own options
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
