@@ -30,6 +30,7 @@ from chatterminal.display import drop_output, visible
 from chatterminal.login import ask_twice
 from protocol import HEADER_BYTES, parse_text, split_packets
 from storage import CHATS, PASSWORDS, STATUS, USERS, CsvStorage, FolderInUse, Storage, StorageError
+from table import aligned
 
 ANSWER_SECONDS = 20.0
 IN_USE_SECONDS = 10.0  # a starting or stopping server, or another admin.py, holds the folder without listening
@@ -217,9 +218,7 @@ def show(rows: list[Any]) -> None:
         (str(user_id), visible(name), "online" if online else "offline", "yes" if password else "no")
         for user_id, name, online, password in rows
     ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print(aligned(lines, left=4, indent=""))
 
 
 def show_progress(text: str) -> None:

@@ -1,1 +1,1 @@
-"""Our server beside its peers, and what the load tester itself can do."""
+"""Compares our server with its peers, and measures the capacity of the load tester itself."""

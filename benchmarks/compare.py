@@ -1,7 +1,7 @@
 """Our server beside its peers: `make bench`, and `make bench-quick` in about a minute.
 
-Each round measures every server, one right after the other, each time in a new process. What counts are the ratios
-within a round: in the next one the machine may be slower.
+Each round measures every server, one right after the other, each time in a new process. The ratios within a round
+count: in the next round the machine may be slower.
 """
 
 import argparse
@@ -55,24 +55,34 @@ def main() -> None:
 
 
 def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line. Exits with status 2 and a clear line where it is wrong."""
+    """Parse the command line. Exits with status 2 and one line if it is wrong."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two measures alone, in about a minute")
-    parser.add_argument("--rounds", type=int, choices=range(1, 101), metavar="N", help="default: 5, or 3 with --quick")
-    parser.add_argument("--seconds", type=float, metavar="S", help="of each run; default: 2, or 0.5 with --quick")
+    parser.add_argument("--quick", action="store_true", help="only two measures, in about a minute")
+    parser.add_argument(
+        "--rounds", type=int, choices=range(1, 101), metavar="N", help="how many (default: 5, or 3 with --quick)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="seconds of each run (default: 2, or 0.5 with --quick)"
+    )
     parser.add_argument(
         "--measure",
         type=_measures,
         action="extend",
         metavar="NAME",
-        help="only this one, or those whose names begin so (repeatable)",
+        help="only this measure, or those whose names begin with NAME (repeatable)",
     )
     names = [server.name for server in ALL]
     parser.add_argument(
-        "--server", action="append", choices=names, metavar="NAME", help="only ours and this one (repeatable)"
+        "--server", action="append", choices=names, metavar="NAME", help="only ours and this server (repeatable)"
     )
-    parser.add_argument("--before", type=Path, metavar="DIR", help="compare with another working copy, too")
-    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
+    parser.add_argument("--before", type=Path, metavar="DIR", help="compare with another working copy as well")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="for figures and pictures (default: benchmarks/results)",
+    )
     parser.add_argument("--list", action="store_true", help="list the measures and the servers")
     options = parser.parse_args(argv)
     if options.list:
@@ -87,7 +97,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _measures(name: str) -> list[str]:
-    """The one of this name, or all that begin so."""
+    """The measure of this name, or all whose names begin with it."""
     found = [name] if name in MEASURES else [known for known in MEASURES if known.startswith(name)]
     if not found:
         raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (--list lists them)")
@@ -95,7 +105,7 @@ def _measures(name: str) -> list[str]:
 
 
 def _allow_open_files() -> None:
-    """As many as may be: a measure that needs more says so by itself."""
+    """Raise the limit as far as allowed: a measure that needs more fails by itself."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
@@ -112,7 +122,7 @@ def _jobs(
 
 
 def _measure(jobs: Sequence[tuple[int, Measure, Server]], seconds: float) -> tuple[Results, list[str]]:
-    """What was found, and what went wrong; says how it goes."""
+    """Run the jobs and print progress; returns the results and the failures."""
     results: Results = {}
     faults = []
     begin = time.monotonic()
@@ -123,12 +133,12 @@ def _measure(jobs: Sequence[tuple[int, Measure, Server]], seconds: float) -> tup
                 figures = measure.run(run, seconds)
         except WrongAnswer as error:
             faults.append(f"{measure.name}: {error}")
-            said = "FAILED"
+            shown = "FAILED"
         else:
             results.setdefault(measure.name, {}).setdefault(server.name, {})[number] = figures
-            said = "  ".join(f"{name} {figure:.3g}" for name, figure in figures.items())
+            shown = "  ".join(f"{name} {figure:.3g}" for name, figure in figures.items())
         ahead = f"  ({left / 60:.0f} min left)" if left > 60 else ""
-        print(f"{done + 1}/{len(jobs)}  {measure.name}  {server.name}: {said}{ahead}", flush=True)
+        print(f"{done + 1}/{len(jobs)}  {measure.name}  {server.name}: {shown}{ahead}", flush=True)
     return results, faults
 
 
@@ -155,14 +165,14 @@ def _processor() -> str:
 
 
 def version(server: Server) -> str:
-    """What the program says of itself, in a word; "" for what is part of this project; of a group what it is on."""
-    if server.engine:
-        return f"on {server.engine.name} {version(server.engine)}"
+    """The version that the program prints; "" for our own programs; for a group that of its Redis."""
+    if server.redis:
+        return f"on {server.redis.name} {version(server.redis)}"
     if not server.version:
         return ""
     command = [find(server.program) or server.program, *server.version]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    found = re.search(r"\d+(\.\d+)+", said) or re.search(r"\d\S*", said)
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\d+(\.\d+)+", output) or re.search(r"\d\S*", output)
     return found[0] if found else "unknown"
 
 

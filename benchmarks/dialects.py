@@ -1,4 +1,4 @@
-"""How a client of each server logs in, and what one message looks like: bytes in, bytes out."""
+"""How a client of each server logs in, and one message as bytes sent and received."""
 
 import socket
 from collections.abc import Callable
@@ -22,12 +22,12 @@ Connect = Callable[[], socket.socket]
 
 
 class WrongAnswer(Exception):
-    """The server said what it should not have, or nothing."""
+    """The server sent a wrong answer, or none."""
 
 
 @dataclass(slots=True, eq=False)
 class BenchmarkClient:
-    """A logged-in client, whose socket blocks. `address` is what the dialect needs to write to it, or to know it."""
+    """A logged-in client, whose socket blocks. `address` is what its dialect has to know about it, if anything."""
 
     name: str
     sock: socket.socket
@@ -35,23 +35,23 @@ class BenchmarkClient:
 
 
 class Dialect(Protocol):
-    """One protocol of the servers that are compared."""
+    """The protocol of a server that is compared."""
 
     def log_in(self, client: BenchmarkClient) -> None:
-        """Until messages to this client would arrive. Raises WrongAnswer, OSError."""
+        """Log in, until messages to this client would arrive. Raises WrongAnswer, OSError."""
 
     def pair(self, sender: BenchmarkClient, receiver: BenchmarkClient) -> None:
-        """What has to be said once, before messages. Raises WrongAnswer, OSError."""
+        """Exchange what has to precede the first message. Raises WrongAnswer, OSError."""
 
     def sent(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
-        """One message as it is sent."""
+        """One message as the sender sends it."""
 
     def received(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
-        """The same as it arrives."""
+        """The same message as the receiver receives it."""
 
 
 class ChatDialect:
-    """Our own protocol. A login asks for its own entry alone, as the peers do not tell who is online."""
+    """Our own protocol. A login requests its own entry alone, since the peers do not list online users either."""
 
     def log_in(self, client: BenchmarkClient) -> None:
         client.sock.sendall(encode_login(client.name, features=Feature.BRIEF))
@@ -60,7 +60,7 @@ class ChatDialect:
         while not packets:
             packets += decoder.packets(_receive(client))
         if len(packets) > 1 or packets[0][0] != PacketType.CONFIG or parse_user(packets[0][1])[0] != client.name:
-            raise WrongAnswer(f"{client.name} is told {packets} at its login")
+            raise WrongAnswer(f"{client.name} received {packets} at its login")
         client.address = str(parse_user(packets[0][1])[1])
 
     def pair(self, sender: BenchmarkClient, receiver: BenchmarkClient) -> None:
@@ -71,11 +71,11 @@ class ChatDialect:
         return encode_message(text)
 
     def received(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
-        return encode_message(f"{sender.name}:".encode() + text)  # section 3.5
+        return encode_message(f"{sender.name}:".encode() + text)  # docs/PROTOCOL.md, section 3.5
 
 
 class Mqtt:
-    """MQTT 3.1.1: everyone subscribes, with QoS 0, to a topic of its own name."""
+    """MQTT 3.1.1: each client subscribes, with QoS 0, to a topic of its own name."""
 
     def log_in(self, client: BenchmarkClient) -> None:
         connect = _mqtt_string("MQTT") + bytes((4, 2, 0, 0)) + _mqtt_string(client.name)  # clean session, no keep-alive
@@ -84,7 +84,7 @@ class Mqtt:
         _expect(client, _mqtt_packet(0x20, bytes((0, 0))) + _mqtt_packet(0x90, bytes((0, 1, 0))))
 
     def pair(self, sender: BenchmarkClient, receiver: BenchmarkClient) -> None:
-        """Nothing."""
+        """Nothing has to precede."""
 
     def sent(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return _mqtt_packet(0x30, _mqtt_string(receiver.name) + text)
@@ -103,7 +103,7 @@ def _mqtt_packet(head: int, body: bytes) -> bytes:
 
 
 class Nats:
-    """NATS: everyone subscribes to a subject of its own name."""
+    """NATS: each client subscribes to a subject of its own name."""
 
     def log_in(self, client: BenchmarkClient) -> None:
         _read_until(client, b"\r\n")  # INFO
@@ -111,12 +111,12 @@ class Nats:
         _expect(client, b"PONG\r\n")
 
     def pair(self, sender: BenchmarkClient, receiver: BenchmarkClient) -> None:
-        """The server sends each new client one Ping of its own, two seconds after its login."""
+        """Wait for the Ping that the server sends each new client two seconds after its login."""
         for client in {sender, receiver}:
             if not client.address:
                 _expect(client, b"PING\r\n")
                 client.sock.sendall(b"PONG\r\n")
-                client.address = "has been asked"
+                client.address = "has been pinged"
 
     def sent(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return f"PUB {receiver.name} {len(text)}\r\n".encode() + text + b"\r\n"
@@ -126,7 +126,7 @@ class Nats:
 
 
 class Redis:
-    """RESP3 (a subscriber may publish, too): everyone subscribes to a channel of its own name, and wants no replies."""
+    """RESP3, so that a subscriber may publish: each client subscribes to a channel of its own name, replies off."""
 
     def log_in(self, client: BenchmarkClient) -> None:
         client.sock.sendall(_resp(b"*", b"HELLO", b"3") + _resp(b"*", b"SUBSCRIBE", client.name.encode()))
@@ -134,7 +134,7 @@ class Redis:
         client.sock.sendall(_resp(b"*", b"CLIENT", b"REPLY", b"OFF"))
 
     def pair(self, sender: BenchmarkClient, receiver: BenchmarkClient) -> None:
-        """Nothing."""
+        """Nothing has to precede."""
 
     def sent(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return _resp(b"*", b"PUBLISH", receiver.name.encode(), text)
@@ -152,15 +152,15 @@ class Irc:
 
     def log_in(self, client: BenchmarkClient) -> None:
         client.sock.sendall(f"NICK {client.name}\r\nUSER u 0 * :u\r\n".encode())
-        said = _read_until(client, b" 422 ", b" 376 ")  # no message of the day, or its end
-        while not said.endswith(b"\r\n"):
-            said += _receive(client)
+        greeting = _read_until(client, b" 422 ", b" 376 ")  # no message of the day, or its end
+        while not greeting.endswith(b"\r\n"):
+            greeting += _receive(client)
         client.address = (
-            said.partition(b" 001 ")[2].partition(b"\r\n")[0].rpartition(b" ")[2].decode()
+            greeting.partition(b" 001 ")[2].partition(b"\r\n")[0].rpartition(b" ")[2].decode()
         )  # nick!user@host
 
     def pair(self, sender: BenchmarkClient, receiver: BenchmarkClient) -> None:
-        """Nothing."""
+        """Nothing has to precede."""
 
     def sent(self, sender: BenchmarkClient, receiver: BenchmarkClient, text: bytes) -> bytes:
         return f"PRIVMSG {receiver.name} :".encode() + text + b"\r\n"
@@ -177,15 +177,15 @@ def _receive(client: BenchmarkClient) -> bytes:
 
 
 def _read_until(client: BenchmarkClient, *ends: bytes) -> bytes:
-    said = b""
-    while not any(end in said for end in ends):
-        said += _receive(client)
-    return said
+    received = b""
+    while not any(end in received for end in ends):
+        received += _receive(client)
+    return received
 
 
 def _expect(client: BenchmarkClient, answer: bytes) -> None:
-    said = b""
-    while len(said) < len(answer):
-        said += _receive(client)
-    if said != answer:
-        raise WrongAnswer(f"{client.name} is told {said!r} instead of {answer!r}")
+    received = b""
+    while len(received) < len(answer):
+        received += _receive(client)
+    if received != answer:
+        raise WrongAnswer(f"{client.name} received {received!r} instead of {answer!r}")

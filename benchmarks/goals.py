@@ -1,4 +1,4 @@
-"""What we want to reach, as ratios of one run, and whether that is so."""
+"""The goals of the benchmark, as ratios within one run, and whether a run reaches them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,10 @@ ACROSS = "ours, across 2 nodes"
 
 @dataclass(frozen=True)
 class Goal:
-    """Ours divided by each of these servers' is `at_most` so much, of the median. With `than`, by its own of another
-    measure; without either the figure itself. `whose` is judged in place of ours.
+    """The median of our figure, divided by that of each of these `servers`, is `at_most` this.
+
+    With `than` the divisor is our own figure in that other measure; without either there is none. `whose` names the
+    server to judge, ours by default.
     """
 
     measure: str
@@ -47,7 +49,7 @@ GOALS = [
 
 
 def judge(results: Results) -> list[str]:
-    """A line for each goal that this run can tell of."""
+    """A line for each goal that this run has figures for."""
     lines = []
     for goal in GOALS:
         ours = results.get(goal.measure, {}).get(goal.whose)

@@ -1,4 +1,4 @@
-"""What is measured, of one server that runs: figures by name."""
+"""The measures: each takes a running server and returns figures by name."""
 
 import socket
 import threading
@@ -18,18 +18,18 @@ MICRO = 1e6
 KIB = 1024
 RATE = 2000.0  # messages a second, where latency is measured
 RATE_PAIRS = 10
-LOGINS = 400  # different users, one after the other
-FIRST_CLIENTS = 20  # the first ones need what all share, too
+LOGINS = 400  # users, one after the other
+FIRST_CLIENTS = 20  # not measured: they also cost what all clients share
 
 
 @dataclass(frozen=True)
 class Measure:
-    """`run` gets a server and a time in seconds; report.UNITS has the units of its figures."""
+    """`run` takes a server and a duration in seconds; report.UNITS has the units of the figures it returns."""
 
     name: str
     clients: int  # at once
     run: Callable[[Running, float], dict[str, float]]
-    without: Sequence[Server] = (*VARIANTS, *GROUPS)  # which are not measured
+    without: Sequence[Server] = (*VARIANTS, *GROUPS)  # servers that are left out
 
 
 def _pairs(server: Running, count: int) -> list[tuple[BenchmarkClient, BenchmarkClient]]:
@@ -42,13 +42,13 @@ def _pairs(server: Running, count: int) -> list[tuple[BenchmarkClient, Benchmark
 
 
 def pipelined_cpu(server: Running, seconds: float, pairs: int, text_bytes: int) -> dict[str, float]:
-    """CPU of one message where many are under way."""
+    """CPU per message with many messages in flight."""
     streams = flows(server.server.dialect, _pairs(server, pairs), text_bytes)
     return _cpu(server, lambda: pipelined(streams, seconds))
 
 
 def ping_pong_cpu(server: Running, seconds: float, pairs: int, text_bytes: int) -> dict[str, float]:
-    """CPU of one message where one of each pair is under way."""
+    """CPU per message with one message of each pair in flight."""
     couples = _pairs(server, pairs)
     dialect = server.server.dialect
     there = flows(dialect, couples, text_bytes, cycle=8)
@@ -65,7 +65,7 @@ def _cpu(server: Running, run: Callable[[], Load]) -> dict[str, float]:
 
 
 def _used(server: Running, before: dict[str, float], name: str, count: int) -> dict[str, float]:
-    """CPU since `before` of one of so many, and each party's share of it where there are several."""
+    """CPU since `before`, divided by `count`, and each party's share of it if there are several."""
     used = {party: (seconds - before[party]) / count * MICRO for party, seconds in sorted(server.cpu_seconds().items())}
     shares = {PARTY + party: share for party, share in used.items()} if len(used) > 1 else {}
     return {name: sum(used.values())} | shares
@@ -73,7 +73,7 @@ def _used(server: Running, before: dict[str, float], name: str, count: int) -> d
 
 @contextmanager
 def _scraped(server: Running) -> Iterator[None]:
-    """Ask for /metrics at once and then each second, where there are some. Raises WrongAnswer where it gets none."""
+    """Request /metrics at once and then each second, if the server serves it. Raises WrongAnswer if a request fails."""
     if not server.metrics_port:
         yield
         return
@@ -100,7 +100,7 @@ def _scraped(server: Running) -> Iterator[None]:
 
 
 def latency(server: Running, seconds: float) -> dict[str, float]:
-    """From the moment when a message was due until it had arrived."""
+    """The time from when a message was due until it arrived."""
     streams = flows(server.server.dialect, _pairs(server, RATE_PAIRS), text_bytes=16, cycle=64)
     load, times = open_arrival(streams, RATE, seconds)
     histogram = Histogram()
@@ -111,7 +111,7 @@ def latency(server: Running, seconds: float) -> dict[str, float]:
 
 
 def idle_memory(server: Running, _seconds: float, clients: int) -> dict[str, float]:
-    """Resident memory that each client needs who is logged in and does nothing."""
+    """Resident memory per client that is logged in and does nothing."""
     for number in range(FIRST_CLIENTS):
         server.log_in(f"f{number:04}")
     before = server.resident_bytes()
@@ -119,22 +119,22 @@ def idle_memory(server: Running, _seconds: float, clients: int) -> dict[str, flo
         server.log_in(f"u{number:04}")
     found = {"memory per client": (server.resident_bytes() - before) / clients / KIB}
     for client in server.clients:
-        _expect_presence(client)
+        _expect_connected(client)
     return found
 
 
-def _expect_presence(client: BenchmarkClient) -> None:
-    """Raises WrongAnswer where the server has let go of this client."""
+def _expect_connected(client: BenchmarkClient) -> None:
+    """Raises WrongAnswer if the server has disconnected this client."""
     client.sock.setblocking(False)
     try:
         if not client.sock.recv(1, socket.MSG_PEEK):
-            raise WrongAnswer(f"{client.name} was let go of")
+            raise WrongAnswer(f"{client.name} was disconnected")
     except BlockingIOError:
         return
 
 
 def login_cpu(server: Running, _seconds: float) -> dict[str, float]:
-    """CPU of one login without a password: from connecting to the answer, and leaving. All users were there before."""
+    """CPU per login without a password: connecting, logging in and leaving. All users have signed up before."""
     _visit(server, LOGINS)
     before = server.cpu_seconds()
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""Pictures of what a run has found, one glance each; drawn again with `python -m benchmarks.plots FILE.json`."""
+"""Draws the results of a run; `python -m benchmarks.plots FILE.json` draws them again."""
 
 import json
 import sys
@@ -19,13 +19,13 @@ from benchmarks.servers import RELAYS
 
 OUR_COLOR, PEER_COLOR, RELAY_COLOR = "#c0392b", "#5d7b93", "#b8c4cc"
 PARTY_COLORS = {"node 1": OUR_COLOR, "node 2": "#d9705f", "node 3": "#ecaa9e", "redis": PEER_COLOR}
-LOGARITHMIC = 50  # the most by as many times the least, and the axis is
+LOGARITHMIC = 50  # ratio of the largest to the smallest figure above which the axis is logarithmic
 Panel = tuple[str, str, str]  # title, measure, figure
 Paint = Callable[[Axes, str, Mapping[str, Rounds], str], None]  # a panel: axes, title, rounds by server, figure
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """The pictures that this run has figures for."""
+    """Draw the pictures that this run has figures for; returns their files."""
     pages: dict[str, tuple[str, Paint, list[Panel]]] = {
         "cpu": ("server CPU per message, us", _bars, [*_panels("pipelined", 16), *_panels("ping-pong", 16)]),
         "cpu-100-bytes": (
@@ -77,7 +77,7 @@ def _page(file: Path, title: str, paint: Paint, panels: Sequence[Panel], results
     rows = -(-len(panels) // 3)
     figure, grid = pyplot.subplots(rows, 3, figsize=(12, 0.6 + 3.1 * rows), squeeze=False)
     figure.suptitle(title)
-    parts: dict[str, Artist] = {}  # of bars, by their names
+    parts: dict[str, Artist] = {}  # of bars, by name, for the legend
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (heading, measure, name) in zip(grid.flat, panels, strict=False):
@@ -94,7 +94,7 @@ def _page(file: Path, title: str, paint: Paint, panels: Sequence[Panel], results
 
 
 def _bars(axes: Axes, heading: str, by_server: Mapping[str, Rounds], name: str) -> None:
-    """Medians, the least at the top, with a line from the least to the most that was measured."""
+    """Bars of medians, the smallest at the top, each with a line from the least to the greatest measured."""
     found = {server: _values(rounds, name) for server, rounds in by_server.items()}
     servers = sorted(found, key=lambda server: -median(found[server]))
     middles = [median(found[server]) for server in servers]
@@ -111,7 +111,7 @@ def _bars(axes: Axes, heading: str, by_server: Mapping[str, Rounds], name: str) 
 
 
 def _shares(axes: Axes, heading: str, by_server: Mapping[str, Rounds], name: str) -> None:
-    """Medians, made up of what each party takes; the server that is alone at the top."""
+    """Bars of medians, stacked from the shares of the parties; the single server at the top."""
     for server, rounds in reversed([*by_server.items()]):
         end = 0.0
         for party in parties(rounds) or ["node 1"]:

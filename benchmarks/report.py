@@ -1,10 +1,12 @@
-"""What a run of the benchmark says, as a table."""
+"""The results of a run of the benchmark, as tables."""
 
 from collections.abc import Mapping
 from statistics import median
 from typing import TypeAlias
 
-Rounds: TypeAlias = Mapping[int, Mapping[str, float]]  # by number: figures by name
+from table import aligned
+
+Rounds: TypeAlias = Mapping[int, Mapping[str, float]]  # figures by name, by round
 Results: TypeAlias = dict[str, dict[str, dict[int, dict[str, float]]]]  # measure, server, round, name of the figure
 
 UNITS = {
@@ -16,40 +18,40 @@ UNITS = {
     "CPU per login": "us",
 }
 OURS = "ours"
-GROUP = "group: "  # so begin measures of groups of our servers, which are told as multiples of one alone
-PARTY = "CPU of "  # ... and the figure of a party's share
-WIDTH = 22
+GROUP = "group: "  # prefix of measures of groups of our servers, compared with a single one
+PARTY = "CPU of "  # prefix of a figure that is a party's share
 
 
 def report(results: Results) -> str:
-    """Each figure of each server, and how many times as much ours is (or, in a group, it is of ours), pair by pair."""
-    lines = []
+    """A table for each figure, with the ratio to ours, round by round: ours / it, in a group it / ours."""
+    tables = []
     for measure, by_server in results.items():
-        names = (
-            [name for name in next(iter(by_server[OURS].values()), {}) if name in UNITS] if OURS in by_server else []
-        )
-        for name in names:
-            in_group = measure.startswith(GROUP)
-            heading = "it / ours" if in_group else "ours / it"
-            lines += ["", f"{measure}: {name}", f"{'':{WIDTH}}{UNITS[name] + ', median (min .. max)':>30}{heading:>28}"]
-            for server, rounds in sorted(by_server.items(), key=lambda one: _median(one[1], name)):
-                ours = by_server[OURS]
-                ratio = spread(ratios(rounds, ours, name) if in_group else ratios(ours, rounds, name))
-                lines.append(f"{server:{WIDTH}}{_figures(rounds, name):>30}{'' if server == OURS else ratio:>28}")
-                lines += [f"  {party:{WIDTH - 2}}{_figures(rounds, PARTY + party):>30}" for party in parties(rounds)]
+        ours = by_server.get(OURS, {})
+        names = [name for name in next(iter(ours.values()), {}) if name in UNITS]
+        tables += [f"{measure}: {name}\n{_table(by_server, name, measure.startswith(GROUP))}" for name in names]
     busiest = max(
         (f.get("generator", 0.0) for m in results.values() for r in m.values() for f in r.values()), default=0.0
     )
-    return "\n".join([*lines, "", f"the generator used at most {busiest:.0%} of a core"])
+    return "\n" + "\n\n".join([*tables, f"the generator used at most {busiest:.0%} of a core"])
+
+
+def _table(by_server: Mapping[str, Rounds], name: str, in_group: bool) -> str:
+    ours = by_server[OURS]
+    lines = [("", f"{UNITS[name]}, median (min .. max)", "it / ours" if in_group else "ours / it")]
+    for server, rounds in sorted(by_server.items(), key=lambda one: _median(one[1], name)):
+        ratio = spread(ratios(rounds, ours, name) if in_group else ratios(ours, rounds, name))
+        lines.append((server, _figures(rounds, name), "" if server == OURS else ratio))
+        lines += [(f"  {party}", _figures(rounds, PARTY + party), "") for party in parties(rounds)]
+    return aligned(lines, left=1)
 
 
 def ratios(ours: Rounds, other: Rounds, name: str) -> list[float]:
-    """Ours divided by the other's, of the rounds that both have."""
+    """Our figure divided by the other's, for each round that both have."""
     return [ours[number][name] / other[number][name] for number in ours if number in other and other[number][name]]
 
 
 def parties(rounds: Rounds) -> list[str]:
-    """Those whose shares are known."""
+    """The parties whose shares are known."""
     figures = next(iter(rounds.values()), {})
     return [name.removeprefix(PARTY) for name in figures if name.startswith(PARTY)]
 
@@ -63,12 +65,12 @@ def _median(rounds: Rounds, name: str) -> float:
 
 
 def spread(values: list[float]) -> str:
-    """Median, least and most, with three digits."""
+    """Median, least and greatest, with three digits."""
     if not values:
         return "-"
     return f"{digits(median(values))} ({digits(min(values))} .. {digits(max(values))})"
 
 
 def digits(value: float) -> str:
-    """Three of them."""
+    """A figure with three digits: 12.1, 0.123, 2,120."""
     return f"{float(f'{value:.3g}'):,g}"

@@ -1,86 +1,90 @@
-"""The servers that are compared: how each is started, fairly, and how it is watched."""
+"""The servers that are compared: how each is started, with fair settings, and how its cost is read."""
 
-import os
-import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from textwrap import dedent
-from typing import IO
 
 import psutil
 import trustme
 
 from benchmarks.dialects import DEADLINE, BenchmarkClient, ChatDialect, Dialect, Irc, Mqtt, Nats, Redis, WrongAnswer
-from testkit.ports import free_ports
+from testkit import HarnessError
+from testkit.ports import answers, free_ports
+from testkit.processes import ROOT, find_program, wait_for
+from testkit.redis_server import RedisServer, find_redis
+from testkit.server import launch_server
 
-ROOT = Path(__file__).parent.parent
 RELAY_SOURCES = Path(__file__).parent / "relays"
 START_SECONDS = 30.0
 MAX_USERS = 20000
-SYSTEM_FOLDERS = ":/usr/sbin:/usr/local/sbin"  # where servers are, but not on everybody's PATH
 
 
 @dataclass(frozen=True)
 class StartOptions:
-    """What a command needs to know."""
+    """What starting a server takes."""
 
-    folder: Path  # of this run alone
+    folder: Path  # of this run alone; logs in it are named *.log
     port: int
     metrics_port: int
-    clients: int  # at once, at most
-    engine_port: int = 0  # of the Redis that nodes share
+    clients: int  # the most at once
+    redis_port: int = 0  # of the Redis that nodes share
 
 
 @dataclass(frozen=True)
 class Server:
     """One kind of server. `settings` says what differs from its defaults, `hint` how to get it.
 
-    With an `engine` it is a group of `nodes`, and clients log in at these `seats` in turn.
+    With a `redis` it is a group of `nodes`, and clients log in at the nodes of `seats` in turn.
     """
 
     name: str
     dialect: Dialect
-    command: Callable[[StartOptions], list[str | Path]]
+    launch: "Launch"
     settings: str
-    program: str = sys.executable  # what has to be there
+    program: str = sys.executable  # has to be installed
     hint: str = ""
-    version: tuple[str, ...] = ()  # the options that ask for it
+    version: tuple[str, ...] = ()  # the options that print it
+    options: tuple[str, ...] = ()  # of our server; {names} are those of StartOptions
     secure: bool = False  # speaks TLS
-    scraped: bool = False  # is asked for metrics all the while
-    folder: Path = ROOT  # where it runs
-    engine: "Server | None" = None  # what the nodes share
+    scraped: bool = False  # /metrics is requested during measures
+    folder: Path = ROOT  # the working copy of our server
+    redis: "Server | None" = None  # shared by the nodes
     nodes: int = 1
     seats: tuple[int, ...] = (1,)  # numbers of nodes
 
     @property
     def missing(self) -> str:
-        """How to get it, where it is not there."""
+        """How to get it; "" if it is installed."""
         return "" if find(self.program) else f"{self.name} is left out: {self.hint}"
 
 
+Launch = Callable[[Server, StartOptions], "subprocess.Popen[bytes]"]  # starts one process, which may not listen yet
+
+
 def find(program: str) -> str | None:
-    """The path of a program that is installed."""
-    return shutil.which(program, path=os.environ.get("PATH", "") + SYSTEM_FOLDERS)
+    """The path of an installed program, None if there is none."""
+    if program == "redis-server":
+        return str(path) if (path := find_redis()) else None
+    return find_program(program)
 
 
 @dataclass
 class Running:
-    """A server that answers."""
+    """A server that accepts clients."""
 
     server: Server
     ports: Iterator[int]  # for one client after the other
-    metrics_port: int  # 0: nobody asks for metrics
+    metrics_port: int  # 0: nobody requests metrics
     trust: ssl.SSLContext | None = None
-    parties: dict[str, psutil.Popen] = field(default_factory=dict)  # its processes, by what each is
+    parties: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)  # its processes, by role
     clients: list[BenchmarkClient] = field(default_factory=list)
 
     def connect(self) -> socket.socket:
@@ -90,85 +94,71 @@ class Running:
         return self.trust.wrap_socket(sock, server_hostname="127.0.0.1") if self.trust else sock
 
     def log_in(self, name: str) -> BenchmarkClient:
-        """One more client, which is closed at the end. Raises WrongAnswer, OSError."""
+        """One more client, closed at the end of the run. Raises WrongAnswer, OSError."""
         client = BenchmarkClient(name, self.connect())
         self.clients.append(client)
         self.server.dialect.log_in(client)
         return client
 
     def cpu_seconds(self) -> dict[str, float]:
-        """What the kernel has charged to all threads of each party, to a hundredth of a second."""
-        times = {party: process.cpu_times() for party, process in self.parties.items()}
+        """The CPU time of all threads of each party, in steps of 10 ms, as the kernel counts it."""
+        times = {party: psutil.Process(process.pid).cpu_times() for party, process in self.parties.items()}
         return {party: float(used.user + used.system) for party, used in times.items()}
 
     def resident_bytes(self) -> int:
-        return sum(int(process.memory_info().rss) for process in self.parties.values())
+        return sum(int(psutil.Process(process.pid).memory_info().rss) for process in self.parties.values())
 
 
 @contextmanager
 def running(server: Server, clients: int) -> Iterator[Running]:
-    """Start it in a folder of its own, and end it. Raises WrongAnswer where it does not start."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder, (Path(folder) / "log").open("w+b") as log:
-        metrics_port, engine_port, *ports = free_ports(2 + server.nodes)
-        start = StartOptions(Path(folder), ports[0], metrics_port, clients, engine_port)
-        trust = _certify(start.folder) if server.secure else None
+    """Start a server in a folder of its own, and end it. Raises WrongAnswer, with the end of its log, if it fails."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        metrics_port, redis_port, *ports = free_ports(2 + server.nodes)
+        start = StartOptions(folder, ports[0], metrics_port, clients, redis_port)
+        trust = _certify(folder) if server.secure else None
         scraped_port = metrics_port if server.scraped else 0
         run = Running(server, cycle(ports[seat - 1] for seat in server.seats), scraped_port, trust)
         try:
-            if server.engine:
-                _launch(run, "redis", server.engine, replace(start, port=start.engine_port), log)
+            if server.redis:
+                _launch(run, "redis", server.redis, replace(start, port=redis_port))
             for number, port in enumerate(ports, 1):
-                _launch(run, f"node {number}", server, replace(start, port=port), log)
-                if server.engine:
-                    _enter(server, number, port)
+                _launch(run, f"node {number}", server, replace(start, port=port))
+                if server.redis:
+                    _visit(server, number, port)
             yield run
-        except (WrongAnswer, OSError) as error:
-            log.seek(0)
-            said = log.read().decode(errors="replace")[-1000:].strip()
-            raise WrongAnswer(f"{server.name}: {error}\n{said}".strip()) from error
+        except (WrongAnswer, HarnessError, OSError) as error:
+            log = "".join(file.read_text(errors="replace") for file in sorted(folder.glob("*.log")))[-1000:].strip()
+            raise WrongAnswer(f"{server.name}: {error}\n{log}".strip()) from error
         finally:
             for client in run.clients:
                 client.sock.close()
-            for process in reversed(run.parties.values()):  # nodes say goodbye to what they share
+            for process in reversed(run.parties.values()):  # nodes first: they sign off at their Redis
                 _end(process)
 
 
-def _launch(run: Running, party: str, server: Server, start: StartOptions, log: IO[bytes]) -> None:
+def _launch(run: Running, party: str, server: Server, start: StartOptions) -> None:
     """Start one process, and wait until it listens."""
-    program, *arguments = map(str, server.command(start))
-    command = [find(program) or program, *arguments]
-    process = psutil.Popen(command, cwd=server.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    process = server.launch(server, start)
     run.parties[party] = process
-    _wait_until_it_listens(process, start.port)
+    wait_for("it listens", lambda: process.poll() is not None or answers(start.port), START_SECONDS)
+    if process.poll() is not None:
+        raise WrongAnswer("it did not start")
 
 
-def _enter(server: Server, number: int, port: int) -> None:
-    """Log in at a node and leave, so that none is still joining its group when a measure begins."""
+def _visit(server: Server, number: int, port: int) -> None:
+    """Log in at a node and leave, so that no node is still joining its group when a measure begins."""
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as sock:
         server.dialect.log_in(BenchmarkClient(f"n{number:04}", sock))
 
 
-def _end(process: psutil.Popen) -> None:
-    with suppress(psutil.NoSuchProcess):
-        process.terminate()
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
     try:
         process.wait(START_SECONDS)
-    except psutil.TimeoutExpired:
+    except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _wait_until_it_listens(process: psutil.Popen, port: int) -> None:
-    end = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=DEADLINE).close()
-        except ConnectionRefusedError:
-            if process.poll() is not None or time.monotonic() > end:
-                raise WrongAnswer("it did not start") from None
-            time.sleep(0.02)
-        else:
-            return
 
 
 def _certify(folder: Path) -> ssl.SSLContext:
@@ -179,42 +169,54 @@ def _certify(folder: Path) -> ssl.SSLContext:
     return trust
 
 
-# Ours, and other relays of the same protocol
+def launching(command: Callable[[StartOptions], list[str | Path]]) -> Launch:
+    """Launches the program of this command, which need not be on PATH if it is in a system folder."""
+
+    def launch(_: Server, start: StartOptions) -> "subprocess.Popen[bytes]":
+        program, *arguments = map(str, command(start))
+        with (start.folder / "server.log").open("ab") as log:
+            return subprocess.Popen(
+                [find(program) or program, *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    return launch
 
 
-def _ours(*options: str) -> Callable[[StartOptions], list[str | Path]]:
-    def command(start: StartOptions) -> list[str | Path]:
-        sizes = ["--pool-size", str(start.clients + 10), "--max-users", str(MAX_USERS), "--backlog", "1024"]
-        files = ["--data-dir", str(start.folder / "data")]
-        filled = [option.format_map(vars(start)) for option in options]
-        basics = ["--port", str(start.port), "--id-width", "2", "--log-level", "warning"]
-        return [sys.executable, "server.py", *basics, *sizes, *files, *filled]
+# Ours, and relays of the same protocol
 
-    return command
+
+def _ours(server: Server, start: StartOptions) -> "subprocess.Popen[bytes]":
+    sizes = ["--pool-size", start.clients + 10, "--max-users", MAX_USERS, "--backlog", 1024]
+    basics = ["--port", start.port, "--id-width", 2, "--log-level", "warning"]
+    options = [option.format_map(vars(start)) for option in server.options]
+    return launch_server(start.folder / "data", *basics, *sizes, *options, folder=server.folder).process
+
+
+def _our(name: str, settings: str, *options: str) -> Server:
+    return Server(name, ChatDialect(), _ours, settings, options=options)
 
 
 def before(folder: Path) -> Server:
     """Another working copy of this project, to compare a change with."""
-    return Server("before", ChatDialect(), _ours("--history", "off"), "as ours", folder=folder)
+    return replace(OURS, name="before", settings="as ours", folder=folder)
 
 
-def _group(name: str, nodes: int, seats: tuple[int, ...], settings: str) -> Server:
-    shared = ("--redis", "redis://127.0.0.1:{engine_port}/0", "--redis-prefix", "bench")
-    return Server(
-        name,
-        ChatDialect(),
-        _ours("--history", "off", *shared),
-        f"{settings}; nothing saved by Redis",
-        REDIS.program,
-        REDIS.hint,
-        engine=REDIS,
+def _group(nodes: int, seats: tuple[int, ...], server: Server) -> Server:
+    shared = ("--redis", "redis://127.0.0.1:{redis_port}/0", "--redis-prefix", "bench")
+    return replace(
+        server,
+        settings=f"{server.settings}; nothing saved by Redis",
+        options=(*server.options, *shared),
+        program=REDIS.program,
+        hint=REDIS.hint,
+        redis=REDIS,
         nodes=nodes,
         seats=seats,
     )
 
 
-def _relay(module: str) -> Callable[[StartOptions], list[str | Path]]:
-    return lambda start: [sys.executable, "-m", f"benchmarks.relays.{module}", str(start.port)]
+def _relay(module: str) -> Launch:
+    return launching(lambda start: [sys.executable, "-m", f"benchmarks.relays.{module}", str(start.port)])
 
 
 def _epoll(start: StartOptions) -> list[str | Path]:
@@ -254,22 +256,14 @@ def _nats(start: StartOptions) -> list[str | Path]:
     )
 
 
-def _redis(start: StartOptions) -> list[str | Path]:
-    return _configured(
-        start,
-        ["redis-server"],
-        f"""\
-        bind 127.0.0.1
-        port {start.port}
-        save ""
-        appendonly no
-        dir {start.folder}
-        logfile /dev/null
-        tcp-keepalive 0
-        maxclients {start.clients + 100}
-        client-output-buffer-limit pubsub 0 0 0
-        """,
+def _redis(_: Server, start: StartOptions) -> "subprocess.Popen[bytes]":
+    saving = ("--appendonly", "no", "--logfile", "/dev/null")
+    limits = ("--tcp-keepalive", "0", "--maxclients", str(start.clients + 100))
+    unbounded = ("--client-output-buffer-limit", "pubsub", "0", "0", "0")
+    redis = RedisServer(
+        Path(find("redis-server") or "redis-server"), start.folder, *saving, *limits, *unbounded, port=start.port
     )
+    return redis.start()
 
 
 def _ngircd(start: StartOptions) -> list[str | Path]:
@@ -304,21 +298,16 @@ def _configured(start: StartOptions, command: list[str | Path], text: str) -> li
 
 APT = "apt install {}"
 
-OURS = Server("ours", ChatDialect(), _ours("--history", "off"), "--history off --log-level warning")
+HISTORY_OFF = ("--history", "off")
+OURS = _our("ours", "--history off --log-level warning", *HISTORY_OFF)
 VARIANTS = [
-    Server(
-        "ours, TLS",
-        ChatDialect(),
-        _ours("--history", "off", "--tls-cert", "{folder}/server.pem"),
-        "as ours, TLS 1.3",
+    replace(
+        _our("ours, TLS", "as ours, TLS 1.3", *HISTORY_OFF, "--tls-cert", "{folder}/server.pem"),
         secure=True,
     ),
-    Server("ours, history", ChatDialect(), _ours("--history", "on"), "--history on"),
-    Server(
-        "ours, scraped",
-        ChatDialect(),
-        _ours("--history", "off", "--metrics-port", "{metrics_port}"),
-        "/metrics asked for each second",
+    _our("ours, history", "--history on", "--history", "on"),
+    replace(
+        _our("ours, scraped", "/metrics requested each second", *HISTORY_OFF, "--metrics-port", "{metrics_port}"),
         scraped=True,
     ),
 ]
@@ -335,18 +324,18 @@ PEERS = [
     Server(
         "mosquitto",
         Mqtt(),
-        _mosquitto,
+        launching(_mosquitto),
         "QoS 0, no persistence, no log, queues unbounded, TCP_NODELAY",
         "mosquitto",
         APT.format("mosquitto"),
         ("-h",),
     ),
-    Server("nats-server", Nats(), _nats, "no log", "nats-server", APT.format("nats-server"), ("--version",)),
+    Server("nats-server", Nats(), launching(_nats), "no log", "nats-server", APT.format("nats-server"), ("--version",)),
     REDIS,
     Server(
         "ngircd",
         Irc(),
-        _ngircd,
+        launching(_ngircd),
         "private messages; no flood control, no DNS, ident or PAM",
         "ngircd",
         APT.format("ngircd"),
@@ -359,14 +348,25 @@ RELAYS = [
         "naive gevent", ChatDialect(), _relay("naive_gevent"), "two recv and one sendall for each packet, no checks"
     ),
     Server(
-        "C epoll", ChatDialect(), _epoll, "one thread, the same protocol, no checks: the floor", "cc", APT.format("gcc")
+        "C epoll",
+        ChatDialect(),
+        launching(_epoll),
+        "one thread, the same protocol, no checks: the floor",
+        "cc",
+        APT.format("gcc"),
     ),
 ]
 GROUPS = [
-    _group("ours, within a node", 2, (1,), "a group of 2 nodes, all clients at one"),
-    _group("ours, across 2 nodes", 2, (1, 2), "a group of 2 nodes, senders at one, receivers at the other"),
+    _group(2, (1,), _our("ours, within a node", "a group of 2 nodes, all clients at one", *HISTORY_OFF)),
     _group(
-        "ours, across 3 nodes", 3, (1, 2, 2, 3, 3, 1), "a group of 3 nodes, a third of the pairs from each to the next"
+        2,
+        (1, 2),
+        _our("ours, across 2 nodes", "a group of 2 nodes, senders at one, receivers at the other", *HISTORY_OFF),
+    ),
+    _group(
+        3,
+        (1, 2, 2, 3, 3, 1),
+        _our("ours, across 3 nodes", "a group of 3 nodes, a third of the pairs from each to the next", *HISTORY_OFF),
     ),
 ]
 ALL = [OURS, *GROUPS, *PEERS, *RELAYS, *VARIANTS]

@@ -1,7 +1,7 @@
-"""The generator: prepared buffers out, and each byte that comes in compared with what has to come.
+"""The generator: it sends prepared buffers, and compares each byte that it receives with the expected one.
 
-All of it is one thread on epoll. Every message of a client differs from the ones around it and from everyone else's, so
-what is lost, doubled, late or somebody else's is found, and ends the run.
+It is one thread on epoll. Every message of a client differs from its neighbours and from those of other clients, so a
+lost, duplicated, reordered or misdelivered one is found, and ends the run.
 """
 
 import select
@@ -16,17 +16,17 @@ from random import Random
 
 from benchmarks.dialects import BenchmarkClient, Dialect, WrongAnswer
 
-CYCLE = 512  # different messages of a sender, sent again and again; and how many are under way at most
+CYCLE = 512  # different messages of a sender, sent again and again; also the most in flight
 CHUNK_BYTES = 65536
 STALL_SECONDS = 20.0
-OVERSLEEP_SECONDS = 100e-6  # by so much a sleeper wakes up late
-QUIET_SECONDS = 0.05  # for so long nothing more may come at the end
+OVERSLEEP_SECONDS = 100e-6  # by which a sleeper wakes up late
+QUIET_SECONDS = 0.05  # at the end, during which nothing more may arrive
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What was delivered, in what time, and how busy the generator was."""
+    """How many messages were delivered in what time, and how busy the generator was."""
 
     messages: int
     seconds: float
@@ -35,29 +35,29 @@ class Load:
 
 @dataclass(slots=True, eq=False)
 class Flow:
-    """Messages from one client to another, all of the same size. Positions are in bytes from the beginning."""
+    """Messages from one client to another, all of one size. `sent` and `received` are bytes since the beginning."""
 
     number: int
     sender: socket.socket
     receiver: socket.socket
     out: memoryview  # a cycle of messages as they are sent
-    expected: memoryview  # the same as they arrive, again and again, so that a chunk fits from any place of a cycle on
+    expected: memoryview  # the cycle as it arrives, repeated so that a chunk fits from any place in it
     out_bytes: int  # of one message
     in_bytes: int
     cycle: int  # messages
-    is_blocked: bool = False  # the kernel takes no more at the moment
-    wanted: int = 0  # messages that are to be sent up to now
+    is_blocked: bool = False  # the kernel's buffer is full
+    wanted: int = 0  # messages to be sent by now
     sent: int = 0
     received: int = 0
-    due: deque[float] = field(default_factory=deque)  # of what is under way, where times are asked for
+    due: deque[float] = field(default_factory=deque)  # times of the messages in flight, if latency is measured
 
     @property
     def arrived(self) -> int:
-        """How many messages have arrived in whole."""
+        """How many messages have arrived completely."""
         return self.received // self.in_bytes
 
     def push(self, messages: int = 0) -> bool:
-        """Send what is wanted, and so many messages more; False while the kernel takes no more."""
+        """Send what is wanted, and this many messages more; False while the kernel's buffer is full."""
         self.wanted += messages
         end = self.wanted * self.out_bytes
         while self.sent < end:
@@ -69,7 +69,7 @@ class Flow:
         return True
 
     def take(self) -> int:
-        """Compare a chunk that has come in; how many messages that completes. Raises WrongAnswer."""
+        """Receive and compare a chunk; returns how many messages it completes. Raises WrongAnswer."""
         before = self.arrived
         try:
             data = self.receiver.recv(CHUNK_BYTES)
@@ -86,7 +86,7 @@ class Flow:
 def flows(
     dialect: Dialect, pairs: Sequence[tuple[BenchmarkClient, BenchmarkClient]], text_bytes: int, cycle: int = CYCLE
 ) -> list[Flow]:
-    """One for each pair of clients, whose sockets do not block from here on."""
+    """A flow for each pair of clients, whose sockets become non-blocking."""
     made = []
     for number, (sender, receiver) in enumerate(pairs):
         texts = [f"{sender.name}{at:06}".encode().ljust(text_bytes, b".") for at in range(cycle)]
@@ -103,7 +103,7 @@ def flows(
 
 
 def pipelined(streams: Sequence[Flow], seconds: float) -> Load:
-    """One way, as fast as it goes: between half a cycle and a whole one is under way in each."""
+    """One way, as fast as possible: half a cycle to a whole one is in flight in each flow."""
     with _watched(streams) as (poller, senders, receivers):
         left = len(streams)
         clock = _Clock(seconds)
@@ -126,7 +126,7 @@ def pipelined(streams: Sequence[Flow], seconds: float) -> Load:
 
 
 def ping_pong(there: Sequence[Flow], back: Sequence[Flow], seconds: float) -> Load:
-    """One message under way for each pair, which answers it."""
+    """One message in flight for each pair: the receiver answers it."""
     replies = dict(zip([*there, *back], [*back, *there], strict=True))
     with _watched([*there, *back]) as (poller, _, receivers):
         left = len(there)
@@ -148,8 +148,8 @@ def ping_pong(there: Sequence[Flow], back: Sequence[Flow], seconds: float) -> Lo
 
 
 def open_arrival(streams: Sequence[Flow], rate: float, seconds: float) -> tuple[Load, list[float]]:
-    """So many messages a second, at random moments (but the same ones each time); how long each took, in seconds, from
-    the moment when it was due. Shortly before one is due the generator does not sleep, as it would wake up late.
+    """`rate` messages a second at random moments, the same in each run. Returns also the latencies in seconds, each
+    from when its message was due. Shortly before that the generator polls, since it would wake up late from sleep.
     """
     times: list[float] = []
     draw = Random(1)
@@ -181,7 +181,7 @@ def open_arrival(streams: Sequence[Flow], rate: float, seconds: float) -> tuple[
 
 
 class _Clock:
-    """How long a run goes on, and what it cost here."""
+    """How long a run lasts, and the generator's CPU time."""
 
     def __init__(self, seconds: float) -> None:
         self.begin = time.perf_counter()
@@ -198,7 +198,7 @@ class _Clock:
 
 @contextmanager
 def _watched(streams: Sequence[Flow]) -> Iterator[tuple[select.epoll, dict[int, Flow], dict[int, Flow]]]:
-    """The poller, and the flows by their receivers' sockets, and by those of senders who receive nothing."""
+    """The poller, the flows by receiver's socket, and the flows by sender's if that sender receives nothing."""
     receivers = {flow.receiver.fileno(): flow for flow in streams}
     senders = {flow.sender.fileno(): flow for flow in streams if flow.sender.fileno() not in receivers}
     with select.epoll() as poller:
@@ -208,7 +208,7 @@ def _watched(streams: Sequence[Flow]) -> Iterator[tuple[select.epoll, dict[int, 
 
 
 def _push(poller: select.epoll, flow: Flow, messages: int = 0) -> None:
-    """As Flow.push, and again as soon as the kernel takes more."""
+    """Flow.push, and watch for room if the kernel's buffer is full."""
     was_blocked, flow.is_blocked = flow.is_blocked, not flow.push(messages)
     if flow.is_blocked != was_blocked:
         events = select.EPOLLIN | select.EPOLLOUT if flow.is_blocked else select.EPOLLIN
@@ -219,25 +219,25 @@ def _wait(poller: select.epoll, streams: Sequence[Flow]) -> list[tuple[int, int]
     if ready := poller.poll(STALL_SECONDS):
         return ready
     state = [f"{flow.arrived} of {flow.wanted}" for flow in streams if flow.arrived < flow.wanted]
-    raise WrongAnswer(f"nothing has arrived for {STALL_SECONDS:.0f} s; under way: {', '.join(state[:5])}")
+    raise WrongAnswer(f"nothing has arrived for {STALL_SECONDS:.0f} s; in flight: {', '.join(state[:5])}")
 
 
 def _look(poller: select.epoll, due: float) -> list[tuple[int, int]]:
-    """Wait for input, but not until `due`."""
+    """Wait for events, until shortly before `due`."""
     wait = due - time.perf_counter() - OVERSLEEP_SECONDS
     if wait > 0:
-        select.select([poller], [], [], wait)  # which knows microseconds, as epoll does not
+        select.select([poller], [], [], wait)  # select counts in microseconds, epoll in milliseconds
     return poller.poll(0)
 
 
 def _no_input(event: int, flow: Flow) -> None:
     if event & ~select.EPOLLOUT:
         try:
-            raise WrongAnswer(f"sender {flow.number} was told {flow.sender.recv(200)!r}")
+            raise WrongAnswer(f"sender {flow.number} received {flow.sender.recv(200)!r}")
         except WOULD_BLOCK:
             return
 
 
 def _expect_silence(poller: select.epoll) -> None:
     if late := poller.poll(QUIET_SECONDS):
-        raise WrongAnswer(f"{len(late)} clients were told more than was sent")
+        raise WrongAnswer(f"{len(late)} clients received more than was sent")

@@ -154,7 +154,7 @@ def find_missing(folder: Path, stored: Sequence[Letter]) -> list[str]:
     """The letters with a `stored` receipt that are not in the folder exactly once, one line each."""
     found = Counter(read_letters(folder)) if stored else Counter()
     return [
-        f"chats.db: {letter} was receipted as stored, and is there {found[letter]} times"
+        f"chats.db: {letter} has a stored receipt, and is there {found[letter]} times"
         for letter in stored
         if found[letter] != 1
     ]

@@ -29,9 +29,9 @@ from time import monotonic
 import gevent
 
 from client import ChatClient, ChatError, ConnectionClosed, LoginRefused, backoff
-from loadtest.core.summary import aligned
 from protocol import Reason
 from stress.program import run
+from table import aligned
 from testkit import HarnessError
 from testkit.ports import free_port
 from testkit.processes import wait_for

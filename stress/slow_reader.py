@@ -35,9 +35,9 @@ import gevent
 from gevent import Greenlet
 from gevent.event import Event
 
-from loadtest.core.summary import aligned
 from protocol import PacketType, Reason, encode, encode_login
 from stress.program import run
+from table import aligned
 from testkit import HarnessError
 from testkit.flood import BIG, Flood
 from testkit.loadtests import LoadRun, load, run_locust

@@ -44,13 +44,19 @@ class RedisServer:
     """A redis-server that `start` starts. Its data survive the process, but not a crash of the machine (no fsync)."""
 
     def __init__(
-        self, binary: Path, folder: Path, *options: str, password: str = "", authority: trustme.CA | None = None
+        self,
+        binary: Path,
+        folder: Path,
+        *options: str,
+        password: str = "",
+        authority: trustme.CA | None = None,
+        port: int = 0,
     ) -> None:
         """With an `authority` it speaks TLS alone; the authority issues its certificate, and `ca_file` trusts that.
 
         `options` come last, so that they override the ones set here.
         """
-        self.port = free_port()  # below the kernel's range: no client can be given it while this Redis is down
+        self.port = port or free_port()  # below the kernel's range: no client can be given it while this Redis is down
         self.folder = folder
         self.ca_file = folder / "ca.pem"
         self.process: subprocess.Popen[bytes] | None = None
@@ -80,12 +86,16 @@ class RedisServer:
         return f"{scheme}://{user}{HOST}:{self.port}/0"
 
     @property
+    def pid(self) -> int:
+        return self._running.pid
+
+    @property
     def log(self) -> str:
         return (self.folder / "redis.log").read_text()
 
     # Its process
 
-    def start(self) -> None:
+    def start(self) -> "subprocess.Popen[bytes]":
         """Start it on the data of the last run, and wait until it answers. Raises HarnessError, with the log."""
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -94,6 +104,7 @@ class RedisServer:
             if self.process.poll() is not None or time.monotonic() >= end:
                 raise HarnessError(f"redis-server does not start:\n{self.log}")
             time.sleep(0.01)
+        return self.process
 
     def stop(self) -> None:
         """Ask it to end; it writes all data to disk first."""

@@ -30,9 +30,11 @@ from tests.unit import forbid_processes, is_unit_test
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=10)
 hypothesis.settings.load_profile("shared machine")
-signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background programs would ignore it
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # ignored in a shell's background jobs, and programs would inherit that
 for name in [name for name in os.environ if name.startswith("CHAT_")]:
-    del os.environ[name]  # options of whoever runs the tests
+    del os.environ[name]  # the developer's own options
 
 OpenBackend = Callable[..., Backend]
 

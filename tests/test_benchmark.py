@@ -1,4 +1,4 @@
-"""make bench: its table, goals, pictures and command line; and, in a process without gevent, the generator."""
+"""make bench: its tables, goals, pictures and command line; in a process without gevent, its generator."""
 
 import json
 import subprocess
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.measured
 
 
 @pytest.mark.slow
-def test_the_generator_finds_what_is_wrong_and_every_server_is_measured() -> None:
+def test_the_generator_finds_faults_and_every_server_is_measured() -> None:
     run_unpatched("tests/unpatched_benchmark.py")
 
 
-# What it says
+# Tables, goals and pictures
 
 
 def rounds(*figures: float) -> dict[int, dict[str, float]]:
@@ -34,21 +34,21 @@ FOUND: Results = {
 }
 
 
-def test_ratios_are_of_the_same_round() -> None:
+def test_ratios_compare_figures_of_the_same_round() -> None:
     ours = FOUND[PIPELINED]["ours"]
     assert ratios(ours, FOUND[PIPELINED]["redis"], "CPU per message") == [0.5, 1.0, 1.5]
     assert ratios(ours, FOUND[PIPELINED]["mosquitto"], "CPU per message") == [0.1, 0.2]
     assert spread([0.5, 1.5, 1.0]) == "1 (0.5 .. 1.5)"
 
 
-def test_the_table_has_the_cheapest_first() -> None:
+def test_the_cheapest_server_comes_first() -> None:
     table = report(FOUND).splitlines()
     assert [line.split()[0] for line in table[3:6]] == ["ours", "redis", "mosquitto"]
     assert "1 (0.5 .. 1.5)" in table[4]
     assert table[-1] == "the generator used at most 50% of a core"
 
 
-def test_goals_are_judged_by_the_median() -> None:
+def test_the_median_decides_whether_a_goal_is_reached() -> None:
     reached = [line for line in judge(FOUND) if "redis" in line]
     assert reached == [f"reached  {PIPELINED}: CPU per message 1 (0.5 .. 1.5) of at most 1 redis's"]
     missed: Results = {PIPELINED: {"ours": rounds(3.0, 3.0), "redis": rounds(2.0, 2.0)}}
@@ -68,7 +68,7 @@ IN_GROUP: Results = {
 }
 
 
-def test_a_group_is_told_in_multiples_of_a_server_alone_with_the_share_of_each_party() -> None:
+def test_a_group_is_reported_in_multiples_of_a_single_server_with_the_share_of_each_party() -> None:
     table = report(IN_GROUP).splitlines()
     assert table[2].split()[-3:] == ["it", "/", "ours"]
     assert " ".join(table[4].split()) == f"{ACROSS} 3.5 (2 .. 5) 4.5 (4 .. 5)"
@@ -78,7 +78,7 @@ def test_a_group_is_told_in_multiples_of_a_server_alone_with_the_share_of_each_p
     ]
 
 
-def test_a_group_is_judged_beside_a_server_alone() -> None:
+def test_a_group_is_judged_in_multiples_of_a_single_server() -> None:
     found = f"{GROUPED}: CPU per message of '{ACROSS}' 4.5 (4 .. 5) of at most 4 times ours alone"
     assert judge(IN_GROUP) == [f"MISSED   {found}"]
     cheaper: Results = {GROUPED: {"ours": rounds(2.0, 2.0), ACROSS: rounds(6.0, 8.0)}}
@@ -86,11 +86,11 @@ def test_a_group_is_judged_beside_a_server_alone() -> None:
     assert judge({GROUPED: {ACROSS: rounds(6.0)}}) == []
 
 
-def test_figures_have_three_digits_whatever_their_size() -> None:
+def test_figures_of_any_size_have_three_digits() -> None:
     assert spread([2118.0, 0.12345, 12.06]) == "12.1 (0.123 .. 2,120)"
 
 
-def test_where_no_round_has_both_there_is_no_verdict() -> None:
+def test_servers_without_a_common_round_are_not_judged() -> None:
     ours, theirs = rounds(1.0, 1.0), rounds(1.0)
     apart: Results = {PIPELINED: {"ours": {2: ours[2]}, "redis": theirs}}
     assert judge(apart) == []
@@ -103,7 +103,7 @@ def test_a_run_without_our_server_has_neither_ratios_nor_goals() -> None:
     assert "redis" not in report(alone)
 
 
-def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
+def test_only_measured_pictures_are_drawn(tmp_path: Path) -> None:
     pictures = draw(FOUND | IN_GROUP, tmp_path)
     assert [picture.name for picture in pictures] == ["cpu.png", "group.png"]
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
@@ -118,7 +118,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_run_says_how_it_goes_and_writes_its_figures(tmp_path: Path) -> None:
+def test_a_run_prints_progress_and_writes_its_figures(tmp_path: Path) -> None:
     chosen = [PIPELINED, "latency at 2000 messages a second"]
     measures = [part for name in chosen for part in ("--measure", name)]
     short = ["--rounds", 2, "--seconds", 0.1, "--output", tmp_path, *measures]
@@ -133,7 +133,7 @@ def test_a_run_says_how_it_goes_and_writes_its_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_measures_whose_names_begin_so_are_run_for_groups_beside_ours(tmp_path: Path) -> None:
+def test_measures_are_chosen_by_prefix_and_groups_are_compared_with_ours(tmp_path: Path) -> None:
     if REDIS.missing:
         pytest.skip(REDIS.missing)
     short = ["--rounds", 1, "--seconds", 0.1, "--output", tmp_path]
@@ -149,7 +149,7 @@ def test_measures_whose_names_begin_so_are_run_for_groups_beside_ours(tmp_path: 
     assert (tmp_path / "group.png").exists()
 
 
-def test_bad_options_are_told(tmp_path: Path) -> None:
+def test_bad_options_are_rejected(tmp_path: Path) -> None:
     bad: list[tuple[list[object], str]] = [
         (["--server", "apache"], "invalid choice: 'apache'"),
         (["--before", tmp_path], "is no working copy: it has no server.py"),
@@ -162,7 +162,7 @@ def test_bad_options_are_told(tmp_path: Path) -> None:
         assert complaint in done.stderr
 
 
-def test_the_list_has_all_servers_and_what_the_goals_need() -> None:
+def test_the_list_names_all_servers_and_the_measures_of_all_goals() -> None:
     listed = {line.strip() for line in bench("--list").stdout.splitlines()}
     assert {server.name for server in ALL} <= listed
     assert {goal.measure for goal in GOALS} | {goal.than for goal in GOALS if goal.than} <= listed

@@ -1,5 +1,7 @@
-"""The wire tests of one server, unchanged, against groups. `make group-test` runs all of them against all groups; here
-the many bad packets are left out, which a node sees to by itself.
+"""The wire tests of a single server, run unchanged against groups.
+
+`make group-test` runs all of them against all groups. Here the many tests of malformed packets are left out, since a
+node handles those without its group.
 """
 
 import subprocess
@@ -25,7 +27,7 @@ SECONDS = 400  # generous
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize(("tests", "group"), RUNS)
-def test_a_group_passes_the_tests_of_one_server(tests: str, group: str) -> None:
+def test_a_group_passes_the_tests_of_a_single_server(tests: str, group: str) -> None:
     if not find_redis():
         pytest.skip(NO_REDIS)
     if "HAProxy" in group and not find_haproxy():

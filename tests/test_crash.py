@@ -1,4 +1,4 @@
-"""`make crash-test` in short, and proof that it would notice: each kind of loss, in a folder that has it."""
+"""A short `make crash-test`, and its checker on folders with each kind of loss."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
 @pytest.mark.slow
-def test_twenty_kills_lose_nothing_that_a_client_was_told(tmp_path: Path) -> None:
+def test_twenty_kills_lose_nothing_that_was_confirmed(tmp_path: Path) -> None:
     test = CrashTest(tmp_path, seed=1)
     test.run(20, print)
     assert test.faults == []
@@ -53,7 +53,7 @@ def test_a_server_that_does_not_start_is_a_fault(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """As a server leaves it: alice (1) has the password secret, bob (2) and "c" (3) have none."""
+    """A folder as a server leaves it: alice (1) has the password secret, bob (2) and "c" (3) have none."""
     write(
         tmp_path,
         users='1,alice\n2,bob\n3,"""c"""\n',
@@ -76,7 +76,7 @@ def inspect(folder: Path, known: list[ExpectedAccount], repaired: bool = True) -
     return Inspector().inspect(folder, known, repaired)
 
 
-def test_a_sound_folder_has_no_faults(folder: Path) -> None:
+def test_an_intact_folder_has_no_faults(folder: Path) -> None:
     assert inspect(folder, accounts()) == []
     assert inspect(folder, accounts(), repaired=False) == []
 
@@ -130,7 +130,7 @@ def test_a_torn_last_line_is_a_fault_only_after_the_repair(folder: Path) -> None
 
 
 @pytest.mark.parametrize("done", [False, True])
-def test_a_request_without_an_answer_may_be_done_or_not_and_then_stays_so(folder: Path, done: bool) -> None:
+def test_a_request_without_an_answer_is_done_or_not_and_stays_so(folder: Path, done: bool) -> None:
     *others, bob, c = accounts()
     inspector = Inspector()
     bob.begin("new")
@@ -149,7 +149,7 @@ def test_a_request_without_an_answer_may_be_done_or_not_and_then_stays_so(folder
     assert (bob.password, dave.user_id) == (("new", 4) if done else ("", 0))
     assert not bob.ambiguous
     known = [account for account in known if account.user_id]
-    if done:  # and now it is undone, or done after all
+    if done:  # now undo it, or do it after all
         for path, text in before.items():
             path.write_text(text)
     else:
@@ -160,7 +160,7 @@ def test_a_request_without_an_answer_may_be_done_or_not_and_then_stays_so(folder
     )
 
 
-def test_a_sign_up_without_an_answer_never_lacks_its_password(folder: Path) -> None:
+def test_a_sign_up_without_an_answer_must_have_its_password(folder: Path) -> None:
     dave = ExpectedAccount("dave")
     dave.begin("secret")
     replace("users.csv", "3,", "4,dave\n3,")(folder)
@@ -168,7 +168,7 @@ def test_a_sign_up_without_an_answer_never_lacks_its_password(folder: Path) -> N
     assert "user 4, 'dave': none is stored in place of the password ['secret']" in fault
 
 
-def test_a_letter_that_was_receipted_and_is_not_there_once_is_missing(tmp_path: Path) -> None:
+def test_a_letter_with_a_stored_receipt_must_be_there_exactly_once(tmp_path: Path) -> None:
     def row(number: int, *texts: str) -> ChatRow:
         packets = b"".join(Envelope("alice").wrap(text.encode()) for text in texts)
         return ChatRow(number, 1, 2, 1_700_000_000, len(texts), 0, packets)
@@ -178,8 +178,8 @@ def test_a_letter_that_was_receipted_and_is_not_there_once_is_missing(tmp_path: 
         there = [path.name for path in tmp_path.iterdir()]
         assert find_missing(tmp_path, [(1, 2, "one"), (1, 2, "three")]) == []
         assert find_missing(tmp_path, [(1, 2, "two")]) == [
-            "chats.db: (1, 2, 'two') was receipted as stored, and is there 2 times"
+            "chats.db: (1, 2, 'two') has a stored receipt, and is there 2 times"
         ]
         for letter in ((1, 2, "four"), (2, 1, "one"), (1, 3, "one")):
             assert "is there 0 times" in find_missing(tmp_path, [letter])[0]
-        assert [path.name for path in tmp_path.iterdir()] == there, "and it was only looked at"
+        assert [path.name for path in tmp_path.iterdir()] == there, "the check changed the folder"

@@ -1,4 +1,4 @@
-"""The proxy that does damage: each fault with the real server, and what it leaves alone."""
+"""The faulty proxy in front of the real server: what each fault damages, and what it leaves alone."""
 
 import socket
 import struct
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _no_greenlet_dies(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """gevent prints what a greenlet died of, and nothing else comes of it."""
+    """gevent only prints the exception that ends a greenlet, so look for that."""
     yield
     assert "Traceback" not in capfd.readouterr().err
 
@@ -54,13 +54,13 @@ def pair(proxy: FaultyProxy) -> tuple[Wire, Wire]:
 
 
 def say(sender: Wire, *texts: str) -> None:
-    """All at once, and handed over by the server when this returns."""
+    """Send these texts at once; the server has delivered them when this returns."""
     sender.send(*(encode_message(text.encode()) for text in texts))
     sender.expect_pong()
 
 
 def expect(receiver: Wire, sender: str, *texts: str) -> None:
-    """These Messages, and then nothing else."""
+    """Expect these Messages and nothing after them."""
     for text in texts:
         receiver.expect_message(f"{sender}:{text}")
     receiver.expect_pong()
@@ -105,7 +105,7 @@ def test_the_nth_message_arrives_twice(server: ServerProcess) -> None:
         assert proxy.damaged == [b"alice:2"]
 
 
-def test_the_nth_message_and_the_next_change_places(server: ServerProcess) -> None:
+def test_the_nth_message_and_the_next_one_swap_places(server: ServerProcess) -> None:
     with faulty(server, swap(2, DEADLINE)) as proxy:
         alice, bob = pair(proxy)
         say(alice, "1", "2", "3", "4", "5")
@@ -113,7 +113,7 @@ def test_the_nth_message_and_the_next_change_places(server: ServerProcess) -> No
         assert proxy.damaged == [b"alice:2", b"alice:3"]
 
 
-def test_only_messages_of_one_sender_to_one_receiver_change_places(server: ServerProcess) -> None:
+def test_only_messages_of_one_sender_to_one_receiver_swap_places(server: ServerProcess) -> None:
     with faulty(server, swap(1, DEADLINE)) as proxy:
         alice, bob = pair(proxy)
         carol = log_in(proxy, "carol")
@@ -131,7 +131,7 @@ def test_only_messages_of_one_sender_to_one_receiver_change_places(server: Serve
         assert proxy.damaged == [b"alice:1", b"alice:2"]
 
 
-def test_a_message_that_nothing_follows_in_time_keeps_its_place(server: ServerProcess) -> None:
+def test_a_message_without_a_successor_in_time_keeps_its_place(server: ServerProcess) -> None:
     with faulty(server, swap(1, 0.1)) as proxy:
         alice, bob = pair(proxy)
         say(alice, "1")
@@ -149,7 +149,7 @@ def test_one_bit_of_the_nth_message_is_flipped(server: ServerProcess) -> None:
         assert proxy.damaged == [b"alice:say a"]
 
 
-def test_all_arrives_later_but_not_more_slowly(server: ServerProcess) -> None:
+def test_a_delay_does_not_reduce_the_rate(server: ServerProcess) -> None:
     texts = [str(number) for number in range(200)]
     with faulty(server, delay(0.3)) as proxy:
         alice, bob = pair(proxy)
@@ -158,11 +158,11 @@ def test_all_arrives_later_but_not_more_slowly(server: ServerProcess) -> None:
         bob.expect_message("alice:0")
         assert time.monotonic() - start >= 0.3
         expect(bob, "alice", *texts[1:])
-        assert time.monotonic() - start < DEADLINE  # one after the other it would be twice that
+        assert time.monotonic() - start < DEADLINE  # delayed one after the other, it would take twice as long
         assert proxy.damaged == []
 
 
-def test_nothing_reaches_anybody_for_a_time_and_then_all_does(server: ServerProcess) -> None:
+def test_a_stall_holds_everything_back_for_a_time(server: ServerProcess) -> None:
     with faulty(server, stall(2, 0.5)) as proxy:
         alice, bob = pair(proxy)
         start = time.monotonic()
@@ -185,7 +185,7 @@ def test_the_nth_message_goes_to_another_client(server: ServerProcess) -> None:
         assert proxy.damaged == [b"alice:2"]
 
 
-def test_a_client_that_gets_nothing_any_more_gets_no_message_of_others(server: ServerProcess) -> None:
+def test_a_client_whose_stream_has_ended_gets_no_misdelivered_message(server: ServerProcess) -> None:
     with faulty(server, misdeliver(1)) as proxy:
         carol = log_in(proxy, "carol")
         alice, bob = pair(proxy)
@@ -197,7 +197,7 @@ def test_a_client_that_gets_nothing_any_more_gets_no_message_of_others(server: S
         bob.expect_pong()
 
 
-def test_a_message_without_another_client_to_go_to_is_delivered(server: ServerProcess) -> None:
+def test_without_another_client_no_message_is_misdelivered(server: ServerProcess) -> None:
     with faulty(server, misdeliver(1)) as proxy:
         alice = log_in(proxy, "alice")
         alice.chat_with(alice.users["alice"])
@@ -206,7 +206,7 @@ def test_a_message_without_another_client_to_go_to_is_delivered(server: ServerPr
         assert proxy.damaged == []
 
 
-def test_from_the_nth_message_on_only_other_packets_arrive(server: ServerProcess) -> None:
+def test_from_the_nth_message_on_no_message_arrives(server: ServerProcess) -> None:
     with faulty(server, swallow_after(3)) as proxy:
         alice, bob = pair(proxy)
         say(alice, "1", "2", "3")
@@ -215,7 +215,7 @@ def test_from_the_nth_message_on_only_other_packets_arrive(server: ServerProcess
         assert proxy.damaged == [b"alice:3", b"alice:4"]
 
 
-def test_a_client_that_half_closes_gets_all_that_is_on_its_way_and_then_the_end(server: ServerProcess) -> None:
+def test_a_half_closed_client_gets_everything_in_flight_and_then_the_end(server: ServerProcess) -> None:
     with faulty(server, delay(0.3)) as proxy:
         alice, bob = pair(proxy)
         say(alice, "1", "2")
@@ -228,7 +228,7 @@ def test_a_client_that_half_closes_gets_all_that_is_on_its_way_and_then_the_end(
             assert again.users == {"alice": 1, "bob": 2}
 
 
-def test_a_client_that_resets_its_connection_is_gone_for_the_server(server: ServerProcess) -> None:
+def test_a_reset_by_a_client_reaches_the_server(server: ServerProcess) -> None:
     with faulty(server) as proxy:
         _, bob = pair(proxy)
         bob.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -251,7 +251,7 @@ def test_the_end_of_the_server_reaches_the_clients(server: ServerProcess) -> Non
             late.expect_end()
 
 
-def test_a_proxy_that_ends_takes_its_connections_along(server: ServerProcess) -> None:
+def test_a_proxy_that_ends_closes_its_connections(server: ServerProcess) -> None:
     with faulty(server) as proxy:
         clients = pair(proxy)
     assert proxy.links == []
@@ -261,7 +261,7 @@ def test_a_proxy_that_ends_takes_its_connections_along(server: ServerProcess) ->
         Wire(proxy.host, proxy.port)
 
 
-def test_nothing_that_is_still_on_its_way_keeps_a_proxy_from_ending(server: ServerProcess) -> None:
+def test_a_proxy_ends_without_delivering_what_is_in_flight(server: ServerProcess) -> None:
     with faulty(server, stall(1, 10 * DEADLINE)) as proxy:
         alice, bob = pair(proxy)
         alice.send(*(encode_message(b"text") for _ in range(100)))

@@ -1,4 +1,4 @@
-"""Mutated conversations over sockets: what honest users notice of them, nothing, and what the checker does."""
+"""Mutated conversations over sockets: honest users notice none of them, and the checker notices every fault."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from testkit.server import StartServer
 pytestmark = pytest.mark.slow
 
 PRESENCE = encode_presence(True, "nobody", 99, 1)
-NOBODY_DEAF = 665  # from this conversation of seed 1 on, for long: a test with a deaf one takes seconds longer
+NOBODY_DEAF = 665  # first of 150 conversations of seed 1 without a deaf client, with which a test takes seconds longer
 
 
 def check(report: MutationReport, conversations: int) -> None:
@@ -25,29 +25,29 @@ def check(report: MutationReport, conversations: int) -> None:
     assert report.letters > 0
 
 
-def test_a_conversation_is_told_by_its_seed_and_number() -> None:
-    told = [conversation(1, number) for number in range(2000)]
-    assert told == [conversation(1, number) for number in range(2000)]
-    assert told != [conversation(2, number) for number in range(2000)]
-    assert {one.ending for one in told} == set(Ending)
-    assert not any(one.ending is Ending.DEAF for one in told[NOBODY_DEAF : NOBODY_DEAF + 150])
+def test_seed_and_number_determine_a_conversation() -> None:
+    talks = [conversation(1, number) for number in range(2000)]
+    assert talks == [conversation(1, number) for number in range(2000)]
+    assert talks != [conversation(2, number) for number in range(2000)]
+    assert {one.ending for one in talks} == set(Ending)
+    assert not any(one.ending is Ending.DEAF for one in talks[NOBODY_DEAF : NOBODY_DEAF + 150])
 
 
-def test_honest_users_notice_nothing_of_mutated_conversations(start_server: StartServer) -> None:
+def test_mutated_conversations_do_not_affect_honest_users(start_server: StartServer) -> None:
     report = mutate(start_server(*SERVER_OPTIONS), 150, first=NOBODY_DEAF)
     check(report, 150)
     assert {"Config", "Pong", "Malformed Packet", "Unknown Packet Type"} <= set(report.answers)
     assert {"Presence", "Receipt", "History"} <= set(report.answers)
 
 
-def test_honest_users_notice_nothing_of_many_mutated_conversations(start_server: StartServer) -> None:
+def test_many_mutated_conversations_do_not_affect_honest_users(start_server: StartServer) -> None:
     report = mutate(start_server(*SERVER_OPTIONS), 2000, seed=2)
     check(report, 2000)
-    assert report.answers["Too Slow"] + report.answers["(cut)"] > 0  # the latter if we were held up
+    assert report.answers["Too Slow"] + report.answers["(cut)"] > 0  # (cut) if this process was delayed
 
 
 def lose(_: ProxiedConnection, __: bytes) -> None:
-    """It does not arrive."""
+    """The packet does not arrive."""
 
 
 def change(link: ProxiedConnection, packet: bytes) -> None:
@@ -60,7 +60,7 @@ def double(link: ProxiedConnection, packet: bytes) -> None:
 
 
 @pytest.mark.parametrize("damage", [lose, change, double])
-def test_an_honest_message_that_is_damaged_is_a_fault(
+def test_a_damaged_honest_message_is_a_fault(
     start_server: StartServer, damage: Callable[[ProxiedConnection, bytes], object]
 ) -> None:
     def fault(link: ProxiedConnection, packet: bytes, _: int) -> None:
@@ -72,7 +72,7 @@ def test_an_honest_message_that_is_damaged_is_a_fault(
     assert "honest-two got" in faults_behind(start_server, fault)
 
 
-def test_an_honest_message_that_the_next_one_overtakes_is_a_fault(start_server: StartServer) -> None:
+def test_a_reordered_honest_message_is_a_fault(start_server: StartServer) -> None:
     held: list[bytes] = []
 
     def fault(link: ProxiedConnection, packet: bytes, _: int) -> None:
@@ -87,7 +87,7 @@ def test_an_honest_message_that_the_next_one_overtakes_is_a_fault(start_server: 
 
 
 @pytest.mark.parametrize("damage", [lose, change, double])
-def test_a_letter_that_is_damaged_is_a_fault(
+def test_a_damaged_letter_is_a_fault(
     start_server: StartServer, damage: Callable[[ProxiedConnection, bytes], object]
 ) -> None:
     def fault(link: ProxiedConnection, packet: bytes, _: int) -> None:
@@ -100,9 +100,7 @@ def test_a_letter_that_is_damaged_is_a_fault(
 
 
 @pytest.mark.parametrize("level", Level)
-def test_a_receipt_that_does_not_come_is_a_fault(
-    start_server: StartServer, level: Level, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_receipt_is_a_fault(start_server: StartServer, level: Level, monkeypatch: pytest.MonkeyPatch) -> None:
     def fault(link: ProxiedConnection, packet: bytes, _: int) -> None:
         if packet[0] != PacketType.RECEIPT or packet[2] != level:
             link.put(packet)
@@ -111,7 +109,7 @@ def test_a_receipt_that_does_not_come_is_a_fault(
     assert f"{level.name}: [1, 2, 3" in faults_behind(start_server, fault)
 
 
-def test_a_packet_within_a_replay_that_does_not_belong_there_is_a_fault(start_server: StartServer) -> None:
+def test_a_foreign_packet_within_a_replay_is_a_fault(start_server: StartServer) -> None:
     def fault(link: ProxiedConnection, packet: bytes, _: int) -> None:
         link.put(packet)
         if packet[0] == PacketType.HISTORY and packet != HISTORY_END:
@@ -120,7 +118,7 @@ def test_a_packet_within_a_replay_that_does_not_belong_there_is_a_fault(start_se
     assert "a packet of type 5 within a replay" in faults_behind(start_server, fault)
 
 
-def test_a_packet_for_who_did_not_ask_is_a_fault(start_server: StartServer) -> None:
+def test_a_packet_of_a_feature_not_requested_is_a_fault(start_server: StartServer) -> None:
     def fault(link: ProxiedConnection, packet: bytes, _: int) -> None:
         link.put(packet)
         if packet[0] == PacketType.ERROR:
@@ -133,7 +131,7 @@ def test_a_packet_for_who_did_not_ask_is_a_fault(start_server: StartServer) -> N
     "packet",
     [encode(PacketType.ERROR, encode_string(b"No Such Reason")), encode(PacketType.MESSAGE, b"x"), b"\x77\x00"],
 )
-def test_an_answer_that_is_no_packet_of_the_protocol_is_a_fault(start_server: StartServer, packet: bytes) -> None:
+def test_a_malformed_answer_is_a_fault(start_server: StartServer, packet: bytes) -> None:
     def fault(link: ProxiedConnection, answer: bytes, _: int) -> None:
         is_error = answer[0] == PacketType.ERROR
         link.put(packet if is_error else answer)
@@ -152,7 +150,7 @@ def test_a_server_that_dies_is_a_fault(start_server: StartServer) -> None:
     server = start_server(*SERVER_OPTIONS)
 
     def kill() -> None:
-        server.wait_for_log("letter-reader disconnected", times=2)  # all honest ones are at it
+        server.wait_for_log("letter-reader disconnected", times=2)  # all honest users are active
         server.process.kill()
 
     killing = gevent.spawn(kill)

@@ -1,4 +1,4 @@
-"""Twenty clients over a restart of the server, and the load tester; `make restart-test` shows more of it."""
+"""Twenty clients, and the load tester, across a restart of the server; `make restart-test` shows more."""
 
 from pathlib import Path
 
@@ -12,16 +12,16 @@ from testkit.server import StartServer
 
 CLIENTS, TERMINALS = 20, 2
 LOAD_USERS = 15
-LOAD_MOMENT = 0.2  # seconds: one process takes that long to reconnect them all, and they pause up to 0.5
+LOAD_MOMENT = 0.2  # seconds: one process takes this long to reconnect all its users, which pause up to 0.5 s
 MOMENT = 0.05  # seconds
-TRIES = 3  # when a machine stands still, those whose pauses end meanwhile go on together
+TRIES = 3  # after a machine has stalled, all clients whose pauses have ended meanwhile reconnect together
 MANY_REFUSALS = 3
 
 
 @pytest.mark.parametrize(
     "down", [0.0, pytest.param(3.0, marks=pytest.mark.slow)], ids=["at once", "after three seconds"]
 )
-def test_everyone_is_told_and_comes_back_and_never_half_of_them_at_one_moment(tmp_path: Path, down: float) -> None:
+def test_all_clients_are_notified_and_come_back_spread_over_time(tmp_path: Path, down: float) -> None:
     for number in range(TRIES):
         back = restart(tmp_path / str(number), CLIENTS, TERMINALS, down)
         show(back)
@@ -33,17 +33,17 @@ def test_everyone_is_told_and_comes_back_and_never_half_of_them_at_one_moment(tm
 
 
 def show(back: Comeback) -> None:
-    """In the report of a test that fails, or with pytest -s."""
+    """Print the spread, for the report of a failed test or pytest -s."""
     for title, spread in SPREADS.items():
         print(f"{title}: at most {most_within(MOMENT, spread(back))} within {MOMENT} s\n{histogram(spread(back))}")
 
 
-def test_the_most_within_a_moment_are_counted_wherever_it_begins() -> None:
+def test_the_busiest_span_is_found_wherever_it_begins() -> None:
     assert most_within(0.1, [0.0, 0.08, 0.12, 0.17, 0.19, 0.5]) == 3
     assert most_within(0.1, [1.0]) == 1
 
 
-def test_nobody_is_back_who_never_tries(tmp_path: Path) -> None:
+def test_clients_that_never_retry_are_missing(tmp_path: Path) -> None:
     back = restart(tmp_path, 2, 0, 0.0, lambda: iter([3600.0]), patience=0.5)
     assert (back.notified, back.back, back.missing) == (2, 0, ["client-0", "client-1"])
     assert (back.first_attempts, back.logins) == ([], [])
@@ -51,7 +51,7 @@ def test_nobody_is_back_who_never_tries(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_users_of_the_load_tester_do_not_come_back_all_at_one_moment(start_server: StartServer, tmp_path: Path) -> None:
+def test_users_of_the_load_tester_come_back_spread_over_time(start_server: StartServer, tmp_path: Path) -> None:
     for number in range(TRIES):
         connects = takeover(start_server, tmp_path / str(number))
         assert len(connects) == LOAD_USERS
@@ -62,9 +62,9 @@ def test_users_of_the_load_tester_do_not_come_back_all_at_one_moment(start_serve
 
 
 def takeover(start_server: StartServer, folder: Path) -> list[float]:
-    """When Locust's users connected to the server that took over from theirs.
+    """When Locust's users connected to the server that replaces theirs.
 
-    It listens already, so the very first attempts succeed: while a server starts, these would go unseen.
+    It listens already, so that their first attempts succeed: a server that is still starting would not see those.
     """
     old, new = (start_server(data_dir=folder / name / "data") for name in ("old", "new"))
     names = {f"load-{number}" for number in range(LOAD_USERS)}

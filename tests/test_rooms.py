@@ -36,24 +36,25 @@ STAIRCASE = (
     "chatserver.operations",
 )
 UP_TO_BACKEND = STAIRCASE[: STAIRCASE.index("chatserver.session")]  # what a group implements in another way
-SHIPPED = {*STORAGE, *STAIRCASE, *CLIENT, "cluster", "server", "admin", "chatterminal", "terminal"}
+SHIPPED = {*STORAGE, *STAIRCASE, *CLIENT, "cluster", "server", "admin", "chatterminal", "terminal", "table"}
 
 # What each room may import in addition to itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "protocol": set(),
+    "table": set(),
     "chatnet": {"protocol"},
     "chatstorage": {"protocol"},
     "storage": {"protocol", "chatstorage"},
     **{room: {*STORAGE, *NETWORK, *STAIRCASE[:floor]} for floor, room in enumerate(STAIRCASE)},
     "cluster": {*STORAGE, *NETWORK, *UP_TO_BACKEND},
     "server": {*STORAGE, *NETWORK, *STAIRCASE, "cluster"},
-    "admin": {*STORAGE, *STAIRCASE, "cluster", "chatterminal"},
+    "admin": {*STORAGE, *STAIRCASE, "cluster", "chatterminal", "table"},
     "chatclient": NETWORK,
     "client": CLIENT,
     "chatterminal": CLIENT,
     "terminal": {*CLIENT, "chatterminal", "chatserver"},
     "loadtest": set(),
-    "loadtest.core": set(),
+    "loadtest.core": {"table"},
     "loadtest.locust": {"loadtest", "loadtest.core"},
     "loadtest.chat": {*LOADTEST, *CLIENT},
     "locustfiles": {*LOADTEST, *CLIENT},

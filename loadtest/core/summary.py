@@ -1,19 +1,14 @@
 """The tables that a load test prints at its end: latencies in microseconds, and the ledger."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from loadtest.core.balance import Balance, Fault
 from loadtest.core.verdict import RequestStats
+from table import aligned
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 HEADINGS = ("row", "count", "failures", "p50", "p90", "p99", "p99.9", "max")
 FINDINGS = 20  # how many the terminal shows; the ledger's file has all of them
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Format lines with the same number of cells as an indented table, each column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("".join(f"  {cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def latency_table(rows: Mapping[str, RequestStats]) -> str:

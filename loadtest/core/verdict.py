@@ -10,6 +10,7 @@ from enum import IntEnum
 from loadtest.core.balance import COLUMNS, Fault
 from loadtest.core.generator import GeneratorLimits, GeneratorLoad
 from loadtest.core.histogram import Histogram
+from table import aligned
 
 SYNTAX = re.compile(
     r"\s*(?:(?P<row>\S.*?)\.)?(?P<figure>p\d+(?:\.\d+)?|[a-z_ ]*[a-z])\s*(?P<sign>>=|<=|>|<)"
@@ -145,10 +146,8 @@ class Verdict:
 
     def table(self) -> str:
         """Format the verdict for people."""
-        lines = [Check("must not be", "was", ""), *self.checks]
-        first, second = (max(len(getattr(line, column)) for line in lines) for column in ("condition", "figure"))
-        shown = [f"  {line.condition:{first}}  {line.figure:>{second}}  {line.result}".rstrip() for line in lines]
-        return "\n".join(["Verdict", *shown, f"{MEANINGS[self.status]} (exit status {self.status.value})"])
+        lines = [("must not be", "was", ""), *((one.condition, one.figure, one.result) for one in self.checks)]
+        return f"Verdict\n{aligned(lines, left=1)}\n{MEANINGS[self.status]} (exit status {self.status.value})"
 
 
 MEANINGS = {
