@@ -218,7 +218,7 @@ def show(rows: list[Any]) -> None:
         (str(user_id), visible(name), "online" if online else "offline", "yes" if password else "no")
         for user_id, name, online, password in rows
     ]
-    print(aligned(lines, left=4, indent=""))
+    print(aligned(lines, "<<<<", indent=""))
 
 
 def show_progress(text: str) -> None:

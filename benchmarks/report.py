@@ -42,7 +42,7 @@ def _table(by_server: Mapping[str, Rounds], name: str, in_group: bool) -> str:
         ratio = spread(ratios(rounds, ours, name) if in_group else ratios(ours, rounds, name))
         lines.append((server, _figures(rounds, name), "" if server == OURS else ratio))
         lines += [(f"  {party}", _figures(rounds, PARTY + party), "") for party in parties(rounds)]
-    return aligned(lines, left=1)
+    return aligned(lines, "<")
 
 
 def ratios(ours: Rounds, other: Rounds, name: str) -> list[float]:

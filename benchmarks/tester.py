@@ -59,7 +59,7 @@ def report(measured: Mapping[str, Sequence[float]]) -> str:
     lines: list[Sequence[str]] = [("", "min", "median", "max")]
     lines += [(name, *(f"{pick(rates):.0f}" for pick in (min, median, max))) for name, rates in measured.items()]
     lines.append(("share of Locust itself", *(f"{pick(shares):.0%}" for pick in (min, median, max))))
-    return f"\n{USERS} users in one process, messages a second\n{aligned(lines, left=1)}"
+    return f"\n{USERS} users in one process, messages a second\n{aligned(lines, '<')}"
 
 
 def drive_with_locust(folder: Path, server: ServerProcess, seconds: int) -> float:

@@ -147,7 +147,7 @@ class Verdict:
     def table(self) -> str:
         """Format the verdict for people."""
         lines = [("must not be", "was", ""), *((one.condition, one.figure, one.result) for one in self.checks)]
-        return f"Verdict\n{aligned(lines, left=1)}\n{MEANINGS[self.status]} (exit status {self.status.value})"
+        return f"Verdict\n{aligned(lines, '<><')}\n{MEANINGS[self.status]} (exit status {self.status.value})"
 
 
 MEANINGS = {
