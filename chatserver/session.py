@@ -128,6 +128,11 @@ class Session:
         """The client's address, and its name once it is logged in, for the log."""
         return f"{self._peer.label} {self.name}".rstrip()
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of a packet that is not complete yet."""
+        return len(self._decoder.rest)
+
     def end(self) -> None:
         """Close the outbox and log the user out."""
         self._outbox.close()

@@ -7,6 +7,7 @@ delivery nor archive. Where the page leaves something open, a comment here says 
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from chatstorage.interface import skeleton
 from protocol import PacketType, Reason, is_valid_username
@@ -52,7 +53,7 @@ class Model:
             if fault:
                 self._close(peer, fault)
             else:
-                HANDLERS[kind](self, peer, body)
+                self.HANDLERS[kind](self, peer, body)
 
     def _end_run(self) -> None:
         """Messages that come together are handed over together, one that needs several packets on its own. That shows
@@ -302,12 +303,11 @@ class Model:
     def _pong(self, _peer: ModelClient, _body: bytes) -> None:
         """Answers nothing."""
 
-
-HANDLERS = {
-    0x01: Model._config,
-    0x02: Model._chat_init,
-    0x03: Model._message,
-    0x07: Model._history,
-    0x08: Model._ping,
-    0x09: Model._pong,
-}
+    HANDLERS: ClassVar[dict[int, Callable[["Model", ModelClient, bytes], None]]] = {
+        0x01: _config,
+        0x02: _chat_init,
+        0x03: _message,
+        0x07: _history,
+        0x08: _ping,
+        0x09: _pong,
+    }

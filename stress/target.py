@@ -217,7 +217,7 @@ class FuzzTarget:
     def _check_state(self, client: FuzzClient) -> None:
         session, peer = client.session, client.peer
         client.check_size()
-        held = len(session._decoder.rest)
+        held = session.held_bytes
         if client.outbox.closed != peer.closed or held >= MAX_PACKET_BYTES:
             raise Broken(f"{client.outbox.closed=}, {held} bytes held: {peer}")
         state = State.CHATTING if peer.partner else State.ONLINE if peer.name else State.CONNECTED
@@ -226,7 +226,7 @@ class FuzzTarget:
         if session.member and self._presence.is_online(peer.user_id) != self._model.is_online(peer.user_id):
             raise Broken(f"{peer} is online, or not, against the model")
         if session.member and session.member.receipts and peer.takes:
-            ranges = sum(map(len, session.member.receipts._ranges.values()))
+            ranges = session.member.receipts.pending_ranges
             if ranges > wire.ranges(peer.receipts) + len(peer.early | peer.stale_receipts):
                 raise Broken(f"{ranges} ranges tell {peer} {peer.receipts}, or {peer.early}, too")
 

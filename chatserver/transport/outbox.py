@@ -48,7 +48,7 @@ class Outbox:
     def put(self, packets: bytes) -> bool:
         """Queue whole packets, waiting for room; False where the outbox takes nothing more."""
         while not self._has_room(PUT_BYTES + len(packets)) and self.takes:
-            self._wait()
+            self.wait()
         if not self.takes:
             return False
         self._append(packets)
@@ -91,10 +91,15 @@ class Outbox:
             return run.messages
         return self._put_some(each_message(run), fate, self._admits)
 
+    def wait(self) -> None:
+        """Wait for the next time that bytes are sent, or that this is closed or freed."""
+        self._room = self._room or Event()
+        self._room.wait()
+
     def wait_while(self, condition: Callable[[], bool]) -> None:
         """Wait for something that changes when bytes are sent, or when this is closed or freed."""
         while condition() and self.takes:
-            self._wait()
+            self.wait()
 
     def has_room_for(self, run: Run) -> bool:
         """Whether deliver() would return without waiting."""
@@ -196,10 +201,6 @@ class Outbox:
     def _admits(self, cost: int) -> bool:
         return self._size + cost <= self._limit and not self.is_reserved
 
-    def _wait(self) -> None:
-        self._room = self._room or Event()
-        self._room.wait()
-
     def _wake(self) -> None:
         room, self._room = self._room, None
         if room:
@@ -210,7 +211,7 @@ class Outbox:
         cost = PUT_BYTES + MARK_BYTES if fate else PUT_BYTES
         for count, part in enumerate(parts):
             while not admits(cost + len(part)) and self.takes:
-                self._wait()
+                self.wait()
             if not self.takes:
                 return count
             self._append(part, 1, fate)

@@ -42,6 +42,11 @@ class Receipts:
             del ranges[:MAX_RANGES]
         return b"".join(packets)
 
+    @property
+    def pending_ranges(self) -> int:
+        """How many ranges are pending, of all levels."""
+        return sum(map(len, self._ranges.values()))
+
     def is_full(self) -> bool:
         """Whether so many ranges are pending that the sender must be throttled."""
         return any(len(ranges) > MAX_RANGES for ranges in self._ranges.values())
