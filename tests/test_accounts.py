@@ -196,7 +196,7 @@ def test_a_slow_disk_stalls_nobody_else(tmp_path: Path) -> None:
         door.status.close()
 
 
-def test_hashing_stalls_nobody_else_and_only_so_many_run_at_once() -> None:
+def test_hashing_stalls_nobody_else_and_runs_at_most_two_at_once() -> None:
     passwords = Passwords()
     running, most, lock = 0, 0, RealLock()
 

@@ -27,7 +27,7 @@ PAIRS = st.builds(
 
 
 @given(NUMBERS)
-def test_ranges_say_each_number_as_often_as_it_comes(numbers: list[int]) -> None:
+def test_ranges_list_each_number_as_often_as_it_occurs(numbers: list[int]) -> None:
     said = [number for first, last in ranges(numbers) for number in range(first, last + 1)]
     assert sorted(said) == sorted(numbers)
 

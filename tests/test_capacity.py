@@ -111,5 +111,5 @@ def test_without_a_rate_that_passed_there_is_no_capacity() -> None:
     assert "capacity   none found" in str(none)
 
 
-def test_a_search_that_was_stopped_says_so() -> None:
+def test_a_stopped_search_is_marked_as_incomplete() -> None:
     assert "1000 messages/s, but the search was stopped" in str(certificate(GOOD, complete=False))

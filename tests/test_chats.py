@@ -105,7 +105,7 @@ def test_the_room_of_deleted_rows_is_used_again(path: Path) -> None:
     assert len(set(sizes[1:])) == 1, sizes
 
 
-def test_a_removed_user_is_gone_from_every_chat_and_from_the_file(path: Path) -> None:
+def test_a_removed_user_disappears_from_every_chat_and_from_the_file(path: Path) -> None:
     secret = ["a secret " * 10] * 50  # more than a page
     with ChatFile(path, 1000) as opened:
         opened.write([batch(1, ALICE, BOB, *secret), batch(2, CAROL, ALICE, "a secret", waiting=1)], {})

@@ -238,7 +238,7 @@ def test_new_ids_go_up_also_after_reopening(database: Database) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 254, 255, 2**32 - 1, 2**53, 2**63 - 3])
-def test_the_largest_numbers_come_back_as_they_were(opened: Chats, number: int) -> None:
+def test_the_largest_numbers_survive_the_round_trip(opened: Chats, number: int) -> None:
     packets = WRAP[ALICE](b"\r\n\0\xff")
     rows = [ChatRow(number + n, ALICE, BOB, 2**33, 1, 1, packets, connection=2**62, first=2**40) for n in range(3)]
     opened.write(rows, {})
@@ -250,7 +250,7 @@ def test_the_largest_numbers_come_back_as_they_were(opened: Chats, number: int) 
     assert opened.mailbox(BOB, 0, 1000) == [rows[0], rows[2]]
 
 
-def test_all_who_have_a_chat_are_listed(opened: Chats) -> None:
+def test_all_users_with_a_chat_are_listed(opened: Chats) -> None:
     assert opened.users() == []
     opened.write([single(1, CAROL, CAROL)], {})
     assert opened.users() == [CAROL]
@@ -261,7 +261,7 @@ def test_all_who_have_a_chat_are_listed(opened: Chats) -> None:
 # Removal
 
 
-def test_a_removed_user_is_gone_from_every_chat_and_every_mailbox(database: Database) -> None:
+def test_a_removed_user_disappears_from_every_chat_and_mailbox(database: Database) -> None:
     rows = [
         batch(1, ALICE, BOB, "a", "b", waiting=2),
         single(2, CAROL, ALICE, waiting=1),

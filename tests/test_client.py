@@ -268,7 +268,7 @@ def test_an_invalid_id_keeps_the_old_partner(chatting: tuple[ChatClient, Peer]) 
     assert client.partner_id == before > 0
 
 
-def test_unknown_name_is_looked_up_once_more(alice: tuple[ChatClient, Peer], start: ServerStart) -> None:
+def test_an_unknown_name_is_looked_up_once_more(alice: tuple[ChatClient, Peer], start: ServerStart) -> None:
     client, peer = alice
     chat = start(client.chat, "carol")
     peer.log_in("alice", "bob")
@@ -509,7 +509,7 @@ def test_stalling_server_times_out(alice: tuple[ChatClient, Peer]) -> None:
 
 
 @pytest.mark.skipif(UNPATCHED in os.environ, reason="its fixture comes with gevent")
-def test_two_who_flood_each_other(server: ServerProcess, start: ServerStart) -> None:
+def test_two_clients_flood_each_other(server: ServerProcess, start: ServerStart) -> None:
     with ChatClient(server.host, server.port) as alice, ChatClient(server.host, server.port) as bob:
         alice.login("alice")
         bob.login("bob")

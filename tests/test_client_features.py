@@ -146,7 +146,7 @@ def test_a_brief_login_knows_only_itself_until_it_asks(pair: Pair, start: Server
     assert refresh.result(SECONDS) == client.online == {"bob": 1, "alice": 2}
 
 
-def test_what_comes_right_after_the_list_is_not_lost(pair: Pair, start: ServerStart) -> None:
+def test_packets_right_after_the_list_are_not_lost(pair: Pair, start: ServerStart) -> None:
     client, peer = pair
     login = start(client.login, "alice", features=ALL_FEATURES)
     peer.expect(PacketType.CONFIG)
@@ -252,7 +252,7 @@ def test_history_of_nothing(alice: Pair, start: ServerStart) -> None:
         assert history.result(SECONDS) == []
 
 
-def test_history_with_somebody_who_has_left(alice: Pair, start: ServerStart) -> None:
+def test_history_with_a_user_who_left(alice: Pair, start: ServerStart) -> None:
     client, peer = alice
     peer.send(BOB_LEFT)
     client.receive()

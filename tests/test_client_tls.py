@@ -163,7 +163,9 @@ def test_the_address_of_a_client_can_be_read_again(port: int, trust: ssl.SSLCont
         assert parse_address(client.address) == (HOST, port, True)
 
 
-def test_two_who_flood_each_other_lose_nothing(port: int, trust: ssl.SSLContext, pool: ThreadPoolExecutor) -> None:
+def test_two_clients_that_flood_each_other_lose_nothing(
+    port: int, trust: ssl.SSLContext, pool: ThreadPoolExecutor
+) -> None:
     with ChatClient(HOST, port, DEADLINE, trust) as alice, ChatClient(HOST, port, DEADLINE, trust) as bob:
         alice.login("alice")
         bob.login("bob")

@@ -53,7 +53,7 @@ def test_a_full_mailbox_takes_the_first_messages_of_a_run(open_backend: OpenBack
     assert read(bob) == texts("alice:one", "alice:two").packets
 
 
-def test_what_was_queued_for_a_user_who_leaves_is_in_its_mailbox(backend: Backend) -> None:
+def test_messages_queued_for_a_user_who_leaves_are_in_its_mailbox(backend: Backend) -> None:
     alice, bob = come(backend, "alice", mails=True), come(backend, "bob")
     assert backend.delivery.hand_over(alice, 2, texts("alice:one"), 1)[0] == 1
     go(backend, bob)

@@ -330,7 +330,7 @@ def test_a_breach_of_the_protocol_ends_it_after_the_packets_before(
     assert not call.done
 
 
-def test_a_server_that_closes_without_a_word_gives_no_reason(dialogue: Dialogue, feed: Feed) -> None:
+def test_a_server_that_closes_without_an_error_gives_no_reason(dialogue: Dialogue, feed: Feed) -> None:
     feed(message("bob", "hi"))
     dialogue.receive(b"")
     assert dialogue.ending == ("the server closed the connection", None)

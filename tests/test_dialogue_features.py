@@ -140,7 +140,7 @@ def test_a_body_that_does_not_parse_is_a_breach(dialogue: Dialogue, feed: Feed, 
 # Presence
 
 
-def test_who_is_online_follows_presence_in_ascending_id_order(dialogue: Dialogue, feed: Feed) -> None:
+def test_the_list_follows_presence_in_ascending_id_order(dialogue: Dialogue, feed: Feed) -> None:
     assert dialogue.online == {}
     dialogue.ask(login())
     feed(encode_user("dave", 4, 1) + encode_user("alice", 2, 1))
@@ -212,7 +212,7 @@ def test_messages_are_counted_and_nothing_else(dialogue: Dialogue) -> None:
     assert dialogue.sent == 3
 
 
-def test_what_does_not_go_out_counts_no_more(dialogue: Dialogue) -> None:
+def test_a_message_that_was_not_sent_does_not_count(dialogue: Dialogue) -> None:
     first, second, third = (encode(PacketType.MESSAGE, encode_string(text)) for text in (b"1", b"", b"3" * 136))
     assert dialogue.tell([b"1", b"", b"3" * 136]) == first + second + third
     dialogue.take_back(second + third)

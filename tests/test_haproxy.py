@@ -121,9 +121,7 @@ def test_clients_of_a_killed_node_are_disconnected_and_later_ones_get_another_no
         client.expect_pong()
 
 
-def test_users_whom_it_sends_to_different_nodes_chat(
-    tmp_path: Path, shared_redis: RedisServer, redis_prefix: str
-) -> None:
+def test_users_at_different_nodes_chat(tmp_path: Path, shared_redis: RedisServer, redis_prefix: str) -> None:
     with run_group(tmp_path, shared_redis.url, behind_haproxy=True, prefix=redis_prefix) as group:
         alice, bob = group.log_in("alice"), group.log_in("bob")
         assert all("logged in" in node.log for node in group.nodes)

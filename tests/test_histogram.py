@@ -36,7 +36,7 @@ def test_what_is_too_short_or_too_long_counts_as_the_shortest_or_longest(seconds
     assert histogram_of(seconds).percentile(100) == pytest.approx(counted, rel=1e-3)
 
 
-def test_percentiles_are_what_so_many_values_do_not_exceed() -> None:
+def test_a_percentile_is_the_value_that_this_share_does_not_exceed() -> None:
     histogram = histogram_of(*(milliseconds / 1000 for milliseconds in range(1, 1001)))
     assert histogram.count == 1000
     for percent, seconds in ((0.1, 0.001), (50, 0.5), (90, 0.9), (99, 0.99), (99.9, 0.999), (100, 1.0)):

@@ -108,7 +108,7 @@ def test_messages_that_arrive_in_order_balance() -> None:
     assert line(ledger) == PairBalance("ann", "bob", sent=3, delivered=3, refused=0, in_flight=0, faults={})
 
 
-def test_who_writes_to_itself_is_a_pair_like_any_other() -> None:
+def test_a_user_that_writes_to_itself_is_a_pair_like_any_other() -> None:
     ledger = ledger_of("ann")
     texts = send(ledger, 3, receiver="ann")
     assert ledger.pending("ann") == 3
@@ -131,7 +131,7 @@ def test_the_last_message_is_lost_if_it_never_arrives() -> None:
     assert findings(ledger) == ["lost: ann -> bob: 2"]
 
 
-def test_a_message_that_comes_twice_is_duplicated_and_delivered_once() -> None:
+def test_a_message_that_arrives_twice_is_duplicated_and_delivered_once() -> None:
     ledger = ledger_of("ann", "bob")
     first, second = send(ledger, 2)
     assert receive(ledger, first, second, first, second, first) == ["duplicated"] * 3
@@ -148,7 +148,7 @@ def test_a_message_that_others_have_overtaken_is_reordered_and_no_longer_lost() 
     assert line(ledger).delivered == 4
 
 
-def test_a_reordered_message_that_comes_again_is_duplicated() -> None:
+def test_a_reordered_message_that_arrives_again_is_duplicated() -> None:
     ledger = ledger_of("ann", "bob")
     first, second = send(ledger, 2)
     assert receive(ledger, second, first, first) == ["duplicated"]
@@ -220,7 +220,7 @@ def test_what_is_sent_while_somebody_is_not_online_may_be_missing() -> None:
     assert line(ledger) == PairBalance("ann", "bob", sent=3, delivered=1, refused=0, in_flight=2, faults={})
 
 
-def test_what_is_sent_to_somebody_who_never_came_may_be_missing() -> None:
+def test_a_message_to_a_user_who_never_logged_in_may_be_missing() -> None:
     ledger = ledger_of("ann")
     send(ledger)
     assert ledger.pending() == 0
@@ -464,7 +464,7 @@ def travelled(*senders: str) -> Ledger:
     return ledger
 
 
-def test_what_is_sent_to_somebody_who_is_away_has_to_arrive() -> None:
+def test_a_message_to_an_offline_user_must_arrive() -> None:
     ledger = travelled("ann")
     texts = send(ledger, 3)
     assert ledger.is_offline("bob")
@@ -474,7 +474,7 @@ def test_what_is_sent_to_somebody_who_is_away_has_to_arrive() -> None:
     assert findings(ledger) == ["lost: ann -> bob: 2"]
 
 
-def test_what_comes_out_of_a_mailbox_in_order_balances_with_what_is_sent_afterwards() -> None:
+def test_mail_in_order_balances_with_later_messages() -> None:
     ledger = travelled("ann")
     texts = send(ledger, 2)
     ledger.connect("bob")
@@ -482,7 +482,7 @@ def test_what_comes_out_of_a_mailbox_in_order_balances_with_what_is_sent_afterwa
     assert line(ledger) == PairBalance("ann", "bob", sent=4, delivered=4, refused=0, in_flight=0, faults={})
 
 
-def test_what_comes_out_of_a_mailbox_twice_or_late_is_found() -> None:
+def test_mail_that_arrives_twice_or_late_is_found() -> None:
     ledger = travelled("ann")
     first, second, third = send(ledger, 3)
     ledger.connect("bob")
@@ -490,7 +490,7 @@ def test_what_comes_out_of_a_mailbox_twice_or_late_is_found() -> None:
     assert findings(ledger) == ["duplicated: ann -> bob: 3", "reordered: ann -> bob: 1"]
 
 
-def test_what_comes_at_a_later_login_only_is_reordered_even_if_nothing_has_overtaken_it() -> None:
+def test_mail_that_arrives_at_a_later_login_is_reordered() -> None:
     ledger = travelled("ann")
     texts = send(ledger)
     ledger.connect("bob")
@@ -502,13 +502,13 @@ def test_what_comes_at_a_later_login_only_is_reordered_even_if_nothing_has_overt
     assert findings(ledger) == ["reordered: ann -> bob: 1"]
 
 
-def test_what_nobody_comes_for_is_lost() -> None:
+def test_mail_that_is_not_collected_is_lost() -> None:
     ledger = travelled("ann")
     send(ledger)
     assert findings(ledger) == ["lost: ann -> bob: 1"]
 
 
-def test_what_nobody_can_come_for_is_in_flight() -> None:
+def test_mail_that_cannot_be_collected_is_in_flight() -> None:
     ledger = travelled("ann")
     send(ledger)
     ledger.disconnect("bob")
@@ -519,7 +519,7 @@ def test_what_nobody_can_come_for_is_in_flight() -> None:
     assert findings(ledger) == ["lost: ann -> bob: 2"]
 
 
-def test_what_was_sent_before_the_server_knew_that_the_receiver_was_gone_may_be_missing() -> None:
+def test_a_message_sent_before_the_server_noticed_the_departure_may_be_missing() -> None:
     ledger = ledger_of("ann", "bob")
     ledger.disconnect("bob", in_order=True)
     send(ledger)
@@ -530,7 +530,7 @@ def test_what_was_sent_before_the_server_knew_that_the_receiver_was_gone_may_be_
     )
 
 
-def test_nobody_waits_for_what_waits_in_a_mailbox_until_its_owner_comes() -> None:
+def test_draining_does_not_wait_for_messages_in_a_mailbox() -> None:
     ledger = travelled("ann")
     send(ledger)
     assert [ledger.pending(name) for name in ("ann", "bob", None)] == [0, 0, 0]
@@ -573,7 +573,7 @@ def test_a_crash_excuses_what_is_not_durable_in_a_mailbox_even_of_a_sender_who_h
     assert line(ledger).in_flight == 1
 
 
-def test_after_a_crash_each_message_may_come_again_once_and_in_order() -> None:
+def test_after_a_crash_each_message_may_arrive_again_once_and_in_order() -> None:
     ledger = travelled("ann")
     first, second, third = send(ledger, 3)
     ledger.connect("bob")
@@ -590,7 +590,7 @@ def test_after_a_crash_each_message_may_come_again_once_and_in_order() -> None:
     )
 
 
-def test_nothing_may_come_again_to_somebody_whose_connection_did_not_end() -> None:
+def test_nothing_may_arrive_again_at_a_user_whose_connection_did_not_end() -> None:
     ledger = ledger_of("ann", "bob", "cat")
     texts = send(ledger)
     receive(ledger, *texts)
@@ -626,7 +626,7 @@ def test_a_message_in_a_mailbox_cannot_have_been_delivered() -> None:
     assert not ledger.is_in_mailbox("ann", "bob", 2)
 
 
-def test_something_may_wait_for_whoever_has_not_got_all() -> None:
+def test_mail_may_wait_for_a_user_who_did_not_get_everything() -> None:
     ledger = travelled("ann", "cat")
     send(ledger)
     receive(ledger, *send(ledger, receiver="cat"), receiver="cat")
@@ -635,7 +635,7 @@ def test_something_may_wait_for_whoever_has_not_got_all() -> None:
     assert ledger.receivers_with_mail() == ["bob"]
 
 
-def test_a_name_is_new_until_it_has_come() -> None:
+def test_a_name_is_new_until_its_first_login() -> None:
     ledger = travelled("ann")
     assert [ledger.is_new(name) for name in ("ann", "bob", "cat")] == [False, False, True]
 

@@ -35,7 +35,7 @@ def test_lines_of_a_script(server: ServerProcess, bob: ChatClient, lines: StartL
     assert "".join(texts[2:]) == "long " * 60
 
 
-def test_messages_come_out_plain(server: ServerProcess, bob: ChatClient, lines: StartLines) -> None:
+def test_messages_are_printed_plainly(server: ServerProcess, bob: ChatClient, lines: StartLines) -> None:
     alice = lines("alice", server.address)
     alice.wait_for(r"^\* online")
     bob.chat("alice")
@@ -47,7 +47,7 @@ def test_messages_come_out_plain(server: ServerProcess, bob: ChatClient, lines: 
     assert alice.wait() == 0
 
 
-def test_goes_on_receiving_for_a_while(server: ServerProcess, bob: ChatClient, lines: StartLines) -> None:
+def test_linger_receives_for_a_while(server: ServerProcess, bob: ChatClient, lines: StartLines) -> None:
     alice = lines("--linger", 60, "alice", server.address, typed="")
     alice.wait_for(r"^\* online")
     bob.chat("alice")
@@ -100,7 +100,7 @@ def test_a_line_that_fails(
         bob.receive(timeout=0)
 
 
-def test_scripts_ask_for_past_chats_and_mailboxes_alone(scripted: ScriptedServer, lines: StartLines) -> None:
+def test_scripts_ask_only_for_history_and_mailboxes(scripted: ScriptedServer, lines: StartLines) -> None:
     alice = lines("alice", scripted.address, typed="")
     with scripted.accept() as peer:
         peer.greet()

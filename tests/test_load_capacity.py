@@ -76,7 +76,7 @@ def test_a_rate_with_faults_does_not_count(server: ServerProcess, tmp_path: Path
     assert run.is_balanced
 
 
-def test_users_who_wait_for_what_is_late_leave_the_processor_alone(server: ServerProcess, tmp_path: Path) -> None:
+def test_users_waiting_for_late_messages_use_no_cpu(server: ServerProcess, tmp_path: Path) -> None:
     begin, used = time.monotonic(), cpu_seconds()
     with FaultyProxy(server.host, server.port, swallow_after(1)) as proxy:
         options = ("--host", proxy.address, "--users", USERS, "--first-rate", 20, "--trial-time", 1, "--drain", 6)

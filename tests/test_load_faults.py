@@ -120,7 +120,7 @@ def test_a_message_with_one_wrong_bit_is_named(server: ServerProcess, tmp_path: 
     assert run.rows["deliver"].failures == 1
 
 
-def test_a_message_that_goes_to_somebody_else_is_named(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_misdelivered_message_is_named(server: ServerProcess, tmp_path: Path) -> None:
     run, damaged = run_damaged(server, misdeliver(60), tmp_path)
     expect_failure(run, misdelivered=1, lost=1)
     assert run.findings["lost"] == damaged
@@ -139,7 +139,7 @@ def test_messages_that_nothing_follows_are_lost_as_well(server: ServerProcess, t
     assert run.ledger["delivered"] == 99
 
 
-def test_what_comes_late_is_measured_and_passes(server: ServerProcess, tmp_path: Path) -> None:
+def test_late_messages_are_measured_and_pass(server: ServerProcess, tmp_path: Path) -> None:
     run, _ = run_damaged(server, delay(0.1), tmp_path)
     assert run.status == 0, run.explain()
     assert run.is_balanced
@@ -147,7 +147,7 @@ def test_what_comes_late_is_measured_and_passes(server: ServerProcess, tmp_path:
     assert 0.1 <= run.rows["deliver"].times["p50"] < 10
 
 
-def test_what_comes_too_late_fails_by_the_condition(server: ServerProcess, tmp_path: Path) -> None:
+def test_messages_that_are_too_late_fail_the_condition(server: ServerProcess, tmp_path: Path) -> None:
     run, _ = run_damaged(server, delay(0.1), tmp_path, "--fail-if", "deliver.p50>80ms")
     assert run.status == 1, run.explain()
     assert run.failed == {"deliver.p50 > 80 ms"}
@@ -163,7 +163,7 @@ def test_a_pause_shows_in_the_highest_latencies(server: ServerProcess, tmp_path:
     assert run.rows["deliver"].times["max"] >= 0.45
 
 
-def test_what_has_not_come_when_the_time_to_drain_is_over_is_lost(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_message_missing_after_the_drain_time_is_lost(server: ServerProcess, tmp_path: Path) -> None:
     def late(link: ProxiedConnection, packet: bytes, number: int) -> None:
         link.put(packet, 60.0 if number > 50 else 0.0)
 
@@ -173,7 +173,7 @@ def test_what_has_not_come_when_the_time_to_drain_is_over_is_lost(server: Server
     assert run.ledger["lost"] > 20
 
 
-def test_what_comes_before_the_time_to_drain_is_over_is_delivered(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_message_that_arrives_within_the_drain_time_is_delivered(server: ServerProcess, tmp_path: Path) -> None:
     run, _ = run_damaged(server, stall(50, 3.5), tmp_path, "--drain", 20)
     assert run.status == 0, run.explain()
     assert run.is_balanced
@@ -183,7 +183,7 @@ def test_what_comes_before_the_time_to_drain_is_over_is_delivered(server: Server
 # A server that stands still, or dies
 
 
-def test_a_server_that_stands_still_cannot_slow_down_what_measures_it(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_paused_server_cannot_slow_down_the_load_tester(server: ServerProcess, tmp_path: Path) -> None:
     users, rate = 10, 20
     with start_locust(tmp_path, *load(server.address, users, 10, rate=rate), "Chatter") as locust:
         locust.wait_for_users()
@@ -257,7 +257,7 @@ def test_users_come_back_when_the_server_does(start_server: StartServer, tmp_pat
     assert "Traceback" not in run.log
 
 
-def test_an_error_that_comes_with_the_last_pong_counts_for_its_pair(tmp_path: Path) -> None:
+def test_an_error_that_arrives_with_the_last_pong_counts_for_its_pair(tmp_path: Path) -> None:
     visitors = tmp_path / "visitor.py"
     visitors.write_text("from chat import Reconnector\n\n\nclass Visitor(Reconnector):\n    fixed_count = 1\n")
     with (
@@ -284,7 +284,7 @@ def test_an_error_that_comes_with_the_last_pong_counts_for_its_pair(tmp_path: Pa
     assert run.ledger["refused"] == 1
 
 
-def test_a_refusal_to_choose_a_partner_that_comes_when_the_run_is_over_is_about_no_message(tmp_path: Path) -> None:
+def test_a_late_refusal_of_a_partner_is_not_counted_for_a_message(tmp_path: Path) -> None:
     with (
         ScriptedServer() as server,
         start_locust(tmp_path, *load(server.address, 1), "Chatter") as locust,

@@ -54,7 +54,7 @@ def test_with_all_features_each_has_its_row_and_the_mailboxes_are_complete(
         (("--features", "history", "Chatter", "Traveller"), 1, "Traveller needs --features mailbox"),
     ],
 )
-def test_features_that_are_none_or_too_few_are_told_before_the_run(
+def test_unknown_or_missing_features_are_reported_before_the_run(
     tmp_path: Path, options: tuple[str, ...], status: int, text: str
 ) -> None:
     expect_refusal(run_locust(tmp_path, *load("127.0.0.1:1", 4, 60), *options), text, status)
@@ -96,7 +96,7 @@ def test_each_of_two_processes_has_its_travellers(server: ServerProcess, tmp_pat
 
 
 @pytest.mark.slow
-def test_features_are_set_anew_for_each_run_in_the_web_page(server: ServerProcess, tmp_path: Path) -> None:
+def test_features_can_be_changed_for_each_run_in_the_web_page(server: ServerProcess, tmp_path: Path) -> None:
     port = free_port()
     options = (*load(server.address, 12), "--web-host", "127.0.0.1", "--web-port", port)
     with start_locust(tmp_path, *options, headless=False) as locust:

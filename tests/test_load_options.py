@@ -25,7 +25,7 @@ def test_the_defaults_are_right() -> None:
         ({"pairing": "star"}, "--pairing: 'star' is not one of pairs, ring"),
     ],
 )
-def test_what_is_wrong_is_told_and_does_not_come_again(changed: dict[str, object], told: str) -> None:
+def test_invalid_options_are_reported_once(changed: dict[str, object], told: str) -> None:
     wrong = options(**changed)
     assert check(wrong, most_bytes=125) == told
     assert vars(wrong) == DEFAULTS

@@ -45,7 +45,7 @@ def test_truthful_receipts_in_any_order_stand_for_each_message_once(
     assert sorted(found[STORED]) == sorted(found[DELIVERED]) == kept
 
 
-def test_a_receipt_for_what_has_not_been_sent_is_wrong_and_stands_for_what_has() -> None:
+def test_a_receipt_for_unsent_messages_is_wrong_but_counts_for_the_sent_ones() -> None:
     assert sent(2).reach(STORED, 2, 4) == ([2], "for message 4, when 2 had been sent")
     assert sent(0).reach(STORED, 1, 2**32 - 1) == ([], f"for message {2**32 - 1}, when 0 had been sent")
 
@@ -57,7 +57,7 @@ def test_a_second_receipt_of_the_same_level_is_wrong_and_one_of_the_other_level_
     assert receipts.reach(DELIVERED, 1, 3) == ([1, 2, 3], "")
 
 
-def test_receipts_for_more_messages_than_were_not_refused_are_wrong_whichever_comes_first() -> None:
+def test_more_receipts_than_unrefused_messages_are_wrong_in_any_order() -> None:
     receipts = sent(3)
     assert receipts.refuse() == []
     assert receipts.reach(STORED, 1, 3) == ([1, 2, 3], "for messages 1 to 3, although 1 were refused")

@@ -140,7 +140,7 @@ def test_a_message_that_no_packet_takes_ends_the_run_with_one_error(server: Serv
 
 
 @pytest.mark.slow
-def test_a_class_of_users_may_run_alone(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_single_class_of_users_can_run(server: ServerProcess, tmp_path: Path) -> None:
     expect_clean(run := run_until(tmp_path, {"refresh": 4}, *load(server.address, 4), "Refresher"))
     assert run.rows.keys() == {"connect", "login", "refresh"}
     assert run.pairs == 0
@@ -183,7 +183,7 @@ def test_the_ledger_is_written_as_a_line_for_each_pair(server: ServerProcess, tm
 
 @pytest.mark.parametrize("option", ["--histogram", "--ledger"])
 @pytest.mark.parametrize("file", ["missing/file", "."])
-def test_a_file_that_cannot_be_written_is_told_before_the_run(tmp_path: Path, option: str, file: str) -> None:
+def test_a_file_that_cannot_be_written_is_reported_before_the_run(tmp_path: Path, option: str, file: str) -> None:
     run = run_locust(tmp_path, *load("127.0.0.1:1", 4, 60), option, file)
     expect_refusal(run, f"argument {option}: {file} cannot be written")
 
@@ -228,7 +228,7 @@ def test_users_without_a_place_in_the_server_fail_to_log_in(start_server: StartS
 
 
 @pytest.mark.slow
-def test_who_still_waits_for_a_place_when_the_run_ends_has_failed(start_server: StartServer, tmp_path: Path) -> None:
+def test_a_user_still_waiting_for_a_place_at_the_end_has_failed(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--pool-size", 4)
     with start_locust(tmp_path, *load(server.address, 6), "--timeout", 60, "Chatter") as locust:
         locust.wait_for_counts({"login": 4, "deliver": 1})
@@ -240,7 +240,7 @@ def test_who_still_waits_for_a_place_when_the_run_ends_has_failed(start_server: 
     assert run.rows["login"].times["max"] > 1.5
 
 
-def test_users_whom_the_server_refuses_fail_with_its_reason(start_server: StartServer, tmp_path: Path) -> None:
+def test_refused_users_fail_with_the_servers_reason(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--max-users", 2)
     run = run_until(tmp_path, {"login": 4, "deliver": 1}, *load(server.address, 4), "Chatter")
     assert run.status == 1, run.explain()

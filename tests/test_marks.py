@@ -69,7 +69,7 @@ def test_each_partner_has_marks_of_their_own() -> None:
     assert marks.stage(CAROL)[0] is Stage.DELIVERED
 
 
-def test_a_receipt_may_come_before_we_know_the_numbers() -> None:
+def test_a_receipt_may_arrive_before_the_numbers_are_known() -> None:
     marks = Marks()
     marks.begin()
     marks.reach(delivered(1, 2))
@@ -102,7 +102,7 @@ def test_messages_without_a_receipt_are_the_refused_ones() -> None:
     assert marks.stage(BOB)[0] is Stage.DELIVERED
 
 
-def test_an_error_may_come_before_the_text_is_sent_whole() -> None:
+def test_an_error_may_arrive_before_the_whole_text_is_sent() -> None:
     marks = Marks()
     marks.begin()
     marks.refuse(Reason.USER_NOT_ONLINE)

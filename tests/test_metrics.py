@@ -162,7 +162,7 @@ def test_delays_by_the_rate_are_counted(start_server: StartServer) -> None:
 # What becomes of messages
 
 
-def test_messages_are_counted_as_delivered_when_they_have_gone_out(measured: ServerProcess) -> None:
+def test_messages_count_as_delivered_once_they_are_sent(measured: ServerProcess) -> None:
     alice, bob = measured.log_in("alice"), measured.log_in("bob")
     alice.chat_with(2)
     for number in range(50):

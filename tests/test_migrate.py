@@ -166,7 +166,7 @@ def test_a_server_starts_on_a_migrated_folder_and_delivers_the_mail(group: Group
         assert "removed" not in server.log
 
 
-def test_a_migration_that_is_done_may_be_run_again_and_says_so(folder: Path, group: Group, tmp_path: Path) -> None:
+def test_a_finished_migration_can_be_run_again_and_says_so(folder: Path, group: Group, tmp_path: Path) -> None:
     admin(folder, "migrate", *group.options)
     found = group.found
     again = admin(folder, "migrate", *group.options)
@@ -187,7 +187,7 @@ def test_an_empty_database_and_one_without_chats_are_carried_too(group: Group, t
     assert in_folder(tmp_path / "back") == Found([], {}, 1, [])
 
 
-def test_chats_of_users_who_have_been_removed_are_left_behind(engine: Engine, group: Group, tmp_path: Path) -> None:
+def test_chats_of_removed_users_are_not_migrated(engine: Engine, group: Group, tmp_path: Path) -> None:
     make_database(tmp_path / "data", {"alice": None, "bob": None}, [], removed=[2])
     with ChatFile(tmp_path / "data" / "chats.db", 100) as chats:
         chats.write([message(1, 1, 2, waiting=1), message(2, 1, 1), message(3, 2, 1, waiting=1)], {})
@@ -364,7 +364,7 @@ def test_a_repeated_migration_includes_later_changes_in_the_folder(
 # Refused
 
 
-def test_another_database_in_redis_is_left_alone(folder: Path, group: Group, engine: Engine) -> None:
+def test_another_database_in_redis_is_left_unchanged(folder: Path, group: Group, engine: Engine) -> None:
     with RedisStorage(Directory(engine, lease=60), PLENTY, 255) as storage:
         storage.sign_up("alice", None)
     before = group.found
@@ -381,7 +381,7 @@ def test_a_group_in_use_since_is_not_overwritten(folder: Path, group: Group, eng
     assert group.found.rows[-1].id == 100
 
 
-def test_half_of_another_database_is_left_alone(
+def test_half_of_another_database_is_left_unchanged(
     folder: Path, group: Group, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_database(tmp_path / "other", {"zoe": None, "alice": None, "eve": None}, [], removed=[])
@@ -439,7 +439,7 @@ def test_two_migrations_at_once_do_not_mix(folder: Path, engine: Engine, group: 
     assert group.found == in_folder(tmp_path / "other")
 
 
-def test_a_folder_with_anything_else_in_it_is_left_alone(
+def test_a_folder_with_other_files_is_left_unchanged(
     folder: Path, group: Group, engine: Engine, tmp_path: Path
 ) -> None:
     carry(folder, engine, silent)
@@ -459,7 +459,7 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(
     Directory(engine, lease=60).join()
 
 
-def test_a_folder_that_somebody_else_writes_is_left_alone(folder: Path, engine: Engine, tmp_path: Path) -> None:
+def test_a_folder_in_use_by_another_process_is_left_unchanged(folder: Path, engine: Engine, tmp_path: Path) -> None:
     carry(folder, engine, silent)
     (tmp_path / "back").mkdir()
     with (tmp_path / "back" / "lock").open("w") as lock:

@@ -42,7 +42,7 @@ def waiting(greenlet: "Greenlet[Any, Any]") -> bool:
     return not greenlet.dead
 
 
-def test_what_is_put_comes_out_in_order_and_joined() -> None:
+def test_packets_leave_the_outbox_in_order_and_joined() -> None:
     box = outbox(100)
     assert box.put(b"ab")
     assert box.put_each([b"c", b"d"]) == 2

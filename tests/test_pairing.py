@@ -16,12 +16,12 @@ def pairing_of(kind: str, *users: int) -> Pairing:
     return pairing
 
 
-def test_pairs_write_to_each_other_and_who_is_alone_to_itself() -> None:
+def test_pairs_write_to_each_other_and_a_user_without_a_partner_to_itself() -> None:
     pairing = pairing_of("pairs", 3, 0, 2, 1, 4)
     assert [pairing.partner(user) for user in range(5)] == [1, 0, 3, 2, 4]
 
 
-def test_in_a_ring_each_writes_to_the_next_who_is_here_and_the_last_to_the_first() -> None:
+def test_in_a_ring_each_user_writes_to_the_next_present_one_and_the_last_to_the_first() -> None:
     pairing = pairing_of("ring", 7, 1, 4)
     assert [pairing.partner(user) for user in (1, 4, 7)] == [4, 7, 1]
     assert pairing_of("ring", 3).partner(3) == 3
@@ -34,7 +34,7 @@ def test_pairs_are_mutual(users: list[int]) -> None:
 
 
 @given(USERS)
-def test_a_ring_goes_round_all_who_are_here(users: list[int]) -> None:
+def test_a_ring_includes_all_present_users(users: list[int]) -> None:
     pairing = pairing_of("ring", *users)
     user, seen = users[0], set()
     for _ in users:
@@ -44,7 +44,7 @@ def test_a_ring_goes_round_all_who_are_here(users: list[int]) -> None:
 
 
 @pytest.mark.parametrize("kind", PAIRINGS)
-def test_who_is_not_here_is_written_to_by_nobody_but_itself(kind: str) -> None:
+def test_an_absent_user_is_nobodys_partner_except_its_own(kind: str) -> None:
     pairing = pairing_of(kind, 0, 1, 2, 3)
     pairing.remove(1)
     assert pairing.present == [0, 2, 3]
@@ -52,7 +52,7 @@ def test_who_is_not_here_is_written_to_by_nobody_but_itself(kind: str) -> None:
     assert Pairing(kind).partner(5) == 5
 
 
-def test_the_version_changes_whenever_somebody_comes_or_goes() -> None:
+def test_the_version_changes_whenever_a_user_joins_or_leaves() -> None:
     pairing = Pairing("pairs")
     versions = [pairing.version]
     for change, user in ((pairing.add, 1), (pairing.add, 2), (pairing.remove, 1)):

@@ -66,7 +66,7 @@ def test_a_moment_at_the_end_itself_is_after_it() -> None:
 
 
 @pytest.mark.parametrize("end", [10.0, float("inf")])
-def test_at_rate_0_nothing_is_ever_due(end: float) -> None:
+def test_at_rate_0_nothing_is_due(end: float) -> None:
     schedule = Schedule(rate=0.0, start=0.0, end=end)
     assert not schedule.is_due(1e12)
     assert schedule.due == inf

@@ -53,7 +53,7 @@ def choose(alice: ScreenProgram, who: str, name: str) -> None:
 # Who comes and goes
 
 
-def test_who_comes_and_goes_is_told(server: ServerProcess, terminal: StartTerminal) -> None:
+def test_arrivals_and_departures_are_shown(server: ServerProcess, terminal: StartTerminal) -> None:
     with online(server, "bob"):
         alice = start(terminal, server.address)
         alice.wait_for(r"^\* online: bob \(1\), alice \(you\)\nalice>$")
@@ -63,7 +63,7 @@ def test_who_comes_and_goes_is_told(server: ServerProcess, terminal: StartTermin
     assert "bob is online" not in alice.text
 
 
-def test_when_the_partner_leaves_it_is_told_what_becomes_of_messages(
+def test_when_the_partner_leaves_the_program_says_where_messages_go(
     server: ServerProcess, terminal: StartTerminal
 ) -> None:
     sign_up(server, "bob")
@@ -76,7 +76,7 @@ def test_when_the_partner_leaves_it_is_told_what_becomes_of_messages(
     alice.wait_for(r"^\* carol has left$")
 
 
-def test_names_of_who_comes_and_goes_do_not_act_on_the_terminal(
+def test_names_in_presence_notices_do_not_act_on_the_terminal(
     scripted: ScriptedServer, terminal: StartTerminal
 ) -> None:
     alice, peer = start_scripted(scripted, terminal)
@@ -91,7 +91,7 @@ def test_names_of_who_comes_and_goes_do_not_act_on_the_terminal(
     assert "\u202e".encode() not in alice.raw
 
 
-def test_tab_completes_who_has_left_too(server: ServerProcess, terminal: StartTerminal) -> None:
+def test_tab_completes_users_who_left_too(server: ServerProcess, terminal: StartTerminal) -> None:
     alice = start(terminal, server.address)
     with online(server, "barbara"):
         alice.wait_for(r"^\* barbara is online\nalice>$")
@@ -105,7 +105,7 @@ def test_tab_completes_who_has_left_too(server: ServerProcess, terminal: StartTe
 # Being away
 
 
-def test_what_waited_comes_with_a_greeting(server: ServerProcess, terminal: StartTerminal) -> None:
+def test_waiting_mail_is_shown_with_a_greeting(server: ServerProcess, terminal: StartTerminal) -> None:
     sign_up(server, "alice")
     with online(server, "bob") as bob, online(server, "carol") as carol:
         for client, texts in ((bob, ["are you there?", "well, later"]), (carol, ["me too"])):
@@ -137,7 +137,7 @@ def test_where_nothing_waited_there_is_no_greeting(scripted: ScriptedServer, ter
     assert "away" not in alice.text
 
 
-def test_a_mailbox_ends_where_the_server_handles_what_comes_after_the_login(
+def test_a_mailbox_ends_before_the_server_handles_the_next_packet(
     scripted: ScriptedServer, terminal: StartTerminal
 ) -> None:
     alice = terminal("alice", scripted.address)
@@ -149,7 +149,7 @@ def test_a_mailbox_ends_where_the_server_handles_what_comes_after_the_login(
         alice.wait_for(r"^\* while you were offline: 1 message; .*\nbob: late\n\* to answer: /chat bob\nalice>$")
 
 
-def test_a_long_mailbox_comes_whole(server: ServerProcess, terminal: StartTerminal) -> None:
+def test_a_long_mailbox_arrives_complete(server: ServerProcess, terminal: StartTerminal) -> None:
     sign_up(server, "alice")
     with online(server, "bob") as bob:
         bob.chat(1)

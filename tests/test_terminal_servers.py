@@ -48,7 +48,7 @@ def test_reconnects_and_restores_the_partner(start_server: StartServer, terminal
     alice.wait_for("^alice: and back$")
 
 
-def test_a_partner_who_is_away_is_restored_too(start_server: StartServer, terminal: StartTerminal) -> None:
+def test_an_offline_partner_is_restored_too(start_server: StartServer, terminal: StartTerminal) -> None:
     server = start_server("--port", free_port())
     with ChatClient(server.host, server.port) as bob:
         bob.login("bob")

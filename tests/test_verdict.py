@@ -65,7 +65,7 @@ def results(judged: Verdict) -> dict[str, str]:
         ("missing reports>0", Condition("", "missing_reports", ">", 0, "")),
     ],
 )
-def test_a_condition_is_read_as_it_is_meant(text: str, condition: Condition) -> None:
+def test_a_condition_is_parsed_as_intended(text: str, condition: Condition) -> None:
     assert parse_condition(text) == condition
 
 
@@ -94,7 +94,7 @@ def test_a_condition_is_read_as_it_is_meant(text: str, condition: Condition) -> 
         ("lost>1s", "nothing else has a unit"),
     ],
 )
-def test_a_bad_condition_is_told_what_is_wrong_with_it(text: str, complaint: str) -> None:
+def test_an_invalid_condition_gets_an_error_that_says_why(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         parse_condition(text)
 
@@ -110,7 +110,7 @@ SUBJECTS = st.tuples(ROWS | st.just("chat init"), TIMES | OTHERS) | st.tuples(
 
 
 @given(subject=SUBJECTS, sign=st.sampled_from([">", ">=", "<", "<="]), limit=st.floats(0, 1e15))
-def test_a_condition_reads_back_as_it_is_shown(subject: tuple[str, tuple[str, str]], sign: str, limit: float) -> None:
+def test_a_printed_condition_can_be_parsed_again(subject: tuple[str, tuple[str, str]], sign: str, limit: float) -> None:
     name, (figure, unit) = subject
     condition = Condition(name, figure, sign, limit, unit)
     assert parse_condition(str(condition)) == condition
@@ -288,5 +288,5 @@ def test_the_table_is_for_people() -> None:
         (BUSY, "INVALID: the load generator itself was the bottleneck, so its latencies say nothing (exit status 3)"),
     ],
 )
-def test_the_last_line_of_the_table_says_what_it_comes_to(load: GeneratorLoad, last: str) -> None:
+def test_the_last_line_of_the_table_states_the_result(load: GeneratorLoad, last: str) -> None:
     assert verdict(load=load).table().splitlines()[-1] == last

@@ -46,7 +46,7 @@ def open_timers() -> int:
 
 
 @pytest.mark.skipif(Wakeup is LoopWakeup or sys.platform != "linux", reason="this system has no timerfd")
-def test_who_is_killed_while_waiting_leaves_no_descriptor() -> None:
+def test_a_user_killed_while_waiting_leaves_no_descriptor() -> None:
     wait_for("the timers of other tests to be closed", lambda: open_timers() == 0)
     alarm = KernelWakeup()
     waiting = gevent.spawn(alarm.wait_until, monotonic() + 3600)
