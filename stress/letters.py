@@ -1,4 +1,4 @@
-"""An honest user who writes to one who is away half of the time, with every feature, while others attack the server."""
+"""An honest user writes to another one who is offline half of the time, with every feature, during attacks."""
 
 import socket
 import time

@@ -20,7 +20,7 @@ MAILBOX_MESSAGES = 5
 
 @dataclass(eq=False, slots=True)
 class Model:
-    """Who has signed up, who is online, what was said. `keeps` is whether past chats are kept at all."""
+    """The users, who of them is online, and their messages. `keeps`: whether there is history at all."""
 
     keeps: bool = True
     ids: dict[str, int] = field(default_factory=dict)

@@ -37,7 +37,7 @@ class ModelClient:
     presence: dict[int, list[bytes]] = field(default_factory=dict)  # the same by user, in order
     stale_receipts: set[Numbered] = field(default_factory=set)  # that may come, and need not
     stale_presence: set[bytes] = field(default_factory=set)  # the same
-    asking: object | None = None  # for receipts: another one each time that it asks anew
+    asking: object | None = None  # for receipts: a new object for each request
 
     def __str__(self) -> str:
         return f"{self.name or 'who has not logged in'} ({self.user_id})"
@@ -83,7 +83,7 @@ class ModelClient:
         return packet
 
     def has_all(self) -> None:
-        """Nothing is under way to it."""
+        """Nothing is in flight to it."""
         for message in self.heard:
             message.reach(DELIVERED, surely=True)
         self.heard.clear()

@@ -20,7 +20,7 @@ class Flood:
         self._sent = 0
 
     def push(self, timeout: float = 0.0) -> bool:
-        """Send some more; False if the server takes nothing for `timeout` seconds."""
+        """Send some more; False if the server accepts nothing for `timeout` seconds."""
         self._client.socket.settimeout(timeout)
         try:
             self._sent += self._client.socket.send(self._many[self._sent % len(self._packet) :])
@@ -31,7 +31,7 @@ class Flood:
         return True
 
     def until_stuck(self, timeout: float) -> None:
-        """Send until the server takes nothing for `timeout` seconds."""
+        """Send until the server accepts nothing for `timeout` seconds."""
         while self.push(timeout):
             pass
 

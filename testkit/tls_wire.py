@@ -18,7 +18,7 @@ SSL_KEY_UPDATE_REQUESTED = 1
 
 
 class TracedTlsSocket(socket.socket):
-    """Takes over a connected socket. `send` writes one record, and takes nothing more until that one has been sent."""
+    """Takes over a connected socket. `send` writes one record, and accepts no more until that one has been sent."""
 
     def __init__(self, plain: socket.socket, trust: ssl.SSLContext) -> None:
         super().__init__(plain.family, plain.type, plain.proto, plain.detach())

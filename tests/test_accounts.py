@@ -1,4 +1,4 @@
-"""Who may come in, where it matters what else happens meanwhile: races, and a database that fails."""
+"""Logins when other things happen meanwhile: races, and a database that fails."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -224,7 +224,7 @@ def test_hashing_stalls_nobody_else_and_runs_at_most_two_at_once() -> None:
 
 
 class SlowPasswords(Passwords):
-    """Hashes are compared when the test says so."""
+    """Hashes are compared at a moment that the test chooses."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ def locked(server: ServerProcess) -> Iterator[sqlite3.Connection]:
 
 
 def mail_for_bob(server: ServerProcess, count: int) -> Wire:
-    """alice writes numbered messages to bob (1), who is away; all are on disk."""
+    """alice writes numbered messages to bob (1), who is offline; all are on disk."""
     server.visit("bob")
     alice = server.log_in("alice", features=Feature.MAILBOX)
     alice.chat_with(1)

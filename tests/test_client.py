@@ -331,7 +331,7 @@ def test_send_goes_on_reading_while_it_waits_for_room(chatting: tuple[ChatClient
     fill(client)
     flood = message("bob", "y" * 100) * 20_000
     start(client.send, "and on")
-    peer.send(flood)  # ends only if the client reads, though its own send stands still
+    peer.send(flood)  # ends only if the client reads while its own send is blocked
     assert client.receive() == MessageReceived("bob", "y" * 100)
     while parse_text(peer.expect(PacketType.MESSAGE)) != b"and on":
         pass

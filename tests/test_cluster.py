@@ -222,7 +222,7 @@ def test_a_message_between_nodes_is_counted_at_both(
         assert figures["chat_messages_in_flight"] == 0
 
 
-# A node that dies, or stands still
+# A node that fails or is paused
 
 
 def test_a_node_that_is_killed_has_its_users_offline_after_the_lease_and_their_names_are_free(
@@ -318,7 +318,7 @@ def test_a_node_that_stops_says_goodbye_and_its_users_are_offline_at_once(
     assert list_again(alice, "alice") == {"alice": 2}
 
 
-# Redis that is away
+# Redis is away
 
 
 @pytest.mark.slow

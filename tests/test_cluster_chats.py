@@ -1,4 +1,4 @@
-"""Chats in Redis, beyond test_chats_contract.py: mail for who is away, what is asked for twice, users who go."""
+"""Chats in Redis, beyond test_chats_contract.py: mail for offline users, repeated requests, removed users."""
 
 from collections.abc import Iterator
 

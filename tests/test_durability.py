@@ -65,7 +65,7 @@ def parse(trace: str) -> list[Call]:
 
 
 def appends(calls: Sequence[Call], folder: Path) -> list[Call]:
-    """The writes of whole lines. A status overwritten in place is made anew at each start, and needs no fsync."""
+    """The writes of whole lines. A status overwritten in place is rewritten at each start and needs no fsync."""
     return [call for call in calls if call.is_write and Path(call.file).parent == folder and '\\n"' in call.arguments]
 
 

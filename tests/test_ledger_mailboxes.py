@@ -124,7 +124,7 @@ class TruthfulPost(RuleBasedStateMachine):
 
     @rule(who=WHO)
     def leave(self, who: str) -> None:
-        """In order: all that was sent is handled, and nothing is under way any more."""
+        """In order: everything sent is handled, and nothing is in flight any more."""
         link = self._links[who]
         if link.is_in and link.served and not (link.up or link.out or link.down or self._ledger.pending(who)):
             self._ledger.settle(who)
@@ -221,7 +221,7 @@ class TruthfulPost(RuleBasedStateMachine):
             assert line.unbalanced == 0
 
     def teardown(self) -> None:
-        """Who comes for what still waits finds all of it; then the books balance, and say what has happened."""
+        """A user who collects its mail finds all of it; then the ledger balances."""
         for who in USERS:
             if not (self._links[who].is_in and self._links[who].served):
                 self.hang_up(who)

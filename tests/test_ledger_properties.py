@@ -40,7 +40,7 @@ class Link:
 
 
 class TruthfulNetwork(RuleBasedStateMachine):
-    """Users come and go while their messages and the refusals are under way; the server does nothing wrong.
+    """Users log in and leave while their messages and the refusals are in flight; the server makes no mistake.
 
     Everybody learns of everything late: the server of a user who hung up, a user of the server's hanging up, a sender
     that its receiver is gone. What is on a connection that ends may still be read or not, but never out of order.
@@ -54,7 +54,7 @@ class TruthfulNetwork(RuleBasedStateMachine):
         self._sent: Counter[tuple[str, str]] = Counter()
         self._delivered: Counter[tuple[str, str]] = Counter()
         self._refused: Counter[tuple[str, str]] = Counter()
-        self._expected: list[Packet] = []  # under way, sent since both ends are online
+        self._expected: list[Packet] = []  # in flight, sent since both ends are online
         for who in USERS:
             self._links[who] = Link()
             self.read(who, 1)
@@ -164,7 +164,7 @@ class TruthfulNetwork(RuleBasedStateMachine):
 
     @rule(times=st.integers(1, 3), first=WHO)
     def flow(self, times: int, first: str) -> None:
-        """A while in which nobody comes or goes, but for those who find out that the server has hung up."""
+        """A while without logins and departures, except of users who notice that the server has hung up."""
         for who in (first, *USERS) * times:
             self.serve(who, 3)
             self.read(who, 3)

@@ -180,7 +180,7 @@ def test_a_message_that_arrives_within_the_drain_time_is_delivered(server: Serve
     assert run.ledger["delivered"] == run.ledger["sent"]
 
 
-# A server that stands still, or dies
+# A server that is paused, or dies
 
 
 def test_a_paused_server_cannot_slow_down_the_load_tester(server: ServerProcess, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_users_come_back_when_the_server_does(start_server: StartServer, tmp_pat
     with start_locust(tmp_path, *options, "Chatter") as locust:
         wait_for("everybody to have said something", lambda: count_senders(server) == USERS)
         server.process.send_signal(signal.SIGSTOP)
-        wait_for("messages to be under way", lambda: unread_bytes(server.port) > 500)
+        wait_for("messages in flight", lambda: unread_bytes(server.port) > 500)
         server.stop(signal.SIGKILL)
         at_most = math.ceil(USERS * rate * (time.monotonic() - began))  # have been sent
         start_server("--port", server.port)

@@ -151,7 +151,7 @@ def test_what_an_earlier_run_has_left_in_a_mailbox_does_not_count(server: Server
 
 
 def test_nothing_is_lost_where_news_travel_slowly(server: ServerProcess, tmp_path: Path) -> None:
-    """Neither what is written before the server notices that somebody has left, nor what is under way at the end."""
+    """Messages written before the server notices a departure, and those in flight at the end, are no faults."""
     with FaultyProxy(server.host, server.port, delay(0.3)) as proxy:
         proxy.linger = 0.2
         run = run_until(tmp_path, {"mailbox": 100}, *load(proxy.address, USERS), "--features", "mailbox", "Traveller")

@@ -86,7 +86,7 @@ def test_users_speak_tls(start_server: StartServer, tmp_path: Path) -> None:
     assert "Traceback" not in distrusting.log
 
 
-# Who writes what to whom
+# Partners and messages
 
 
 def test_in_pairs_two_users_write_to_each_other(server: ServerProcess, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def moved(server: ServerProcess, before: dict[str, float]) -> dict[str, float]:
     }
 
 
-# Who comes and goes
+# Logins and departures
 
 
 def test_a_visit_is_counted_from_its_beginning_to_its_end(measured: ServerProcess) -> None:

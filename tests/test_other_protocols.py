@@ -1,4 +1,4 @@
-"""What docs/LOADTEST.md promises to whoever tests another protocol, and how fast the load tester itself is."""
+"""What docs/LOADTEST.md promises for tests of other protocols, and how fast the load tester itself is."""
 
 import re
 import socket

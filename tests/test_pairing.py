@@ -1,4 +1,4 @@
-"""Who writes to whom, while users come and go."""
+"""Partners, while users join and leave."""
 
 import pytest
 from hypothesis import given

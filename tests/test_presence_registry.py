@@ -1,4 +1,4 @@
-"""Who is online, and who is told of it."""
+"""The presence registry of a lone server: members and watchers."""
 
 import pytest
 

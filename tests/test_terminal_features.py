@@ -1,4 +1,4 @@
-"""The program a person chats with, at a terminal: who comes and goes, being away, past chats, and marks."""
+"""The terminal program: presence, mailboxes, history and status marks."""
 
 import calendar
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def choose(alice: ScreenProgram, who: str, name: str) -> None:
     alice.wait_for(rf"^\* now writing to {name}.*\nalice -> {name}>")
 
 
-# Who comes and goes
+# Presence
 
 
 def test_arrivals_and_departures_are_shown(server: ServerProcess, terminal: StartTerminal) -> None:

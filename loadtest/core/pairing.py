@@ -1,4 +1,4 @@
-"""Who writes to whom. Users are numbers, and join and leave during a run."""
+"""Chooses who writes to whom. Users are numbers, and join and leave during a run."""
 
 from bisect import bisect, insort
 from collections.abc import Callable
