@@ -1,4 +1,4 @@
-"""The number of users grows in steps: `locust -f locustfiles/chat.py,locustfiles/shapes/steps.py --headless -u 20 -t 100s`"""
+"""Users arrive in steps: `locust -f locustfiles/chat.py,locustfiles/shapes/steps.py --headless -u 20 -t 100s`"""
 
 import math
 
