@@ -32,7 +32,7 @@ def test_a_group_passes_the_tests_of_a_single_server(tests: str, group: str) -> 
         pytest.skip(NO_REDIS)
     if "HAProxy" in group and not find_haproxy():
         pytest.skip(NO_HAPROXY)
-    options = ("-q", "-p", "no:cacheprovider", "-k", "not a_fault_closes", *GROUPS[group])
+    options = ("-q", "-p", "no:cacheprovider", "-k", "not a_protocol_error_closes", *GROUPS[group])
     command = [sys.executable, "-m", "pytest", *options, f"tests/test_{tests}.py"]
     run = subprocess.run(
         command, cwd=ROOT, env=untraced(), capture_output=True, text=True, timeout=SECONDS, check=False
