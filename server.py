@@ -37,17 +37,17 @@ from chatserver.transport.tls import server_context
 from storage import StorageError
 
 OPEN_FILES_RESERVE = 64  # the listener, the database, the loop, the log, the interpreter's own
-COMMIT_SECONDS = {"interval": 0.05, "always": 0.0}  # that a message waits for others to be written with it
+COMMIT_SECONDS = {"interval": 0.05, "always": 0.0}  # that a message waits for others to be committed with it
 
 log = logging.getLogger("chat")
 
 
 class CannotStart(Exception):
-    """Why the server cannot start, in a line that an operator understands."""
+    """The server cannot start; the text tells the operator why, in one line."""
 
 
 def main() -> int:
-    """Run until a signal says stop; returns the exit status."""
+    """Run until a signal stops the server; returns the exit status."""
     options = parse_options()
     start_log(options.log_level)
     stop = Event()
@@ -73,12 +73,12 @@ def main() -> int:
 
 def _on_signal(signum: int, stop: Event) -> None:
     if stop.is_set():
-        os._exit(128 + signum)  # the second one: all that was acknowledged is on disk already
+        os._exit(128 + signum)  # the second signal: everything that was confirmed is on disk already
     stop.set()
 
 
 def _start(options: Namespace, stack: ExitStack) -> ChatServer:
-    """Everything that can fail before the first client comes. Raises CannotStart, StorageError."""
+    """Open everything that the server needs, and start accepting clients. Raises CannotStart, StorageError."""
     _allow_open_files(options.pool_size)
     tls = _encryption(options)
     try:
@@ -118,7 +118,7 @@ def _serve_metrics(options: Namespace, stack: ExitStack, server: ChatServer, col
 
 
 def _encryption(options: Namespace) -> ssl.SSLContext | None:
-    """What --tls-cert asks for. Raises CannotStart."""
+    """The TLS context for --tls-cert, None without it. Raises CannotStart."""
     try:
         return server_context(options.tls_cert, options.tls_key) if options.tls_cert else None
     except ValueError as error:
@@ -126,9 +126,9 @@ def _encryption(options: Namespace) -> ssl.SSLContext | None:
 
 
 def _join_group(options: Namespace, stack: ExitStack) -> Backend:
-    """On Redis. Raises CannotStart, StorageError."""
+    """Join the group over Redis. Raises CannotStart, StorageError."""
     try:
-        from cluster.group import join_group  # it takes a tenth of a second, and most servers are alone
+        from cluster.group import join_group  # here: it takes a tenth of a second, and most servers run alone
     except ModuleNotFoundError as error:
         raise CannotStart(
             f"--redis needs the package {error.name}: pip install 'small-packet-chat[cluster]'"
@@ -166,8 +166,8 @@ def _make_context(options: Namespace, backend: Backend, tls: ssl.SSLContext | No
 
 
 def _allow_open_files(pool_size: int) -> None:
-    """Raise the soft limit of open files where the pool needs it. Raises CannotStart where the hard limit is below."""
-    needed = 2 * pool_size + OPEN_FILES_RESERVE  # for each slot a client, and one that is being seen off
+    """Raise the soft limit of open files if the pool needs it. Raises CannotStart if the hard limit is too low."""
+    needed = 2 * pool_size + OPEN_FILES_RESERVE  # for each place a client, and one that is finishing
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

@@ -272,7 +272,7 @@ def test_messages_are_counted_to_the_end_of_a_drain(start_server: StartServer) -
     while (packet := reader.read()) == (RELAYED_BIG[0], RELAYED_BIG[2:]):
         read += 1
     assert packet == (4, encode_error(Reason.SERVER_SHUTTING_DOWN)[2:])
-    found = settled(server)  # as the sender has not closed yet, it is being seen off
+    found = settled(server)  # its connection is finishing, since the sender has not closed yet
     assert found == {"accepted": read, "delivered": read, "undeliverable": 0, "refused": 0}
     sender.close()
     reader.close()
