@@ -104,4 +104,4 @@ def test_the_bench_of_the_tester_prints_both_rates_and_the_share_of_locust() -> 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=4 * DEADLINE, check=True)
     assert re.search(r"with Locust +\d+ +\d+ +\d+\n", done.stdout), done.stdout
     assert re.search(r"without +\d+ +\d+ +\d+\n", done.stdout), done.stdout
-    assert re.search(r"share that is Locust itself +-?\d+% +-?\d+% +-?\d+%", done.stdout), done.stdout
+    assert re.search(r"share of Locust itself +-?\d+% +-?\d+% +-?\d+%", done.stdout), done.stdout
