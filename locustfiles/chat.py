@@ -12,7 +12,8 @@ from locust import between, events, tag, task
 from locust.argument_parser import LocustArgumentParser
 
 from client import PastMessage
-from loadtest.chat.users import ChatUser, MailUser, PairedUser, asked_for, parse_features
+from loadtest.chat.features import asked_for, parse_features
+from loadtest.chat.users import ChatUser, MailUser, PairedUser
 from loadtest.core.pairing import Pairing
 from loadtest.locust import PacedUser
 from loadtest.locust.options import Range, add_group, number

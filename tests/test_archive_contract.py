@@ -86,7 +86,7 @@ def test_the_past_has_what_was_added_just_now(backend: Backend, archive: Archive
     assert mail(backend, archive) == []
 
 
-def test_what_is_dropped_of_an_owed_batch_is_mail(backend: Backend, archive: Archive) -> None:
+def test_the_dropped_part_of_an_owed_batch_is_mail(backend: Backend, archive: Archive) -> None:
     archive.add(one := batch(backend, archive, "one"))
     one.dropped(1)
     assert mail(backend, archive) == [texts("one").packets]
@@ -96,7 +96,7 @@ def test_an_archive_that_can_write_has_room(archive: Archive) -> None:
     assert archive.wait_for_room()
 
 
-def test_what_was_added_is_there_after_a_restart(open_backend: OpenBackend) -> None:
+def test_added_batches_are_there_after_a_restart(open_backend: OpenBackend) -> None:
     before = open_backend("--sync", "interval")
     come(before, "alice")
     go(before, come(before, "bob"))

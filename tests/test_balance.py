@@ -67,7 +67,7 @@ def test_a_corrupted_message_is_part_of_the_balance_unless_nothing_was_expected(
 
 
 @pytest.mark.parametrize("fault", ["duplicated", "reordered", "misdelivered"])
-def test_what_arrives_all_the_same_does_not_count_twice(fault: str) -> None:
+def test_a_late_message_does_not_count_twice(fault: str) -> None:
     assert (
         PairBalance("ann", "bob", sent=2, delivered=2, refused=0, in_flight=0, faults={fault: [[1, 2]]}).unbalanced == 0
     )

@@ -105,7 +105,7 @@ def test_a_text_too_long_for_one_packet_arrives_whole_in_several(server: ServerP
     assert "".join(pieces) == text
 
 
-def test_what_is_sent_before_a_half_close_is_handled_and_answered(server: ServerProcess) -> None:
+def test_packets_before_a_half_close_are_handled_and_answered(server: ServerProcess) -> None:
     bob = server.log_in("bob")
     with server.connect() as alice:
         alice.send(encode_login("alice"), encode_chat_init(1), encode_message(b"bye"), encode(PacketType.PING, b"?"))

@@ -206,7 +206,7 @@ def test_input_that_is_not_open_is_not_read(state: Input) -> None:
         connection.finish(0)
 
 
-def test_what_is_left_unread_is_discarded_until_the_client_closes() -> None:
+def test_unread_input_is_discarded_until_the_client_closes() -> None:
     with connected() as (connection, client):
         client.sendall(b"unread")
         connection.set_handled()

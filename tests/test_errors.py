@@ -289,7 +289,7 @@ def test_a_client_that_resets_its_connection_is_offline_and_disturbs_nobody(serv
     assert server.log_in("bob").users == {"alice": 1, "bob": 2}
 
 
-def test_what_was_sent_before_a_reset_connection_is_still_delivered(server: ServerProcess) -> None:
+def test_messages_sent_before_a_reset_are_still_delivered(server: ServerProcess) -> None:
     bob = server.log_in("bob")
     alice = server.log_in("alice")
     alice.chat_with(1)

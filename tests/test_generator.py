@@ -28,7 +28,7 @@ def test_the_busiest_window_counts() -> None:
     assert machine.meter.read().cpu == pytest.approx(0.9, abs=0.01)
 
 
-def test_what_came_before_the_meter_does_not_count() -> None:
+def test_time_before_the_meter_started_does_not_count() -> None:
     machine = Machine()
     machine.run(6, 0.0)
     assert machine.meter.read().cpu == 0.0

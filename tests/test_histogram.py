@@ -32,7 +32,7 @@ def test_an_empty_histogram_has_no_values() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "counted"), [(-1, 1e-6), (0, 1e-6), (4e-7, 1e-6), (3601, 3600), (1e9, 3600)])
-def test_what_is_too_short_or_too_long_counts_as_the_shortest_or_longest(seconds: float, counted: float) -> None:
+def test_a_time_outside_the_range_counts_as_the_shortest_or_longest(seconds: float, counted: float) -> None:
     assert histogram_of(seconds).percentile(100) == pytest.approx(counted, rel=1e-3)
 
 

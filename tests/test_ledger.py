@@ -171,7 +171,7 @@ def test_which_message_was_corrupted_is_a_guess_where_others_before_it_are_missi
     assert line(ledger).unbalanced == 0
 
 
-def test_what_arrives_corrupted_when_nothing_was_expected_has_number_0() -> None:
+def test_an_unexpected_corrupted_message_has_number_0() -> None:
     ledger = ledger_of("ann", "bob")
     assert receive(ledger, "hello") == ["corrupted"]
     receive(ledger, send(ledger)[0][:-1])
@@ -205,14 +205,14 @@ def test_a_message_of_an_earlier_ledger_is_misdelivered() -> None:
 # Connections end and begin
 
 
-def test_what_is_missing_when_the_receiver_ends_is_in_flight() -> None:
+def test_messages_missing_when_the_receiver_ends_are_in_flight() -> None:
     ledger = ledger_of("ann", "bob")
     receive(ledger, send(ledger, 3)[0])
     ledger.disconnect("bob")
     assert line(ledger) == PairBalance("ann", "bob", sent=3, delivered=1, refused=0, in_flight=2, faults={})
 
 
-def test_what_is_sent_while_somebody_is_not_online_may_be_missing() -> None:
+def test_messages_to_somebody_who_is_not_online_may_be_missing() -> None:
     ledger = ledger_of("ann", "bob")
     ledger.disconnect("bob")
     receive(ledger, send(ledger, 3)[1])  # the server has not noticed yet
@@ -258,7 +258,7 @@ def test_a_gap_is_in_flight_even_if_what_jumps_over_it_was_sent_before_the_conne
     assert line(ledger).in_flight == 1
 
 
-def test_what_was_lost_before_a_connection_ended_stays_lost() -> None:
+def test_a_message_lost_before_a_connection_ended_stays_lost() -> None:
     ledger = ledger_of("ann", "bob")
     receive(ledger, send(ledger, 2)[1])
     ledger.disconnect("bob")
@@ -277,7 +277,7 @@ def test_a_new_connection_excuses_nothing_that_was_sent_after_it_began() -> None
     assert line(ledger).in_flight == 1
 
 
-def test_what_arrives_late_after_an_end_is_delivered() -> None:
+def test_a_message_that_arrives_late_after_an_end_is_delivered() -> None:
     ledger = ledger_of("ann", "bob")
     texts = send(ledger, 2)
     ledger.disconnect("ann")
@@ -413,7 +413,7 @@ def test_nothing_is_open_that_was_cut_off_or_lost_or_is_doubtful() -> None:
     assert ledger.pending() == 0
 
 
-def test_what_is_open_when_it_is_settled_is_lost_whatever_ends_then() -> None:
+def test_an_open_message_is_lost_when_its_receiver_is_settled_whatever_ends_then() -> None:
     ledger = ledger_of("ann", "bob", "cat")
     receive(ledger, send(ledger, 3)[0])
     send(ledger, sender="cat")
@@ -425,7 +425,7 @@ def test_what_is_open_when_it_is_settled_is_lost_whatever_ends_then() -> None:
     assert line(ledger, "cat", "bob").in_flight == 1
 
 
-def test_what_cannot_be_expected_is_not_lost_when_it_is_settled() -> None:
+def test_a_message_that_may_be_missing_is_not_lost_when_its_receiver_is_settled() -> None:
     ledger = ledger_of("ann")
     send(ledger)
     ledger.connect("bob")
@@ -435,7 +435,7 @@ def test_what_cannot_be_expected_is_not_lost_when_it_is_settled() -> None:
     assert line(ledger) == PairBalance("ann", "bob", sent=2, delivered=0, refused=0, in_flight=2, faults={})
 
 
-def test_what_arrives_after_it_was_settled_is_late_but_neither_lost_nor_reordered() -> None:
+def test_a_message_after_its_receiver_was_settled_is_late_but_neither_lost_nor_reordered() -> None:
     ledger = ledger_of("ann")
     texts = send(ledger)
     ledger.connect("bob")
@@ -457,7 +457,7 @@ def test_order_still_counts_among_those_that_arrive_after_they_were_settled() ->
 
 
 def travelled(*senders: str) -> Ledger:
-    """Bob has been here, and is away; the others are here."""
+    """Bob was online and has left; the senders are online."""
     ledger = ledger_of("bob", *senders)
     ledger.disconnect("bob", in_order=True)
     ledger.open_mailbox("bob")
@@ -714,7 +714,7 @@ def test_a_past_from_before_both_were_online_or_that_was_never_sent_is_wrong() -
         ledger_of("ann", "bob").check_history("ann", "bob", texts[:1])
 
 
-def test_what_was_refused_may_be_missing_in_the_past() -> None:
+def test_a_refused_message_may_be_missing_in_the_history() -> None:
     ledger, texts = talk()
     ledger.refuse("ann", "bob")
     ledger.check_history("ann", "bob", [texts[1], texts[3]], is_latest=True)

@@ -85,7 +85,7 @@ def test_a_throttled_client_delays_neither_others_nor_the_shutdown(start_server:
 
 
 @pytest.mark.parametrize("leave", [Wire.close, Wire.half_close])
-def test_what_a_throttled_client_sent_before_it_left_is_handled(
+def test_packets_of_a_throttled_client_that_has_left_are_handled(
     start_server: StartServer, leave: Callable[[Wire], None]
 ) -> None:
     server = start_server("--rate", 20, "--burst", 1)

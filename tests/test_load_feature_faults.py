@@ -91,7 +91,7 @@ def test_receipts_that_are_ahead_of_the_truth_fail_their_row(server: ServerProce
 # Mailboxes
 
 
-def test_what_is_lost_doubled_or_overtaken_out_of_a_mailbox_is_named(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_mailed_message_that_is_lost_doubled_or_overtaken_is_named(server: ServerProcess, tmp_path: Path) -> None:
     first: dict[ProxiedConnection, bytes] = {}
     kinds = cycle(("lost", "duplicated", "reordered"))
     damages: Counter[str] = Counter()
@@ -135,7 +135,7 @@ def test_a_full_mailbox_refuses_and_loses_nothing(start_server: StartServer, tmp
     assert run.faults == {}
 
 
-def test_what_an_earlier_run_has_left_in_a_mailbox_does_not_count(server: ServerProcess, tmp_path: Path) -> None:
+def test_mail_of_an_earlier_run_does_not_count(server: ServerProcess, tmp_path: Path) -> None:
     with ChatClient(server.host, server.port) as owner:
         user_id = owner.login("load-0")
     with ChatClient(server.host, server.port) as client:

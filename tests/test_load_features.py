@@ -50,7 +50,7 @@ def test_with_all_features_each_has_its_row_and_the_mailboxes_are_complete(
 @pytest.mark.parametrize(
     ("options", "status", "text"),
     [
-        (("--features", "receipts,nothing"), 2, f"'nothing' is none of {NAMES}"),
+        (("--features", "receipts,nothing"), 2, f"'nothing' is not one of {NAMES}"),
         (("--features", "history", "Chatter", "Traveller"), 1, "Traveller needs --features mailbox"),
     ],
 )
@@ -124,4 +124,4 @@ def test_features_can_be_changed_for_each_run_in_the_web_page(server: ServerProc
         ask("swarm", user_count=12, spawn_rate=12, features="none")
         wait_for("the run's end", lambda: rows(0) == {"options"})
     assert "Traceback" not in locust.log
-    assert "--features: 'none' is none of presence" in locust.log
+    assert "--features: 'none' is not one of presence" in locust.log

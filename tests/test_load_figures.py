@@ -48,7 +48,7 @@ def test_the_server_has_counted_what_the_ledger_has(start_server: StartServer, t
 
 
 @pytest.mark.slow
-def test_what_went_through_mailboxes_is_counted_on_both_sides(start_server: StartServer, tmp_path: Path) -> None:
+def test_messages_through_mailboxes_are_counted_on_both_sides(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--metrics-port", 0)
     run = run_until(tmp_path, {"mailbox": 300}, *load(server.address, USERS), "--features", "all")
     assert run.status == 0, run.explain()

@@ -119,7 +119,7 @@ def test_an_error_that_answers_no_message_marks_none(reason: str) -> None:
     assert marks.stage(BOB) == (Stage.SENT, 1)
 
 
-def test_what_did_not_go_out_has_no_mark() -> None:
+def test_a_packet_that_did_not_go_out_has_no_mark() -> None:
     marks = Marks()
     marks.begin()
     marks.end(BOB, range(0))

@@ -192,7 +192,7 @@ def test_a_part_of_a_message_in_several_packets_is_not_delivered() -> None:
     assert fate.figures == (0, 1)
 
 
-def test_what_is_queued_is_dropped_with_the_stream_in_flight_except_the_last_packet() -> None:
+def test_the_queue_is_dropped_with_the_stream_in_flight_except_the_last_packet() -> None:
     box, first, second = outbox(1000, puts=3), CountedFate(), CountedFate()
     deliver(box, [WRAP(b"one"), WRAP(b"two")], first)
     stream = box.take()

@@ -70,7 +70,7 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
 
 
 @pytest.mark.parametrize("shipped", sorted({name.partition(".")[0] for name in PACKAGES} | set(MODULES)))
-def test_what_ships_imports_only_its_dependencies(shipped: str) -> None:
+def test_shipped_code_imports_only_its_dependencies(shipped: str) -> None:
     files = [ROOT / f"{shipped}.py"] if shipped in MODULES else (ROOT / shipped).rglob("*.py")
     declared = names(METADATA["dependencies"] + EXTRAS.get(EXTRA_OF.get(shipped, ""), []))
     ours = {name.partition(".")[0] for name in PACKAGES} | set(MODULES)

@@ -23,7 +23,7 @@ def subscribe(redis: RedisServer) -> socket.socket:
     return client
 
 
-def test_what_was_written_survives_a_restart(redis_server: RedisServer) -> None:
+def test_written_data_survives_a_restart(redis_server: RedisServer) -> None:
     url = redis_server.url
     redis_server.command("SET", "name", "alice")
     redis_server.restart()
@@ -31,7 +31,7 @@ def test_what_was_written_survives_a_restart(redis_server: RedisServer) -> None:
     assert redis_server.url == url
 
 
-def test_what_redis_has_written_to_its_log_survives_a_kill(redis_server: RedisServer) -> None:
+def test_data_in_the_log_survives_a_kill(redis_server: RedisServer) -> None:
     redis_server.command("SET", "name", "alice")
     wait_for("the write", lambda: "aof_buffer_length:0" in redis_server.command("INFO", "persistence"))
     redis_server.kill()

@@ -33,7 +33,7 @@ def test_everyone_is_offline_in_the_database_afterwards(server: ServerProcess) -
     del clients
 
 
-def test_what_is_queued_is_delivered_before_the_error(start_server: StartServer) -> None:
+def test_queued_messages_are_delivered_before_the_error(start_server: StartServer) -> None:
     server = start_server("--outbox-bytes", 100_000, "--write-timeout", 60, "--drain", 20)
     reader, sender, _ = stuck_pair(server)
     server.process.send_signal(signal.SIGTERM)

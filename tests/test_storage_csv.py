@@ -448,7 +448,7 @@ def test_a_status_is_one_byte_overwritten_and_not_synced(folder: Path, monkeypat
         assert (folder / "status.csv").read_bytes() == b"1,1\n2,0\n"
 
 
-def test_what_a_login_or_a_sign_up_writes_does_not_grow_with_the_number_of_users(
+def test_a_login_or_sign_up_writes_the_same_amount_however_many_users_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []

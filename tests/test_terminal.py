@@ -139,7 +139,7 @@ def test_password_that_took_long_to_type_is_used(scripted: ScriptedServer, termi
         alice.wait_for("^alice>$")
 
 
-def test_what_others_send_is_shown_not_executed(scripted: ScriptedServer, terminal: StartTerminal) -> None:
+def test_control_characters_are_shown_not_executed(scripted: ScriptedServer, terminal: StartTerminal) -> None:
     alice = terminal("alice", scripted.address)
     with scripted.accept() as peer:
         peer.greet()

@@ -137,7 +137,7 @@ def test_a_bare_fin_ends_the_input_and_the_answers_still_arrive(start_tls: Start
     server.wait_for_log("alice disconnected: left")
 
 
-def test_what_precedes_a_broken_record_is_handled_and_the_log_gives_the_cause(start_tls: StartServer) -> None:
+def test_data_before_a_broken_record_is_handled_and_the_log_gives_the_cause(start_tls: StartServer) -> None:
     server = start_tls()
     bob, alice = server.log_in("bob"), log_in_tls(server, "alice")
     alice.chat_with(1)

@@ -242,7 +242,7 @@ def test_a_run_that_has_measured_nothing_fails() -> None:
     assert results(judged)["requests < 1"] == "FAIL"
 
 
-def test_what_was_never_measured_fails_even_then() -> None:
+def test_a_condition_that_was_never_measured_fails_even_then() -> None:
     judged = verdict("deliver.p99>1ms", load=GeneratorLoad(cpu=0.95, lag_p99=0.001), deliver=row())
     assert results(judged)["deliver.p99 > 1 ms"] == "FAIL"
 

@@ -13,30 +13,30 @@ from testkit.processes import DEADLINE, wait_for
 
 @pytest.mark.parametrize("kind", [Wakeup, LoopWakeup])
 def test_nobody_wakes_up_before_the_moment(kind: type[LoopWakeup]) -> None:
-    alarm = kind()
+    wakeup = kind()
     for wait in (0.0005, 0.01, 0.0, 0.02):
         moment = monotonic() + wait
         with gevent.Timeout(DEADLINE):
-            alarm.wait_until(moment)
+            wakeup.wait_until(moment)
         assert monotonic() >= moment
-    alarm.close()
+    wakeup.close()
 
 
 @pytest.mark.parametrize("kind", [Wakeup, LoopWakeup])
 def test_others_run_meanwhile(kind: type[LoopWakeup]) -> None:
-    alarm = kind()
+    wakeup = kind()
     ran = gevent.spawn(lambda: "ran")
-    alarm.wait_until(monotonic() + 0.5)
+    wakeup.wait_until(monotonic() + 0.5)
     assert ran.ready()
-    alarm.close()
+    wakeup.close()
 
 
 def test_a_moment_that_is_over_is_not_waited_for() -> None:
-    alarm = Wakeup()
+    wakeup = Wakeup()
     other = gevent.spawn(lambda: None)
-    alarm.wait_until(monotonic() - 1)
+    wakeup.wait_until(monotonic() - 1)
     assert Wakeup is LoopWakeup or not other.ready()
-    alarm.close()
+    wakeup.close()
 
 
 def open_timers() -> int:
@@ -48,10 +48,10 @@ def open_timers() -> int:
 @pytest.mark.skipif(Wakeup is LoopWakeup or sys.platform != "linux", reason="this system has no timerfd")
 def test_a_user_killed_while_waiting_leaves_no_descriptor() -> None:
     wait_for("the timers of other tests to be closed", lambda: open_timers() == 0)
-    alarm = KernelWakeup()
-    waiting = gevent.spawn(alarm.wait_until, monotonic() + 3600)
+    wakeup = KernelWakeup()
+    waiting = gevent.spawn(wakeup.wait_until, monotonic() + 3600)
     gevent.sleep(0)
     waiting.kill()
     assert open_timers() == 1
-    alarm.close()
+    wakeup.close()
     wait_for("the timer to be closed", lambda: open_timers() == 0)

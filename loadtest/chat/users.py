@@ -27,39 +27,21 @@ from client import (
     parse_address,
     tls_context,
 )
+from loadtest.chat.features import asked_for, parse_features
 from loadtest.core.pair import AllowedRepeat, FaultFound
 from loadtest.core.pairing import Pairing
 from loadtest.core.receipts import ReceiptLedger, WrongReceipt
 from loadtest.locust import LoadUser
 from loadtest.locust.run import DELIVER, REPEATED
-from protocol import ALL_FEATURES, DEFAULT_PORT, NO_FEATURES, Feature, Level, text_room
+from protocol import DEFAULT_PORT, NO_FEATURES, Feature, Level, text_room
 
 FAILURES = (ChatError, TimeoutError)
 PAUSE_SECONDS = 0.1  # between a refusal and the next attempt
 COLLECTED_AT_ONCE = 10  # mailboxes emptied at once, at the end of a run
-FEATURES = {str(feature.name).lower(): feature for feature in Feature} | {"all": ALL_FEATURES}
 ROWS = {Level.STORED: "stored", Level.DELIVERED: "delivered"}
 
 logger = logging.getLogger(__name__)
 cached_tls_context = cache(tls_context)  # reading the authorities takes longer than connecting
-
-
-def parse_features(text: str) -> Feature:
-    """Parse a list of features such as "receipts,history". Raises ValueError."""
-    features = NO_FEATURES
-    for name in filter(None, map(str.strip, text.split(","))):
-        if name not in FEATURES:
-            raise ValueError(f"{name!r} is none of {', '.join(FEATURES)}")
-        features |= FEATURES[name]
-    return features
-
-
-def asked_for(options: Namespace) -> Feature:
-    """The features that a run asks for; none for an invalid list, which check() reports."""
-    try:
-        return parse_features(options.features)
-    except ValueError:
-        return NO_FEATURES
 
 
 class Sent(NamedTuple):
@@ -149,7 +131,7 @@ class ChatUser(LoadUser):
         self._listener = self.spawn(self.listen, self.client)
 
     def empty_mailbox(self) -> None:
-        """Remove mail of an earlier run, which is none of this run's messages."""
+        """Remove the mail of an earlier run, which this run's ledger does not know."""
         self.client.ping()
         left = 0
         with suppress(TimeoutError):
