@@ -10,6 +10,7 @@ As in h11, two error types stand for two kinds of fault: `RemoteProtocolError` f
 import unicodedata
 from collections.abc import Iterator, Mapping, Set
 from enum import IntEnum, IntFlag, StrEnum
+from functools import cache
 from typing import NamedTuple
 
 DEFAULT_PORT = 9034
@@ -115,6 +116,8 @@ class Decoder:
     An invalid header raises RemoteProtocolError, which every later call raises again.
     """
 
+    __slots__ = ("_accepts", "_at", "_data", "_failure", "_is_ascii", "has_more")
+
     def __init__(self, accepts: Set[PacketType]) -> None:
         """`accepts`: the packet types that the peer may send, FROM_CLIENT in a server and FROM_SERVER in a client.
         accept_extra() adds those of features.
@@ -182,8 +185,8 @@ class Decoder:
         header = data[self._at : begin]
         is_ascii = self._is_ascii
         wrapped: list[bytes] = []
-        add, find = wrapped.append, envelope.heads.get
-        while head := find(header):
+        add, heads = wrapped.append, envelope.heads
+        while head := heads[header]:
             stop = begin + header[-1]
             text = data[begin:stop]
             if stop > end or not (is_ascii or _is_text(text)):
@@ -200,15 +203,34 @@ class Decoder:
             self.has_more = False
         return tuple.__new__(Run, (b"".join(wrapped), len(wrapped) // 2))  # Run() would be a Python-level call
 
+    def message(self, data: bytes, envelope: "Envelope") -> bytes:
+        """`data`, wrapped, if it is one plain Message and comes next; else b"", and nothing has changed."""
+        head = envelope.heads[data[:MESSAGE_HEADER_BYTES]]
+        if (
+            not head
+            or len(data) != MESSAGE_HEADER_BYTES + data[MESSAGE_HEADER_BYTES - 1]
+            or self._at < len(self._data)
+            or self._failure
+        ):
+            return b""
+        text = data[MESSAGE_HEADER_BYTES:]
+        return head + text if text.isascii() or _is_text(text) else b""
+
     def accept_extra(self, extra: Mapping[PacketType, Feature], features: Feature) -> None:
         """From the next packet on accept exactly those types of `extra` whose feature is in `features`."""
         wanted = {packet_type for packet_type, feature in extra.items() if feature in features}
-        self._accepts = self._accepts - extra.keys() | wanted
+        self._accepts = _shared(frozenset(self._accepts - extra.keys() | wanted))
 
     def _fail(self, reason: Reason) -> RemoteProtocolError:
         self.forget()
         self._failure = RemoteProtocolError(reason)
         return self._failure
+
+
+@cache
+def _shared(types: frozenset[PacketType]) -> frozenset[PacketType]:
+    """One set for all decoders that accept these types: half a kilobyte less for each."""
+    return types
 
 
 # Encoding
@@ -337,23 +359,32 @@ _MESSAGE_HEADERS = [  # a Message's first four bytes, indexed by the length of i
 
 
 class Envelope:
-    """Wraps one sender's texts for the receiver: Message `sender:text` (sections 3.5 and 3.6).
-
-    `heads` maps the first four bytes of the sender's Message to what precedes the text in the receiver's, if that is
-    one packet again. Building this for each message would cost more than relaying it.
-    """
+    """Wraps one sender's texts for the receiver: Message `sender:text` (sections 3.5 and 3.6)."""
 
     def __init__(self, sender: str) -> None:
-        self._prefix = f"{sender}:".encode()
         self._room = text_room(sender)
-        self.heads = {_MESSAGE_HEADERS[length]: self._head(length) for length in range(self._room + 1)}
+        self.heads = _Heads(f"{sender}:".encode())
 
     def wrap(self, text: bytes) -> bytes:
         """The Message packet for `text`, or several in order if it does not fit into one."""
-        return b"".join([self._head(len(piece)) + piece for piece in split_text(text, self._room)])
+        return b"".join([self.heads[_MESSAGE_HEADERS[len(piece)]] + piece for piece in split_text(text, self._room)])
 
-    def _head(self, length: int) -> bytes:
-        return _MESSAGE_HEADERS[len(self._prefix) + length] + self._prefix
+
+class _Heads(dict[bytes, bytes]):
+    """Maps the first four bytes of a sender's Message to what precedes its text in the receiver's; to b"" where it is
+    no Message, or would not fit into one packet. Building a head for each message would cost more than relaying it.
+    """
+
+    def __init__(self, prefix: bytes) -> None:
+        super().__init__()
+        self._prefix = prefix
+
+    def __missing__(self, header: bytes) -> bytes:
+        length = header[-1] if header else 0
+        if length > MAX_TEXT_BYTES - len(self._prefix) or header != _MESSAGE_HEADERS[length]:
+            return b""
+        self[header] = head = _MESSAGE_HEADERS[len(self._prefix) + length] + self._prefix
+        return head
 
 
 # Parsing
@@ -494,11 +525,14 @@ def rest_of_packet(stream: bytes, sent: int) -> bytes:
 USERNAME_RULE = "a name has 1 to 32 bytes, all printable, no space, no colon and no comma"
 
 
+_NOT_IN_NAMES = frozenset(" :,")  # of all that is white space only the blank is printable
+
+
 def is_valid_username(name: str) -> bool:
     """Section 6: 1 to 32 bytes of UTF-8, printable, NFC, no white space, no ":" and no ","."""
     return (
         name.isprintable()
         and 1 <= len(name.encode()) <= MAX_USERNAME_BYTES
         and unicodedata.is_normalized("NFC", name)
-        and not any(character.isspace() or character in ":," for character in name)
+        and _NOT_IN_NAMES.isdisjoint(name)
     )

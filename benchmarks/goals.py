@@ -32,11 +32,12 @@ class Goal:
 
 GOALS = [
     Goal("pipelined, 10 pairs, 16 bytes", CPU, 1.0, NETWORKED),
-    *(Goal(PINGS.format(pairs), CPU, 1.0, (NATS, REDIS, NGIRCD)) for pairs in (10, 100)),
-    *(Goal(PINGS.format(pairs), CPU, 1.5, (MOSQUITTO,)) for pairs in (10, 100)),
-    *(Goal(PINGS.format(pairs), CPU, 2.5, (FLOOR,)) for pairs in (10, 100)),
+    *(Goal(PINGS.format(pairs), CPU, 1.0, (NATS, MOSQUITTO, NGIRCD)) for pairs in (10, 100)),
+    *(Goal(PINGS.format(pairs), CPU, 1.05, (REDIS,)) for pairs in (10, 100)),
+    *(Goal(PINGS.format(pairs), CPU, 1.3, (FLOOR,)) for pairs in (10, 100)),
     Goal(PINGS.format(1000), CPU, 1.3, than=PINGS.format(100)),
-    *(Goal(f"memory, {count} idle clients", MEMORY, 14.0) for count in (1000, 5000)),
+    *(Goal(f"memory, {count} idle clients", MEMORY, 10.0) for count in (1000, 5000)),
+    Goal("memory, 1000 chatting clients", MEMORY, 11.0),
     *(Goal(f"memory, {count} idle clients", MEMORY, 1.0, (NATS,)) for count in (1000, 5000)),
     Goal("login", LOGIN, 1.0, (NATS, NGIRCD)),
     Goal(LATENCY, P99, 1.2, NETWORKED),

@@ -32,9 +32,13 @@ class Measure:
     without: Sequence[Server] = (*VARIANTS, *GROUPS)  # servers that are left out
 
 
-def _pairs(server: Running, count: int) -> list[tuple[BenchmarkClient, BenchmarkClient]]:
-    """Pairs of logged-in clients, each knowing where to write to the other."""
-    pairs = [(server.log_in(f"s{number:04}"), server.log_in(f"r{number:04}")) for number in range(count)]
+Pairs = list[tuple[BenchmarkClient, BenchmarkClient]]
+
+
+def _pairs(server: Running, count: int, first: int = 0) -> Pairs:
+    """Pairs of logged-in clients, numbered from `first`, each knowing where to write to the other."""
+    numbers = range(first, first + count)
+    pairs = [(server.log_in(f"s{number:04}"), server.log_in(f"r{number:04}")) for number in numbers]
     for sender, receiver in pairs:
         server.server.dialect.pair(sender, receiver)
         server.server.dialect.pair(receiver, sender)
@@ -50,10 +54,14 @@ def pipelined_cpu(server: Running, seconds: float, pairs: int, text_bytes: int) 
 def ping_pong_cpu(server: Running, seconds: float, pairs: int, text_bytes: int) -> dict[str, float]:
     """CPU per message with one message of each pair in flight."""
     couples = _pairs(server, pairs)
+    return _cpu(server, lambda: _ping_pong(server, couples, seconds, text_bytes))
+
+
+def _ping_pong(server: Running, pairs: Pairs, seconds: float, text_bytes: int) -> Load:
     dialect = server.server.dialect
-    there = flows(dialect, couples, text_bytes, cycle=8)
-    back = flows(dialect, [(receiver, sender) for sender, receiver in couples], text_bytes, cycle=8)
-    return _cpu(server, lambda: ping_pong(there, back, seconds))
+    there = flows(dialect, pairs, text_bytes, cycle=8)
+    back = flows(dialect, [(receiver, sender) for sender, receiver in pairs], text_bytes, cycle=8)
+    return ping_pong(there, back, seconds)
 
 
 def _cpu(server: Running, run: Callable[[], Load]) -> dict[str, float]:
@@ -123,6 +131,14 @@ def idle_memory(server: Running, _seconds: float, clients: int) -> dict[str, flo
     return found
 
 
+def chatting_memory(server: Running, seconds: float, pairs: int) -> dict[str, float]:
+    """Resident memory per client that is logged in and chats with another one, one message at a time."""
+    _ping_pong(server, _pairs(server, FIRST_CLIENTS // 2), seconds, text_bytes=16)
+    before = server.resident_bytes()
+    _ping_pong(server, _pairs(server, pairs, FIRST_CLIENTS), seconds, text_bytes=16)
+    return {"memory per client": (server.resident_bytes() - before) / (2 * pairs) / KIB}
+
+
 def _expect_connected(client: BenchmarkClient) -> None:
     """Raises WrongAnswer if the server has disconnected this client."""
     client.sock.setblocking(False)
@@ -169,6 +185,7 @@ MEASURES = {
             Measure(f"memory, {count} idle clients", count + FIRST_CLIENTS, partial(idle_memory, clients=count))
             for count in (1000, 5000)
         ),
+        Measure("memory, 1000 chatting clients", 1000 + FIRST_CLIENTS, partial(chatting_memory, pairs=500)),
         Measure("login", 10, login_cpu),
     ]
 }

@@ -6,6 +6,7 @@ import ssl
 from collections import Counter
 from dataclasses import dataclass
 from math import inf
+from time import monotonic
 
 import gevent
 from gevent.pool import Pool
@@ -98,6 +99,8 @@ class ChatServer(StreamServer):
     unless that pool is full.
     """
 
+    max_accept = 1  # for each report of the loop: looking for a second one in vain costs more than being told of it
+
     def __init__(self, listener: socket.socket, context: ServerContext, pool_size: int) -> None:
         self._places = Pool(pool_size)
         super().__init__(listener, self.serve, spawn=self._places)
@@ -108,12 +111,19 @@ class ChatServer(StreamServer):
         self.connections: dict[Connection, Session] = {}
         self.draining = False
 
+    def do_read(self) -> tuple[socket.socket, ClientAddress] | None:  # type: ignore[override]  # the base, too
+        """Accept one connection, as a plain socket; None if none waits."""
+        try:
+            fileno, address = self.socket._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return None
+        return plain_socket(self.socket, fileno), client_address(address, encrypted=bool(self.context.tls))
+
     def do_close(self, *_: object) -> None:
         """Leave the socket open: its Connection closes it, after the handler has returned."""
 
-    def serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
+    def serve(self, sock: socket.socket, peer: ClientAddress) -> None:
         """Serve one client in a place of the pool until its session is over, then finish its connection."""
-        peer = client_address(address, encrypted=bool(self.context.tls))
         connection, session = self._welcome(sock, peer)
         deadline = Deadline(self.context.limits, connection, session)
         try:
@@ -139,9 +149,8 @@ class ChatServer(StreamServer):
         context, limits = self.context, self.context.limits
         log.info("%s connected", peer.label)
         context.counters.connections += 1
-        plain = plain_socket(sock)
         connection = Connection(
-            TlsStream(plain, context.tls) if context.tls else plain,
+            TlsStream(sock, context.tls) if context.tls else sock,
             context.counters,
             limits.outbox_bytes,
             limits.write_timeout,
@@ -183,7 +192,7 @@ class ChatServer(StreamServer):
         """Stop accepting, handle what has been read, send everyone what is queued and an Error, all in `seconds`."""
         self.close()
         self.draining = True
-        deadline = gevent.get_hub().loop.now() + seconds
+        deadline = monotonic() + seconds
         for connection in self.connections:
             connection.stop_reading()
         self._places.join(timeout=min(CHUNK_SECONDS, seconds / 4))
@@ -197,7 +206,7 @@ class ChatServer(StreamServer):
         finishes = [gevent.spawn(self._finish, *served) for served in self.connections.items()]
         ends = [gevent.spawn(self._end_session, connection) for connection in self.connections]
         last = [*finishes, *ends, *self._finishers]
-        gevent.joinall(last, timeout=max(0, deadline - gevent.get_hub().loop.now()))
+        gevent.joinall(last, timeout=max(0, deadline - monotonic()))
         gevent.killall(last)
 
     def _make_room(self) -> None:
@@ -233,6 +242,8 @@ def _converse(connection: Connection, session: Session, context: ServerContext) 
     """Read a chunk and handle it until the input ends. A client over its rate is throttled: it is read later."""
     limits = context.limits
     if limits.packets_per_second == inf:
+        if not context.tls:
+            connection.offer = session.offer
         while data := connection.read():
             session.receive(data)
         return
@@ -252,12 +263,14 @@ class Deadline:
     Runs in the hub and never waits.
     """
 
+    __slots__ = ("_connection", "_limits", "_loop", "_session", "_started", "_timer")
+
     def __init__(self, limits: Limits, connection: Connection, session: Session) -> None:
         self._limits = limits
         self._connection = connection
         self._session = session
         self._loop = gevent.get_hub().loop
-        self._started = self._loop.now()
+        self._started = monotonic()
         self._wait(min(limits.login_timeout, limits.idle_timeout))
 
     def cancel(self) -> None:
@@ -277,7 +290,7 @@ class Deadline:
             since, allowed, reason = self._connection.waiting_since, self._limits.idle_timeout, None
         else:
             return
-        now = self._loop.now()
+        now = monotonic()
         left = (now if since is None else since) + allowed - now
         if left > 0:
             self._wait(left)

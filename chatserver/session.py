@@ -5,11 +5,11 @@ This module knows no socket. A handler's put may wait for room in an outbox; mea
 
 import logging
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from chatserver.counters import Counters
-from chatserver.messages.delivery import Delivery
+from chatserver.messages.delivery import Delivery, Route
 from chatserver.people.accounts import Accounts, Refused
 from chatserver.people.presence import Member, Presence
 from chatserver.transport.address import ClientAddress
@@ -19,7 +19,6 @@ from chatserver.transport.states import Output
 from protocol import (
     EXTRA_FROM_CLIENT,
     FROM_CLIENT,
-    NO_FEATURES,
     Decoder,
     Envelope,
     Feature,
@@ -42,7 +41,7 @@ MAX_REFUSALS_LOGGED = 10  # per connection, which may try thousands of logins a 
 log = logging.getLogger("chat")
 
 
-class State(Enum):
+class State(StrEnum):
     """Where a conversation stands. A closed one needs no state: its outbox is closed, and nothing is handled."""
 
     CONNECTED = "connected"
@@ -62,6 +61,28 @@ PARSERS: dict[int, Callable[[bytes], Any]] = {
 
 class Session:
     """Handles one client's packets in order. `member` is None until the login succeeds."""
+
+    __slots__ = (
+        "_accounts",
+        "_close",
+        "_counters",
+        "_decoder",
+        "_delivery",
+        "_envelope",
+        "_numbered",
+        "_outbox",
+        "_partner_id",
+        "_peer",
+        "_presence",
+        "_receipts",
+        "_refusals",
+        "_route",
+        "_warned",
+        "_wrong_passwords",
+        "member",
+        "name",
+        "state",
+    )
 
     def __init__(
         self,
@@ -87,6 +108,7 @@ class Session:
         self._decoder = Decoder(FROM_CLIENT)
         self._envelope: Envelope | None = None  # from the first Chat Init on
         self._partner_id = 0
+        self._route: Route | None = None  # to the partner, for what needs no waiting
         self._numbered = 0  # Messages received so far
         self._receipts: Receipts | None = None  # once the client has asked for them
         self._wrong_passwords = 0
@@ -123,6 +145,18 @@ class Session:
             decoder.forget()
         return handled
 
+    def offer(self, data: bytes) -> bool:
+        """Relay `data` if it is one plain Message and that needs no waiting; else nothing has happened. Never waits."""
+        route = self._route
+        if not route or not self._envelope or not (packet := self._decoder.message(data, self._envelope)):
+            return False
+        number = self._numbered + 1
+        if not route.offer(packet, number):
+            return False
+        self._numbered = number
+        self._counters.messages_accepted += 1
+        return True
+
     @property
     def label(self) -> str:
         """The client's address, and its name once it is logged in, for the log."""
@@ -153,7 +187,8 @@ class Session:
         log.info("%s logged in as %s, id %d", self._peer.label, name, self.member.user_id)
         self.name = name
         self.state = State.ONLINE
-        self._enable(self.member, features or NO_FEATURES)
+        if features:
+            self._enable(self.member, features)
         with self._outbox.reserved():  # at once, so that no new Message overtakes the mailbox
             if features and Feature.BRIEF in features:
                 self._outbox.put(self.member.entry)
@@ -163,6 +198,7 @@ class Session:
 
     def _enable(self, member: Member, features: Feature) -> None:
         """Switch to these features from those the client had before (section 7)."""
+        self._route = None
         member.mails = Feature.MAILBOX in features
         self._decoder.accept_extra(EXTRA_FROM_CLIENT, features)
         self._presence.watch(member, Feature.PRESENCE in features)
@@ -217,6 +253,7 @@ class Session:
             self._error(reason)
             return
         self._partner_id = partner_id
+        self._route = None
         if self.state is State.ONLINE:
             self._envelope = Envelope(self.name)
             self.state = State.CHATTING
@@ -236,6 +273,8 @@ class Session:
         taken, reason = self._delivery.hand_over(self.member, self._partner_id, run, first)
         for _ in range(count - taken):
             self._refuse_message(reason)
+        if self.member and not (self._route and self._route.is_open):
+            self._route = self._delivery.route(self.member, self._partner_id)
 
     def _replay(self, fields: tuple[int, int]) -> None:
         count, user_id = fields

@@ -39,6 +39,9 @@ class ClusterArchive(Archive):
     def wait_for_room(self) -> bool:
         return self._queue.wait_for_room()
 
+    def has_room(self) -> bool:
+        return self._queue.has_room()
+
     def add(self, batch: Batch) -> None:
         self._queue.add(batch)
 

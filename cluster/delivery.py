@@ -7,7 +7,7 @@ import gevent
 
 from chatserver.counters import Counters
 from chatserver.messages.batch import ReceiptSink
-from chatserver.messages.delivery import NOT_ONLINE, Delivery, LocalDelivery
+from chatserver.messages.delivery import NOT_ONLINE, Delivery, LocalDelivery, Route
 from chatserver.people.presence import Member
 from chatstorage.chats import ChatRow
 from chatstorage.interface import StorageUnavailable
@@ -64,6 +64,13 @@ class ClusterDelivery(Delivery):
             with suppress(ReceiverOnline):  # has just moved to another node
                 return self._here.hand_over(sender, receiver, run, first)
         return self._hand_far(sender, user, receiver, run, first)
+
+    def route(self, sender: Member, receiver: int) -> Route | None:
+        """None for a receiver at another node: its node has to answer."""
+        with suppress(ReceiverOnline):
+            if route := self._here.route(sender, receiver):
+                return NodeRoute(route, self._nodes, sender)
+        return None
 
     def _hand_far(
         self, sender: Member, user: Member | RemoteUser | None, receiver: int, run: Run, first: int
@@ -124,3 +131,19 @@ class ClusterDelivery(Delivery):
             return receipts if receipts and receipts.connection == row.connection else None
         node = self._nodes.node_of(row.sender)
         return RemoteReceipts(self._bus, node, row.sender, row.connection) if row.connection and node else None
+
+
+class NodeRoute:
+    """A Route between two members of this node, for as long as its lease is certain."""
+
+    def __init__(self, route: Route, presence: ClusterPresence, sender: Member) -> None:
+        self._route = route
+        self._nodes = presence
+        self._sender = sender
+
+    @property
+    def is_open(self) -> bool:
+        return self._route.is_open
+
+    def offer(self, packet: bytes, number: int) -> bool:
+        return self._nodes.is_certainly_here(self._sender) and self._route.offer(packet, number)

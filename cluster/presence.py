@@ -128,6 +128,10 @@ class ClusterPresence(Presence):
             self._lease.hold()
         return self._users.get(user_id)
 
+    def is_certainly_here(self, member: Member) -> bool:
+        """Whether this node holds a certain lease, and this member. Never waits."""
+        return now() < self._lease.certain_until and self.here.get(member.user_id) is member
+
     def _forget(self, member: Member) -> bool:
         """Remove it from `here`; False if it is not there, because it has been lost."""
         is_here = self.here.get(member.user_id) is member

@@ -104,8 +104,25 @@ def corpus() -> list[bytes]:
     ]
     wrong = [step(1, LOGINS[2] * 4 + PINGS[0]), step(1, LOGINS[3]) + step(2, LOGINS[3] + LOGINS[5])]
     full = [step(1, encode_login(f"u{number}")) + operation(Operation.END, 1) for number in range(MAX_USERS)]
-    featured = [*_asked(), *_away(), *_slow(), *_broken()]
+    featured = [*_alone(), *_asked(), *_away(), *_slow(), *_broken()]
     return [*whole, *cut, *many, *ends, *wrong, b"".join(full), *featured, *(FORGETFUL + data for data in featured)]
+
+
+def _alone() -> Iterator[bytes]:
+    """Messages that come one by one and need no waiting: also behind half of one, and while the receiver comes, goes,
+    or reads slowly.
+    """
+    alone = b"".join(step(0, message) for message in MESSAGES)
+    nested = encode_message(MESSAGES[1])  # its text looks like a Message
+    end, holds = operation(Operation.END, 1), operation(Operation.HOLD, 1)
+    for login in (LOGINS[6], ASKS[1], ASKS[-1]):
+        begin = step(0, login + encode_chat_init(5) + MESSAGES[1])
+        yield step(0, login + CHATS[3] + MESSAGES[1]) + alone + step(0, nested[:4]) + step(0, nested[4:]) + alone
+        for comer in (LOGINS[0], COMERS[-1]):
+            comes = step(1, comer)
+            yield comes + begin + alone + end + alone + comes + alone
+            yield comes + begin + holds + alone + alone + holds + alone
+            yield comes + begin + alone + step(0, NEVERMIND) + alone + operation(Operation.CUT_OFF, 1) + alone
 
 
 def _asked() -> Iterator[bytes]:

@@ -93,7 +93,8 @@ class FuzzTarget:
 
     def receive(self, client: FuzzClient, data: bytes) -> None:
         """This client sends bytes."""
-        client.session.receive(data)
+        if client.outbox.closed or not client.session.offer(data):  # as in Connection, which stops reading then
+            client.session.receive(data)
         for other in self.hostile:
             if other.gave_up:
                 (other.peer.room, other.peer.begun), other.gave_up = other.gave_up, None

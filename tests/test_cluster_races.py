@@ -7,12 +7,15 @@ from pathlib import Path
 import gevent
 import pytest
 
+from chatserver.counters import Counters
+from chatserver.messages.delivery import UnrecordedRoute
 from chatserver.people.presence import Member
 from chatserver.transport.outbox import Outbox
 from chatstorage.interface import User
+from cluster.delivery import NodeRoute
 from cluster.directory import Directory
 from cluster.engine import Engine
-from cluster.lease import Lease
+from cluster.lease import Lease, now
 from cluster.presence import ClusterPresence
 from cluster.storage import RedisStorage
 from protocol import Feature, PacketType, encode, encode_login, encode_message, encode_user
@@ -161,3 +164,22 @@ def test_a_reserved_outbox_is_free_again_after_a_login_that_fails(directories: t
     member = Member(BOB.id, encode_user(BOB.name, BOB.id, 1), Outbox(1024, lambda: None))
     assert not presence.join(member)
     assert not member.outbox.is_reserved
+
+
+def test_a_node_relays_at_once_only_while_its_lease_is_certain_and_the_sender_is_here(
+    directories: tuple[Directory, Directory],
+) -> None:
+    lease = Lease(LEASE)
+    presence = ClusterPresence(directories[0], lease, 1, None)
+    outbox = Outbox(1024, lambda: None)
+    bob = Member(BOB.id, encode_user(BOB.name, BOB.id, 1), outbox)
+    route = NodeRoute(UnrecordedRoute(outbox, Counters()), presence, bob)
+    assert route.is_open
+    assert not route.offer(b"x", 1), "the lease was never confirmed"
+    lease.confirm(now())
+    assert not route.offer(b"x", 1), "the sender is not here"
+    presence.here[BOB.id] = bob
+    assert route.offer(b"x", 1)
+    lease.confirm(now() - LEASE)
+    assert not route.offer(b"x", 2)
+    assert outbox.take() == b"x"

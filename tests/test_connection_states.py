@@ -115,7 +115,7 @@ def connected(write_timeout: float = DEADLINE) -> Iterator[tuple[Connection, soc
     here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     there.settimeout(DEADLINE)
     with there:
-        yield Connection(plain_socket(here), Counters(), 1_000_000, write_timeout), there
+        yield Connection(plain_socket(here, here.detach()), Counters(), 1_000_000, write_timeout), there
 
 
 def output(connection: Connection) -> Output:

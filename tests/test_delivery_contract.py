@@ -101,3 +101,53 @@ def test_without_history_nothing_is_kept(open_backend: OpenBackend) -> None:
     assert read(alice) == HISTORY_END
     go(backend, bob)
     assert backend.delivery.hand_over(alice, 2, texts("alice:two"), 2) == (0, Reason.USER_NOT_ONLINE)
+
+
+def test_a_message_offered_on_a_route_is_delivered_kept_and_confirmed(backend: Backend) -> None:
+    alice, bob = come(backend, "alice"), come(backend, "bob")
+    alice.receipts = Receipts(lambda: None)
+    route = backend.delivery.route(alice, 2)
+    assert route is not None
+    assert route.is_open
+    for number, text in enumerate(("alice:one", "alice:two"), 1):
+        assert route.offer(texts(text).packets, number)
+    assert read(bob) == texts("alice:one", "alice:two").packets
+    assert backend.archive is not None
+    assert len(backend.archive.last(1, 2, 10)) == 2
+    assert alice.receipts.take() == encode_receipt(Level.STORED, 1, 2) + encode_receipt(Level.DELIVERED, 1, 2)
+
+
+def test_a_message_on_a_route_to_a_user_who_leaves_is_in_its_mailbox(backend: Backend) -> None:
+    alice, bob = come(backend, "alice", mails=True), come(backend, "bob")
+    route = backend.delivery.route(alice, 2)
+    assert route is not None
+    assert route.offer(texts("alice:one").packets, 1)
+    go(backend, bob)
+    assert not route.is_open
+    assert not route.offer(texts("alice:two").packets, 2)
+    bob = come(backend, "bob")
+    backend.delivery.catch_up(bob)
+    assert read(bob) == texts("alice:one").packets
+
+
+def test_there_is_no_route_to_a_user_who_is_not_online(backend: Backend) -> None:
+    alice = come(backend, "alice", mails=True)
+    go(backend, come(backend, "bob"))
+    assert backend.delivery.route(alice, 2) is None
+    assert backend.delivery.route(alice, 9) is None
+
+
+def test_a_route_takes_nothing_that_would_have_to_wait(backend: Backend) -> None:
+    alice, bob = come(backend, "alice"), come(backend, "bob")
+    route = backend.delivery.route(alice, 2)
+    assert route is not None
+    with bob.outbox.reserved():
+        assert not route.offer(texts("alice:one").packets, 1)
+    while bob.outbox.has_room_for(texts("x" * 136)):
+        bob.outbox.put(texts("x" * 136).packets)
+    assert not route.offer(texts("alice:" + "y" * 130).packets, 1)
+    read(bob)
+    assert backend.archive is not None
+    assert backend.archive.last(1, 2, 10) == []
+    assert route.offer(texts("alice:one").packets, 1)
+    assert read(bob) == texts("alice:one").packets

@@ -16,7 +16,7 @@ import protocol
 from chatserver.messages import delivery
 from chatserver.messages.archive import LocalArchive, Mail
 from chatserver.messages.batch import Batch
-from chatserver.messages.delivery import LocalDelivery
+from chatserver.messages.delivery import LocalDelivery, UnrecordedRoute
 from chatserver.people.accounts import Accounts
 from chatserver.people.presence import LocalPresence, Member
 from chatserver.session import PARSERS, Session, State
@@ -24,7 +24,7 @@ from chatserver.transport.marks import Fate
 from chatserver.transport.outbox import Outbox
 from chatserver.transport.receipts import Receipts
 from chatstorage.chats import ChatRow
-from protocol import Decoder, Envelope, Feature, Level, Login, PacketType, Reason, RemoteProtocolError, Run
+from protocol import FROM_CLIENT, Decoder, Envelope, Feature, Level, Login, PacketType, Reason, RemoteProtocolError, Run
 from stress.fuzz import CANNOT, can_fuzz, fuzz
 from stress.inputs import corpus, mutate
 from stress.reading import Broken
@@ -71,7 +71,22 @@ def forget_rest(decoder: Decoder, data: bytes) -> None:
     feed(decoder, data)
 
 
-feed, take_messages, wrap = Decoder.feed, Decoder.messages, Envelope.wrap
+def take_one_swapped(decoder: Decoder, data: bytes, envelope: Envelope) -> bytes:
+    packet = take_message(decoder, data, envelope)
+    return packet[:-2] + packet[:-3:-1]
+
+
+def take_out_of_turn(_: Decoder, data: bytes, envelope: Envelope) -> bytes:
+    return take_message(Decoder(FROM_CLIENT), data, envelope)
+
+
+def offer_and_refuse(route: UnrecordedRoute, packet: bytes, number: int) -> bool:
+    offer(route, packet, number)
+    return False
+
+
+feed, take_message, take_messages, wrap = Decoder.feed, Decoder.message, Decoder.messages, Envelope.wrap
+offer = UnrecordedRoute.offer
 
 
 # What section 7 asks for
@@ -116,7 +131,7 @@ def leave_in_silence(presence: LocalPresence, member: Member) -> None:
 
 
 def settle_at_once(outbox: Outbox, packets: bytes, messages: int = 0, fate: Fate | None = None) -> None:
-    append(outbox, packets)
+    queue(outbox, packets)
     if fate:
         fate.delivered(messages)
 
@@ -169,7 +184,7 @@ def date_late(_: int, sender: int, id_width: int) -> bytes:
     return protocol.encode_dated(int(time.time()) + 100, sender, id_width)
 
 
-append = Outbox._append
+queue = Outbox._queue
 refuse_login = Session._refuse_login
 watch = LocalPresence.watch
 make_archive, add, last = LocalArchive.__init__, LocalArchive.add, LocalArchive.last
@@ -180,8 +195,12 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "an exception of a handler": (Session.HANDLERS[State.CHATTING], "8", raise_key_error),
     "a message to the wrong one": (LocalPresence, "find", lambda presence, _: presence._online[1]),
     "a message lost": (Outbox, "deliver", to_nobody),
+    "a message lost that needs no waiting": (Outbox, "offer", lambda *_: True),
     "bytes of a long message swapped": (Envelope, "wrap", wrap_swapped),
     "bytes of a message swapped": (Decoder, "messages", take_swapped),
+    "bytes of a lone message swapped": (Decoder, "message", take_one_swapped),
+    "a lone message in spite of what is held": (Decoder, "message", take_out_of_turn),
+    "a message twice": (UnrecordedRoute, "offer", offer_and_refuse),
     "a text that is none": (Decoder, "messages", take_invalid),
     "the beginning of a packet forgotten": (Decoder, "feed", forget_rest),
     "a user online twice": (Accounts, "_is_present", lambda *_: False),
@@ -195,7 +214,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "a feature that is not asked for any more": (Decoder, "accept_extra", accept_for_ever),
     "presence for who did not ask": (LocalPresence, "watch", watch_always),
     "presence of who goes forgotten": (LocalPresence, "leave", leave_in_silence),
-    "a delivered receipt ahead of the truth": (Outbox, "_append", settle_at_once),
+    "a delivered receipt ahead of the truth": (Outbox, "_queue", settle_at_once),
     "a stored receipt ahead of the truth": (LocalArchive, "add", store_at_once),
     "a stored receipt forgotten": (Batch, "stored", lambda _: None),
     "a receipt for a number too low": (Session, "_refuse_next", refuse_unnumbered),

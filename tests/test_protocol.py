@@ -230,7 +230,7 @@ def test_the_protocol_is_pure() -> None:
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module or "")
-    assert imported == {"collections.abc", "enum", "typing", "unicodedata"}
+    assert imported == {"collections.abc", "enum", "functools", "typing", "unicodedata"}
 
 
 plain = st.text(max_size=40).map(str.encode).map(protocol.encode_message)

@@ -231,3 +231,87 @@ def test_an_unreachable_client_costs_neither_lists_nor_replays_but_its_messages_
     alice.send(PAST * 3, ALICE * 3, encode_message(b"goodbye"))
     assert made == []
     assert bob.read().endswith(Envelope("alice").wrap(b"goodbye"))
+
+
+# What needs no waiting
+
+
+@pytest.fixture
+def chatting(sessions: Sessions) -> tuple[Client, Client]:
+    """alice writes to bob; she has written to him before."""
+    bob = sessions.client(BOB)
+    alice = sessions.client(ALICE, encode_chat_init(1), encode_message(b"first"))
+    bob.read()
+    return alice, bob
+
+
+@pytest.mark.parametrize("text", ["", "hello", "größer", "x" * (136 - len("alice:"))])
+def test_a_plain_message_is_relayed_at_once(text: str, chatting: tuple[Client, Client], sessions: Sessions) -> None:
+    alice, bob = chatting
+    assert alice.session.offer(encode_message(text.encode()))
+    assert bob.read() == encode_message(f"alice:{text}".encode())
+    assert sessions.counters.messages_accepted == sessions.counters.messages_delivered == 2
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="the end"),
+        pytest.param(encode_message(b"hello")[:-1], id="an incomplete Message"),
+        pytest.param(encode_message(b"hello")[:3], id="half a header"),
+        pytest.param(encode_message(b"hello") * 2, id="two Messages"),
+        pytest.param(encode_message(b"hello") + b"\x03", id="a Message and more"),
+        pytest.param(encode_message(b"x" * 136), id="a Message that will be two packets"),
+        pytest.param(encode_message(b"\xff"), id="no UTF-8"),
+        pytest.param(bytes.fromhex("03 03 0002 61"), id="a text shorter than it says"),
+        pytest.param(PING, id="a Ping"),
+        pytest.param(TO_SELF, id="a Chat Init"),
+    ],
+)
+def test_any_other_chunk_is_left_to_the_session_and_nothing_has_happened(
+    data: bytes, chatting: tuple[Client, Client], sessions: Sessions
+) -> None:
+    alice, bob = chatting
+    assert not alice.session.offer(data)
+    assert bob.read() == alice.read() == b""
+    assert sessions.counters.messages_accepted == 1
+    assert alice.send(PING) == PONG, "the decoder has not seen it"
+
+
+def test_a_message_behind_an_incomplete_packet_is_part_of_it(chatting: tuple[Client, Client]) -> None:
+    alice, bob = chatting
+    outer = encode_message(encode_message(b"inner"))
+    alice.send(outer[:4])
+    assert not alice.session.offer(outer[4:])
+    alice.send(outer[4:])
+    assert bob.read() == encode_message(b"alice:" + encode_message(b"inner"))
+
+
+def test_before_a_chat_nothing_is_relayed_at_once(sessions: Sessions) -> None:
+    assert not sessions.client().session.offer(encode_message(b"x"))
+    assert not sessions.client(ALICE).session.offer(encode_message(b"x"))
+
+
+def test_the_way_to_a_partner_who_has_come_back_is_found_again(
+    chatting: tuple[Client, Client], sessions: Sessions
+) -> None:
+    alice, bob = chatting
+    bob.session.end()
+    assert not alice.session.offer(encode_message(b"x"))
+    assert alice.send(encode_message(b"x")) == error(Reason.USER_NOT_ONLINE)
+    bob = sessions.client(BOB)
+    bob.read()
+    assert not alice.session.offer(encode_message(b"first"))
+    alice.send(encode_message(b"first"))
+    assert alice.session.offer(encode_message(b"second"))
+    assert bob.read() == encode_message(b"alice:first") + encode_message(b"alice:second")
+
+
+def test_another_partner_and_other_features_change_the_way(chatting: tuple[Client, Client]) -> None:
+    alice, bob = chatting
+    alice.send(encode_chat_init(2))
+    assert not alice.session.offer(encode_message(b"x"))
+    assert alice.send(encode_message(b"to herself")) == encode_message(b"alice:to herself")
+    assert bob.read() == b""
+    alice.send(encode_login("alice", features=Feature.RECEIPTS))
+    assert not alice.session.offer(encode_message(b"x"))

@@ -27,6 +27,10 @@ class Archive(ABC):
         """Wait while too much waits to be written; False at once if nothing can be written now."""
 
     @abstractmethod
+    def has_room(self) -> bool:
+        """Whether wait_for_room() would return True at once."""
+
+    @abstractmethod
     def add(self, batch: Batch) -> None:
         """Keep a new batch, which gets its id. Never waits; call wait_for_room() before."""
 
@@ -81,6 +85,9 @@ class LocalArchive(Archive):
 
     def wait_for_room(self) -> bool:
         return self._queue.wait_for_room()
+
+    def has_room(self) -> bool:
+        return self._queue.has_room()
 
     def add(self, batch: Batch) -> None:
         self._queue.add(batch)

@@ -64,6 +64,10 @@ class CommitQueue:
             self._room.wait()
         return not self.is_failing
 
+    def has_room(self) -> bool:
+        """Whether wait_for_room() would return True at once."""
+        return self._pending_bytes <= PENDING_BYTES and not self.is_failing
+
     def settled(self, batch: Batch) -> None:
         """Nothing of this owed batch is in flight any more. Never waits."""
         self._in_flight[batch.receiver] -= 1

@@ -3,11 +3,13 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Protocol
 
 from chatserver.counters import Counters
 from chatserver.messages.archive import Archive
 from chatserver.messages.batch import Batch, ReceiptSink, Sender
 from chatserver.people.presence import Member, Presence
+from chatserver.transport.outbox import Outbox
 from chatstorage.chats import ChatRow, messages
 from protocol import HISTORY_END, Reason, Run, encode_dated, encode_error
 from storage import StorageUnavailable
@@ -15,6 +17,20 @@ from storage import StorageUnavailable
 NOT_ONLINE = Reason.USER_NOT_ONLINE  # a constant, because each run of Messages needs it and enum look-ups are slow
 
 log = logging.getLogger("chat")
+
+
+class Route(Protocol):
+    """The way from a sender to its receiver for Messages that need no waiting."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the receiver can still be reached this way."""
+
+    def offer(self, packet: bytes, number: int) -> bool:
+        """Hand over one Message, a single packet, if that needs no waiting; else nothing has happened. Never waits.
+
+        `number` is that of the Message on the sender's connection.
+        """
 
 
 class Delivery(ABC):
@@ -30,6 +46,12 @@ class Delivery(ABC):
 
         `first` is the number of the first Message on the sender's connection. Returns how many were taken, and why the
         others were not.
+        """
+
+    @abstractmethod
+    def route(self, sender: Member, receiver: int) -> "Route | None":
+        """The way to this receiver for Messages that need no waiting, as long as the sender's features stay the same;
+        None where all have to wait. May wait, for what look_up() may.
         """
 
     @abstractmethod
@@ -89,6 +111,14 @@ class LocalDelivery(Delivery):
         if archive and taken:
             archive.add(batch)
         return taken, NOT_ONLINE
+
+    def route(self, sender: Member, receiver: int) -> Route | None:
+        member = self._presence.look_up(receiver)
+        if member is None:
+            return None
+        if self._archive is None and sender.receipts is None:
+            return UnrecordedRoute(member.outbox, self._counters)
+        return RecordedRoute(sender, member, self._archive, self._batch)
 
     def _deliver_owed(self, archive: Archive, member: Member, batch: Batch, run: Run) -> None:
         """Add the batch to the archive first: if the receiver is lost meanwhile, the rest is in the mailbox."""
@@ -189,3 +219,55 @@ class LocalDelivery(Delivery):
     def _settled(self, batch: Batch) -> None:
         if self._archive:
             self._archive.settled(batch)
+
+
+class UnrecordedRoute:
+    """As Route, where no Message is kept and no receipt is wanted."""
+
+    def __init__(self, outbox: Outbox, counters: Counters) -> None:
+        """`outbox` is the receiver's."""
+        self._outbox = outbox
+        self._counters = counters
+
+    @property
+    def is_open(self) -> bool:
+        return self._outbox.takes
+
+    def offer(self, packet: bytes, _: int) -> bool:
+        return self._outbox.offer(packet, 1, self._counters)
+
+
+class RecordedRoute:
+    """As Route, where each Message is kept, or its sender wants receipts."""
+
+    def __init__(
+        self,
+        sender: Member,
+        receiver: Member,
+        archive: Archive | None,
+        new_batch: Callable[[Sender, int, Run, int], Batch],
+    ) -> None:
+        self._sender = sender
+        self._receiver = receiver
+        self._archive = archive
+        self._new_batch = new_batch
+
+    @property
+    def is_open(self) -> bool:
+        return self._receiver.outbox.takes
+
+    def offer(self, packet: bytes, number: int) -> bool:
+        sender, receiver, archive = self._sender, self._receiver, self._archive
+        run = Run(packet, 1)
+        if (
+            (archive and not archive.has_room())
+            or (sender.receipts and sender.receipts.is_full())
+            or not receiver.outbox.has_room_for(run)
+            or not receiver.outbox.takes
+        ):
+            return False
+        batch = self._new_batch(sender, receiver.user_id, run, number)
+        if archive:
+            batch.owed = sender.mails
+            archive.add(batch)
+        return receiver.outbox.offer(packet, 1, batch)

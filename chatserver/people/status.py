@@ -51,6 +51,7 @@ class StatusFile:
                     self._disk.run(self._set_status, list(users.values()))
             except StorageUnavailable as error:  # later changes are written all the same
                 log.error("the database cannot be written: %s", error)
+            gevent.sleep(STATUS_SECONDS)
         self._writer = None
 
     def _set_status(self, users: list[User]) -> None:

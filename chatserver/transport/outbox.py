@@ -23,11 +23,15 @@ class Outbox:
     3. Once closed or unreachable (states.py) it takes nothing more, and pending puts return at once.
     4. While it is reserved only its owner, the client's own session, may put; `deliver`, for all others, waits.
     5. Notices need no room: each source keeps its notices in bounded memory until they are taken.
+    6. Where nothing waits before it, what is offered goes out at once and needs no queue.
     """
 
-    def __init__(self, limit: int, on_due: Callable[[], object]) -> None:
+    def __init__(
+        self, limit: int, on_due: Callable[[], object], send_now: Callable[[bytes], int] = lambda _: 0
+    ) -> None:
         """`limit` in bytes: enough for one relayed message and its cost. `on_due` is called when there is something to
-        take, once until it is taken; it must not wait.
+        take, once until it is taken. `send_now` returns how many bytes the kernel took, perhaps none; if it took only
+        some, then all are in flight, as if they had been taken. Neither may wait.
         """
         self.state = Output.OPEN
         self.takes = True  # it is OPEN; this and `closed` are set only in advance(), for the hot path
@@ -36,9 +40,10 @@ class Outbox:
         self.is_due = False  # there may be something to take
         self.last_packet = b""
         self.notices: list[Callable[[], bytes]] = []  # each source returns the packets of its notices and forgets them
-        self._channel: SimpleQueue[bytes] = SimpleQueue()
+        self._channel: SimpleQueue[bytes] | None = None  # while something waits in it, since it takes two kilobytes
         self._limit = limit
         self._on_due = on_due
+        self._send_now = send_now
         self._size = 0
         self._room: Event | None = None  # set when a waiting put should look again
         self._marks = Marks()
@@ -51,14 +56,14 @@ class Outbox:
             self.wait()
         if not self.takes:
             return False
-        self._append(packets)
+        self._queue(packets)
         return True
 
     def put_each(self, parts: Sequence[bytes], fate: Fate | None = None) -> int:
         """Queue parts in order, waiting for room; returns how many were queued. With a fate each is one Message."""
         packets = b"".join(parts)
         if self.takes and self._has_room((PUT_BYTES + MARK_BYTES if fate else PUT_BYTES) + len(packets)):
-            self._append(packets, len(parts), fate)
+            self._queue(packets, len(parts), fate)
             return len(parts)
         return self._put_some(parts, fate, self._has_room)
 
@@ -83,11 +88,25 @@ class Outbox:
 
     # For others
 
+    def offer(self, packets: bytes, messages: int, fate: Fate) -> bool:
+        """Send Messages at once, or queue them if there is room for all; False: nothing has happened. Never waits."""
+        if self._size + PUT_BYTES + MARK_BYTES + len(packets) > self._limit or not self.takes or self.is_reserved:
+            return False
+        if self._size == 0 and not self.is_due and (sent := self._send_now(packets)):  # nothing waits before it
+            if sent == len(packets):
+                fate.delivered(messages)
+            else:
+                self._mark(packets, messages, fate)
+                self.sent(sent)
+        else:
+            self._queue(packets, messages, fate)
+        return True
+
     def deliver(self, run: Run, fate: Fate) -> int:
         """Queue Messages in order, waiting for room; returns how many were queued."""
         packets = run.packets
         if self._size + PUT_BYTES + MARK_BYTES + len(packets) <= self._limit and self.takes and not self.is_reserved:
-            self._append(packets, run.messages, fate)
+            self._queue(packets, run.messages, fate)
             return run.messages
         return self._put_some(each_message(run), fate, self._admits)
 
@@ -120,10 +139,12 @@ class Outbox:
     def take(self) -> bytes:
         """Take what is queued, then notices: now in flight. There may be more while `is_due`. Never waits."""
         self.is_due = False
-        channel = self._channel
-        count = channel.qsize()
-        self._size -= PUT_BYTES * count
-        stream = channel.get_nowait() if count == 1 else b"".join([channel.get_nowait() for _ in range(count)])
+        stream = b""
+        if channel := self._channel:
+            self._channel = None
+            count = channel.qsize()
+            self._size -= PUT_BYTES * count
+            stream = channel.get_nowait() if count == 1 else b"".join([channel.get_nowait() for _ in range(count)])
         if self.notices and self.takes and not self.is_reserved:
             notices = b"".join([take() for take in self.notices])
             self._size += len(notices)
@@ -164,13 +185,13 @@ class Outbox:
 
     @property
     def stream_bytes(self) -> int:
-        """Length of the stream so far: of all that was put and all notices taken."""
+        """Length of the stream so far: of all that was queued and all notices taken."""
         return self._marks.length
 
     @property
     def empty(self) -> bool:
         """Whether nothing is queued; bytes may be in flight."""
-        return self._channel.empty()
+        return self._channel is None
 
     @property
     def awaited(self) -> bool:
@@ -193,7 +214,7 @@ class Outbox:
         if self.advance(OutputEvent.CLOSE):
             self.last_packet = last_packet
             if last_packet:
-                self._append(last_packet)
+                self._queue(last_packet)
 
     def _has_room(self, cost: int) -> bool:
         return self._size + cost <= self._limit
@@ -214,18 +235,25 @@ class Outbox:
                 self.wait()
             if not self.takes:
                 return count
-            self._append(part, 1, fate)
+            self._queue(part, 1, fate)
         return len(parts)
 
-    def _append(self, packets: bytes, messages: int = 0, fate: Fate | None = None) -> None:
-        marks = self._marks
-        begin = marks.length
-        marks.length = begin + len(packets)
-        self._size += PUT_BYTES + len(packets)
-        if fate:
-            self._size += MARK_BYTES
-            marks.append((begin, marks.length, messages, fate))
+    def _queue(self, packets: bytes, messages: int = 0, fate: Fate | None = None) -> None:
+        self._mark(packets, messages, fate)
+        self._size += PUT_BYTES
+        if self._channel is None:
+            self._channel = SimpleQueue()
         self._channel.put(packets)
         if not self.is_due:
             self.is_due = True
             self._on_due()
+
+    def _mark(self, packets: bytes, messages: int, fate: Fate | None) -> None:
+        """Count packets that become the end of the stream."""
+        marks = self._marks
+        begin = marks.length
+        marks.length = begin + len(packets)
+        self._size += len(packets)
+        if fate:
+            self._size += MARK_BYTES
+            marks.append((begin, marks.length, messages, fate))

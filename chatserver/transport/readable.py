@@ -6,6 +6,7 @@ This uses only public names of gevent: `get_original`, `loop.io`, `loop.run_call
 """
 
 import socket
+from collections.abc import Callable
 
 from gevent import get_hub, getcurrent
 from gevent.monkey import get_original
@@ -19,9 +20,9 @@ class Interrupted(Exception):
     """interrupt() ended the wait."""
 
 
-def plain_socket(sock: socket.socket) -> socket.socket:
-    """Move a connection from gevent's socket, which is detached, to a plain non-blocking one."""
-    plain = PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+def plain_socket(like: socket.socket, fileno: int) -> socket.socket:
+    """A plain non-blocking socket for this descriptor, of the same kind as `like`."""
+    plain = PlainSocket(like.family, like.type, like.proto, fileno)
     plain.setblocking(False)
     return plain
 
@@ -32,10 +33,15 @@ class Readable:
     1. One greenlet at a time waits. Input that arrives while none does costs one call.
     2. `interrupt` ends the wait of the greenlet that waits now, and has no effect where none does.
     3. Killing the greenlet or a timeout in it ends the wait like any other wait.
+    4. `on_input` replaces `wake` as what the loop calls, in the hub. It may read the input itself, while a greenlet
+       waits, or call `wake`; it must not wait.
     """
 
-    def __init__(self, fileno: int) -> None:
+    __slots__ = ("_hub", "_is_watched", "_on_input", "_waiter", "_watcher")
+
+    def __init__(self, fileno: int, on_input: Callable[[], object] | None = None) -> None:
         self._hub = get_hub()
+        self._on_input = on_input or self.wake
         self._watcher = self._hub.loop.io(fileno, READ)
         self._is_watched = False
         self._waiter: greenlet | None = None
@@ -44,10 +50,10 @@ class Readable:
         """Wait until there is input, its end, or an error that reading will raise. Raises Interrupted."""
         if not self._is_watched:
             self._is_watched = True
-            self._watcher.start(self._wake)
+            self._watcher.start(self._on_input)
         self._waiter = getcurrent()
         try:
-            self._hub.switch()
+            greenlet.switch(self._hub)
         finally:
             self._waiter = None
 
@@ -60,7 +66,8 @@ class Readable:
         """Stop watching. The socket must be closed after this: closing it under a watcher can abort the process."""
         self._watcher.close()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Switch to the greenlet that waits; without one, stop watching. Call this in the hub."""
         if self._waiter:
             self._waiter.switch()
         else:
