@@ -91,7 +91,7 @@ $(VENV)/requirements: requirements.txt
 	@touch $@
 
 # Editable: `locust -f locustfiles/chat.py` and the commands of pyproject.toml then work in any folder.
-$(VENV)/installed: $(VENV)/requirements pyproject.toml
+$(VENV)/installed: $(VENV)/requirements pyproject.toml _protocol.c
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -9,8 +9,10 @@ As in h11, two error types stand for two kinds of fault: `RemoteProtocolError` f
 
 import unicodedata
 from collections.abc import Iterator, Mapping, Set
+from contextlib import suppress
 from enum import IntEnum, IntFlag, StrEnum
 from functools import cache
+from os import environ
 from typing import NamedTuple
 
 DEFAULT_PORT = 9034
@@ -176,32 +178,14 @@ class Decoder:
         self._data = b""
 
     def messages(self, envelope: "Envelope") -> "Run":
-        """The run of plain Messages that comes next, wrapped. Plain means complete, valid and one packet when wrapped.
-
-        The first packet that is not plain is left to `next`. A call per Message would cost more than relaying it.
-        """
-        data = self._data
-        begin, end = self._at + MESSAGE_HEADER_BYTES, len(data)
-        header = data[self._at : begin]
-        is_ascii = self._is_ascii
-        wrapped: list[bytes] = []
-        add, heads = wrapped.append, envelope.heads
-        while head := heads[header]:
-            stop = begin + header[-1]
-            text = data[begin:stop]
-            if stop > end or not (is_ascii or _is_text(text)):
-                break
-            add(head)
-            add(text)
-            begin = stop + MESSAGE_HEADER_BYTES
-            header = data[stop:begin]
-        at = begin - MESSAGE_HEADER_BYTES
-        if at < end:
+        """The run of plain Messages that comes next, wrapped. The first packet that is not plain is left to `next`."""
+        packets, count, at = wrap_messages(self._data, self._at, envelope, self._is_ascii)
+        if at < len(self._data):
             self._at = at
         else:
             self._data, self._at = b"", 0
             self.has_more = False
-        return tuple.__new__(Run, (b"".join(wrapped), len(wrapped) // 2))  # Run() would be a Python-level call
+        return tuple.__new__(Run, (packets, count))  # Run() would be a Python-level call
 
     def message(self, data: bytes, envelope: "Envelope") -> bytes:
         """`data`, wrapped, if it is one plain Message and comes next; else b"", and nothing has changed."""
@@ -225,6 +209,39 @@ class Decoder:
         self.forget()
         self._failure = RemoteProtocolError(reason)
         return self._failure
+
+
+def _wrap_messages(data: bytes, at: int, envelope: "Envelope", is_ascii: bool) -> tuple[bytes, int, int]:
+    """Wrap the plain Messages that come next in `data`, from position `at` on: their packets for the receiver, their
+    number, and the position behind them.
+
+    Plain means complete, valid and one packet when wrapped. `is_ascii`: all of `data` is. A call per Message would cost
+    more than relaying it.
+    """
+    begin, end = at + MESSAGE_HEADER_BYTES, len(data)
+    header = data[at:begin]
+    wrapped: list[bytes] = []
+    heads = envelope.heads
+    add, find = wrapped.append, heads.get
+    while heads[header]:  # the first of its kind
+        while head := find(header):
+            stop = begin + header[-1]
+            text = data[begin:stop]
+            if stop > end or not (is_ascii or _is_text(text)):
+                header = b""
+                break
+            add(head)
+            add(text)
+            begin = stop + MESSAGE_HEADER_BYTES
+            header = data[stop:begin]
+    return b"".join(wrapped), len(wrapped) // 2, begin - MESSAGE_HEADER_BYTES
+
+
+wrap_messages = _wrap_messages
+if not environ.get("CHAT_PURE_PYTHON"):
+    with suppress(ImportError):  # it is built only where there is a compiler
+        from _protocol import wrap_messages
+IS_COMPILED = wrap_messages is not _wrap_messages
 
 
 @cache
@@ -363,7 +380,8 @@ class Envelope:
 
     def __init__(self, sender: str) -> None:
         self._room = text_room(sender)
-        self.heads = _Heads(f"{sender}:".encode())
+        self.prefix = f"{sender}:".encode()
+        self.heads = _Heads(self.prefix)
 
     def wrap(self, text: bytes) -> bytes:
         """The Message packet for `text`, or several in order if it does not fit into one."""

@@ -12,6 +12,7 @@ import re
 import resource
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -24,6 +25,7 @@ from benchmarks.measures import MEASURES, QUICK, Measure
 from benchmarks.plots import draw
 from benchmarks.report import Results, report
 from benchmarks.servers import ALL, OURS, Server, find, running
+from protocol import IS_COMPILED
 
 RESULTS = Path(__file__).parent / "results"
 OPEN_FILES = 16384
@@ -44,7 +46,7 @@ def main() -> None:
     results, faults = _measure(list(_jobs(measures, contenders, options.rounds)), options.seconds)
     print(report(results))
     compared = {server.name: {"version": version(server), "settings": server.settings} for server in contenders}
-    print()
+    print(f"\n{interpreter()}")
     for name, about in compared.items():
         print(f"{name} {about['version']}".rstrip() + f": {about['settings']}")
     _save(options, compared, results)
@@ -148,7 +150,7 @@ def _save(options: argparse.Namespace, compared: dict[str, dict[str, str]], resu
     found = {
         "date": f"{date.today():%Y-%m-%d}",
         "machine": {"cores": os.cpu_count(), "processor": _processor(), "system": platform.platform()},
-        "python": platform.python_version(),
+        "python": interpreter(),
         "seconds": options.seconds,
         "servers": compared,
         "results": results,
@@ -162,6 +164,14 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     return found[1] if found else platform.machine()
+
+
+def interpreter() -> str:
+    """What runs our server: Python, how it was built, and in which language the protocol's loop is."""
+    arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    guided = "with" if "--enable-optimizations" in arguments else "without"
+    language = "C" if IS_COMPILED else "Python"
+    return f"Python {platform.python_version()} {guided} profile-guided optimisation, protocol in {language}"
 
 
 def version(server: Server) -> str:

@@ -14,6 +14,7 @@ import pytest
 from chatserver import __version__
 from chatserver.listener import listen
 from chatserver.operations.options import parse_options
+from protocol import IS_COMPILED
 from testkit.processes import ROOT
 from testkit.server import ServerProcess, StartServer, run_to_end
 
@@ -36,6 +37,12 @@ def test_version_names_the_version() -> None:
     done = run_to_end("--version")
     assert done.returncode == 0
     assert __version__ in done.stdout
+    assert f"protocol in {'C' if IS_COMPILED else 'Python'}" in done.stdout
+
+
+def test_the_compiled_protocol_can_be_switched_off() -> None:
+    done = run_to_end("--version", CHAT_PURE_PYTHON="1")
+    assert "protocol in Python" in done.stdout
 
 
 @pytest.mark.parametrize(

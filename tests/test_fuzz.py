@@ -62,7 +62,7 @@ def take_swapped(decoder: Decoder, envelope: Envelope) -> Run:
 
 
 def take_invalid(decoder: Decoder, envelope: Envelope) -> Run:
-    with patch("protocol._is_text", lambda _: True):
+    with patch("protocol._is_text", lambda _: True), patch("protocol.wrap_messages", protocol._wrap_messages):
         return take_messages(decoder, envelope)
 
 

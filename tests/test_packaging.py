@@ -22,6 +22,7 @@ METADATA = PROJECT["project"]
 EXTRAS: dict[str, list[str]] = METADATA["optional-dependencies"]
 PACKAGES: list[str] = PROJECT["tool"]["setuptools"]["packages"]
 MODULES: list[str] = PROJECT["tool"]["setuptools"]["py-modules"]
+COMPILED = {module["name"] for module in PROJECT["tool"]["setuptools"]["ext-modules"]}
 NOT_SHIPPED = {"tests", "testkit", "stress", "benchmarks"}
 NOT_BUILT = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "data", "load-data")
 EXTRA_OF = {"cluster": "cluster", "loadtest": "load"}  # what needs more than the programs do
@@ -73,7 +74,7 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
 def test_shipped_code_imports_only_its_dependencies(shipped: str) -> None:
     files = [ROOT / f"{shipped}.py"] if shipped in MODULES else (ROOT / shipped).rglob("*.py")
     declared = names(METADATA["dependencies"] + EXTRAS.get(EXTRA_OF.get(shipped, ""), []))
-    ours = {name.partition(".")[0] for name in PACKAGES} | set(MODULES)
+    ours = {name.partition(".")[0] for name in PACKAGES} | set(MODULES) | COMPILED
     distributions = packages_distributions()
     for file in files:
         for module in imports(file) - sys.stdlib_module_names - ours:
@@ -185,4 +186,4 @@ def test_redis_without_its_extra_is_a_clear_error(installed: Path, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["chat-server", "chat", "chat-admin"])
 def test_each_command_knows_its_name_and_version(installed: Path, tmp_path: Path, command: str) -> None:
-    assert run(installed / command, "--version", cwd=tmp_path).stdout == f"{command} {__version__}\n"
+    assert run(installed / command, "--version", cwd=tmp_path).stdout.startswith(f"{command} {__version__}")

@@ -230,7 +230,8 @@ def test_the_protocol_is_pure() -> None:
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module or "")
-    assert imported == {"collections.abc", "enum", "functools", "typing", "unicodedata"}
+    pure = {"collections.abc", "contextlib", "enum", "functools", "typing", "unicodedata"}
+    assert imported == {*pure, "_protocol", "os"}, "the environment is all that it needs of os"
 
 
 plain = st.text(max_size=40).map(str.encode).map(protocol.encode_message)
@@ -278,17 +279,6 @@ def relay(decoder: Decoder, envelope: Envelope, chunks: list[bytes]) -> tuple[li
     except RemoteProtocolError as error:
         return said, error.reason
     return said, None
-
-
-def test_the_messages_of_one_chunk_are_decoded_as_one_run() -> None:
-    decoder, envelope = Decoder(FROM_CLIENT), Envelope("ann")
-    texts = [b"one", b"", "drei \N{SNOWMAN}".encode(), b"x" * 132]
-    decoder.feed(b"".join(map(protocol.encode_message, texts)) + b"\x08\x00" + protocol.encode_message(b"four"))
-    assert decoder.messages(envelope) == (b"".join(map(envelope.wrap, texts)), 4)
-    assert decoder.messages(envelope) == (b"", 0)
-    assert decoder.next() == (PacketType.PING, b"")
-    assert decoder.messages(envelope) == (envelope.wrap(b"four"), 1)
-    assert decoder.next() is None
 
 
 @given(st.lists(st.binary(max_size=50)))

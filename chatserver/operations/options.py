@@ -10,7 +10,7 @@ from typing import Any
 from configargparse import ArgParser
 
 from chatserver import __version__
-from protocol import DEFAULT_PORT, ID_WIDTHS
+from protocol import DEFAULT_PORT, ID_WIDTHS, IS_COMPILED
 
 MIN_OUTBOX_BYTES = 1024
 MIN_LEASE_SECONDS = 0.5
@@ -55,7 +55,8 @@ def _build_parser() -> ArgParser:
         add_config_file_help=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    version = f"%(prog)s {__version__}, protocol in {'C' if IS_COMPILED else 'Python'}"
+    parser.add_argument("--version", action="version", version=version)
     config_help = "read options from this file too"
     parser.add_argument("-c", "--config", is_config_file=True, env_var="CHAT_CONFIG", metavar="FILE", help=config_help)
     for title, options in _options().items():

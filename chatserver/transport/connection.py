@@ -24,7 +24,7 @@ from chatserver.transport.outbox import Outbox
 from chatserver.transport.readable import Interrupted, Readable
 from chatserver.transport.states import INPUT, Input, InputEvent, Output, OutputEvent
 from chatserver.transport.tls import TlsStream
-from protocol import Reason, encode_error, rest_of_packet
+from protocol import MAX_PACKET_BYTES, Reason, encode_error, rest_of_packet
 
 WRITE = 2  # libev's event bit
 RECV_BYTES = 16384  # 64 KiB costs a fifth more CPU per message and keeps the other clients waiting four times as long
@@ -112,14 +112,14 @@ class Connection:
         return data
 
     def _arrived(self) -> None:
-        """There is input: read a chunk and offer it to the session here, in the hub; else wake the greenlet.
+        """There is input: read a chunk and offer it to the session here, in the hub, or wake the greenlet.
 
         Most chunks are one Message, and a switch to the greenlet and back costs more than relaying it.
         """
         if self.offer and self.waiting_since is not None:
             try:
                 data = self._sock.recv(self._chunk_bytes)
-                if self.offer(data):
+                if len(data) <= MAX_PACKET_BYTES and self.offer(data):
                     self.waiting_since = monotonic()
                     self._counters.bytes_received += len(data)
                     return

@@ -1,0 +1,3 @@
+from protocol import Envelope
+
+def wrap_messages(data: bytes, at: int, envelope: Envelope, is_ascii: bool) -> tuple[bytes, int, int]: ...
