@@ -88,6 +88,11 @@ class Storage(ABC):
     def password_hash(self, user_id: int) -> str | None:
         """The hash stored last for this user, if any."""
 
+    def credentials(self, name: str) -> tuple[User, str | None] | None:
+        """The user with exactly this name, and its password_hash()."""
+        user = self.find(name)
+        return (user, self.password_hash(user.id)) if user else None
+
     @abstractmethod
     def is_online(self, user_id: int) -> bool:
         """The status stored last."""

@@ -52,8 +52,7 @@ class RedisChats(Chats):
         return sorted({user for pair in self._pairs() for user in pair})
 
     def mailbox_sizes(self) -> dict[int, int]:
-        sizes = self._engine.call("HGETALL", self._engine.key("mail-sizes"))
-        return {int(user): int(size) for user, size in sizes.items()}
+        return {int(user): int(size) for page in self._engine.scan("mail-sizes") for user, size in page.items()}
 
     def last(self, one: int, other: int, count: int) -> list[ChatRow]:
         return _rows(self._engine.run(LAST, _pair(one, other), count))[::-1]
@@ -70,13 +69,8 @@ class RedisChats(Chats):
                 after = rows[-1].id
 
     def _pairs(self) -> set[tuple[int, int]]:
-        found: set[tuple[int, int]] = set()
-        cursor = 0
-        while True:
-            cursor, page = self._engine.call("HSCAN", self._engine.key("pairs"), cursor, "COUNT", PAGE)
-            found |= {(int(low), int(high)) for low, _, high in (pair.partition(b":") for pair in page)}
-            if not int(cursor):
-                return found
+        pairs = (pair.partition(b":") for page in self._engine.scan("pairs") for pair in page)
+        return {(int(low), int(high)) for low, _, high in pairs}
 
     # Writing
 

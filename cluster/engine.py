@@ -11,7 +11,7 @@ import redis
 from gevent.event import AsyncResult, Event
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 
 from chatnet.backoff import backoff
@@ -20,6 +20,7 @@ from chatstorage.interface import StorageError, StorageUnavailable
 ANSWER_SECONDS = 2.0  # without an answer for so long, Redis counts as away
 FIRST_PAUSE_SECONDS = 0.1  # after a failure; each further failure doubles it ...
 LONGEST_PAUSE_SECONDS = 2.0  # ... up to this
+PAGE = 1000  # fields of a hash read at once
 SCRIPTS = Path(__file__).parent / "scripts"
 
 Argument: TypeAlias = str | bytes | int
@@ -63,6 +64,7 @@ class Engine:
         self._pauses: Iterator[float] | None = None  # while Redis is away
         self._retry_at = 0.0
         self._problem = ""
+        self._connection: AbstractConnection | None = None  # for the commands
         self._worker = gevent.spawn(self._work)
 
     def key(self, *parts: object) -> str:
@@ -90,6 +92,15 @@ class Engine:
         except NoScriptError:  # Redis has restarted
             return self.call("EVAL", script.text, 1, self.prefix, *arguments)
 
+    def scan(self, *name: object) -> Iterator[dict[bytes, bytes]]:
+        """The fields and values of the hash with this key, page by page; what changes meanwhile may come twice."""
+        cursor = b"0"
+        while True:
+            cursor, page = self.call("HSCAN", self.key(*name), cursor, "COUNT", PAGE)
+            yield dict(zip(page[::2], page[1::2], strict=True))
+            if cursor == b"0":
+                return
+
     def connect(self, timeout: float | None = ANSWER_SECONDS) -> AbstractConnection:
         """A separate connection, whose reads wait `timeout` seconds; None waits for ever. Raises RedisError."""
         pool = self._client.connection_pool  # not from the pool, which would count it for ever
@@ -101,6 +112,7 @@ class Engine:
     def close(self) -> None:
         """Close the connection; commands in flight get no answer."""
         self._worker.kill()
+        self._disconnect()
         self._client.close()
 
     def _work(self) -> None:
@@ -109,11 +121,9 @@ class Engine:
             self._due.clear()
             asked, self._asked = self._asked, []
             try:
-                pipeline = self._client.pipeline(transaction=False)
-                for command, _ in asked:
-                    pipeline.execute_command(*command)
-                results = pipeline.execute(raise_on_error=False)
+                results = self._exchange([command for command, _ in asked])
             except Exception as error:  # noqa: BLE001 - some URLs make redis-py raise other errors
+                self._disconnect()
                 self._pause(error)
                 results = [error] * len(asked)
             else:
@@ -121,10 +131,30 @@ class Engine:
             for (_, answer), result in zip(asked, results, strict=True):
                 answer.set(result)
 
+    def _exchange(self, commands: list[tuple[Argument, ...]]) -> list[Any]:
+        """Redis's answers to these commands, which may be errors. A pipeline of redis-py costs three times as much."""
+        if self._connection and self._connection.can_read():  # nothing was asked, so it is the end
+            self._disconnect()
+        connection = self._connection = self._connection or self.connect()
+        connection.send_packed_command(connection.pack_commands(commands))
+        return [_answer(connection) for _ in commands]
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection:
+            connection.disconnect()
+
     def _pause(self, error: Exception) -> None:
         self._problem = f"Redis is away: {error}"
         self._pauses = self._pauses or pauses()
         self._retry_at = time.monotonic() + next(self._pauses)
+
+
+def _answer(connection: AbstractConnection) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 def pauses() -> Iterator[float]:

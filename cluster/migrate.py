@@ -179,13 +179,7 @@ def _in_redis(engine: Engine) -> MigratedDatabase:
 
 
 def _hash(engine: Engine, name: str) -> dict[int, str]:
-    found: dict[int, str] = {}
-    cursor = 0
-    while True:
-        cursor, page = engine.call("HSCAN", engine.key(name), cursor, "COUNT", AT_ONCE)
-        found |= {int(user_id): text.decode() for user_id, text in page.items()}
-        if not int(cursor):
-            return found
+    return {int(user_id): text.decode() for page in engine.scan(name) for user_id, text in page.items()}
 
 
 def _write_redis(engine: Engine, source: MigratedDatabase, mark: Mark, say: Say) -> int:

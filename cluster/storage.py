@@ -13,7 +13,6 @@ from cluster.engine import Script
 
 CHECK_SIGN_UP, SIGN_UP, REMOVE = Script("check_sign_up"), Script("sign_up"), Script("remove")
 LOOK_ALIKE = Script("look_alike")
-PAGE = 1000  # users read at once
 
 
 class RedisStorage(Storage):
@@ -43,13 +42,8 @@ class RedisStorage(Storage):
     # Look-ups
 
     def users(self) -> list[User]:
-        found: dict[int, str] = {}
-        cursor = 0
-        while True:
-            cursor, page = self._engine.call("HSCAN", self._engine.key("users"), cursor, "COUNT", PAGE)
-            found |= {int(user_id): name.decode() for user_id, name in page.items()}
-            if not int(cursor):
-                return [User(user_id, found[user_id]) for user_id in sorted(found)]
+        found = {int(user_id): name.decode() for page in self._engine.scan("users") for user_id, name in page.items()}
+        return [User(user_id, found[user_id]) for user_id in sorted(found)]
 
     def count(self) -> int:
         return int(self._engine.call("HLEN", self._engine.key("users")))
@@ -67,6 +61,12 @@ class RedisStorage(Storage):
 
     def password_hash(self, user_id: int) -> str | None:
         return self._get("passwords", user_id)
+
+    def credentials(self, name: str) -> tuple[User, str | None] | None:
+        user_id, found, *stored = self._engine.run(LOOK_ALIKE, _text(skeleton(name))) or (0, b"")
+        if found.decode() != name:
+            return None
+        return User(int(user_id), name), stored[0].decode() if stored else None
 
     def is_online(self, user_id: int) -> bool:
         return self._directory.is_online(user_id)

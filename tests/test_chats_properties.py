@@ -253,8 +253,8 @@ class RedisChatsAreADict(ChatsAreADict):
         counted = dict.fromkeys(self._touched, 0)
         for row in self._rows.values():
             counted[pair(row)] = counted.get(pair(row), 0) + row.count
-        kept = self._engine.call("HGETALL", self._engine.key("pairs"))
-        assert {key: int(count) for key, count in kept.items() if int(count)} == {
+        kept = [item for page in self._engine.scan("pairs") for item in page.items()]
+        assert {key: int(count) for key, count in kept if int(count)} == {
             b"%d:%d" % key: count for key, count in counted.items() if count
         }
         waiting = sum(row.waiting > 0 for row in self._rows.values())

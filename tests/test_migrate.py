@@ -193,7 +193,7 @@ def test_chats_of_removed_users_are_not_migrated(engine: Engine, group: Group, t
         chats.write([message(1, 1, 2, waiting=1), message(2, 1, 1), message(3, 2, 1, waiting=1)], {})
     carry(tmp_path / "data", engine, silent)
     assert group.found.rows == [message(2, 1, 1)]
-    assert engine.call("HGETALL", engine.key("mail-sizes")) == {}
+    assert engine.call("HLEN", engine.key("mail-sizes")) == 0
 
 
 names = st.lists(st.text("abcżó\"'#ﬁ", min_size=1, max_size=8), unique_by=skeleton, max_size=8)
@@ -358,7 +358,7 @@ def test_a_repeated_migration_includes_later_changes_in_the_folder(
         chats.write([message(100, 6, 4, waiting=1)], {})
     carry(folder, engine, silent)
     assert group.found == in_folder(folder)
-    assert engine.call("HGETALL", engine.key("mail-sizes"))[b"4"] == b"1"
+    assert engine.call("HGET", engine.key("mail-sizes"), 4) == b"1"
 
 
 # Refused

@@ -103,6 +103,7 @@ def test_look_alikes_are_one_name_to_sign_up_but_not_to_log_in(
         user = storage.sign_up(name, None)
         assert storage.look_alike(other) == user
         assert storage.find(other) == (user if other == name else None)
+        assert storage.credentials(other) == ((user, None) if other == name else None)
         with pytest.raises(NameTaken):
             storage.check_sign_up(other)
         with pytest.raises(NameTaken):
@@ -121,6 +122,7 @@ def test_names_of_any_printable_characters_survive_a_restart(database: Database,
     with database() as storage:
         assert storage.find(name) == user
         assert storage.password_hash(user.id) == HASH
+        assert storage.credentials(name) == (user, HASH)
 
 
 # Limits

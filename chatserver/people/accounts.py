@@ -86,13 +86,12 @@ class Accounts:
 
     def _try(self, name: str, password: str, outbox: Outbox, origin: str) -> Member | None:
         """None if an operator changed the user meanwhile, so that the checks must be repeated. Raises StorageError."""
-        user = self._judge_name(name, password)
-        stored = self._storage.password_hash(user.id) if user else None
+        user, stored = self._judge_name(name, password)
         if not password and (stored or self._password_required):
             raise Refused(Reason.PASSWORD_REQUIRED)
         if user and stored:
             self._check_password(user, stored, password, origin)
-        with self._claim(name):
+        with self._claim(name, user):
             if stored and not self._is_still(name, user, stored):
                 return None
             return self._let_in(name, password, user, stored, outbox)
@@ -154,7 +153,7 @@ class Accounts:
             self._held.remove(name)
 
     def _is_still(self, name: str, user: User | None, stored: str | None) -> bool:
-        return self._storage.find(name) == user and (user is None or self._storage.password_hash(user.id) == stored)
+        return self._storage.credentials(name) == (user, stored)
 
     def _let_in(self, name: str, password: str, user: User | None, stored: str | None, outbox: Outbox) -> Member:
         new_hash = self._passwords.hash(password) if password and not stored else None
@@ -180,18 +179,20 @@ class Accounts:
         self._write(self._storage.set_password, user.id, new_hash)
         log.info("%s now has a password", user.name)
 
-    def _judge_name(self, name: str, password: str) -> User | None:
-        """The user with that name, None for a new one. Makes all checks that need no password. Raises Refused."""
+    def _judge_name(self, name: str, password: str) -> tuple[User | None, str | None]:
+        """The user with that name and its password's hash, None for what there is not. Makes all checks that need no
+        password. Raises Refused.
+        """
         if not is_valid_username(name):
             raise Refused(Reason.INVALID_USERNAME)
         if len(password.encode()) > MAX_PASSWORD_BYTES:
             raise Refused(Reason.INVALID_PASSWORD)
-        user = self._storage.find(name)
+        user, stored = self._storage.credentials(name) or (None, None)
         if self._is_present(name, user):
             raise Refused(Reason.USER_ALREADY_ONLINE)
         if user is None:
             self._storage.check_sign_up(name)
-        return user
+        return user, stored
 
     def _check_password(self, user: User, stored: str, password: str, origin: str) -> None:
         try:
@@ -213,9 +214,9 @@ class Accounts:
         return (user is not None and self._presence.is_online(user.id)) or name in self._arriving
 
     @contextmanager
-    def _claim(self, name: str) -> Iterator[None]:
+    def _claim(self, name: str, user: User | None) -> Iterator[None]:
         # Checked again: a password may have been checked since the name was.
-        if self._is_present(name, self._storage.find(name)) or name in self._held:
+        if self._is_present(name, user) or name in self._held:
             raise Refused(Reason.USER_ALREADY_ONLINE)
         self._arriving.add(name)
         try:

@@ -128,9 +128,19 @@ class Connection:
             except Exception as error:  # noqa: BLE001 (the greenlet raises it)
                 self._chunk = error
             else:
-                self._chunk = data
-                self._chunk_bytes = RECV_BYTES if len(data) >= FEW_BYTES else FEW_BYTES
+                self._chunk = self._all_of(data)
         self._readable.wake()
+
+    def _all_of(self, data: bytes) -> bytes:
+        """The chunk of which `data` is the beginning. After a large one the next one is read at once."""
+        if self._chunk_bytes == FEW_BYTES == len(data):
+            with suppress(BlockingIOError):
+                try:
+                    data += self._sock.recv(RECV_BYTES - FEW_BYTES)
+                except ConnectionError as error:  # the next read finds the end
+                    self.end_with(error.strerror or str(error))
+        self._chunk_bytes = RECV_BYTES if len(data) > FEW_BYTES else FEW_BYTES
+        return data
 
     def pause(self, seconds: float) -> None:
         """Leave input unread for so many seconds, or until stop_reading()."""
