@@ -11,11 +11,12 @@ import redis
 from gevent.event import AsyncResult, Event
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from chatnet.backoff import backoff
 from chatstorage.interface import StorageError, StorageUnavailable
+from cluster.wire import Wire
 
 ANSWER_SECONDS = 2.0  # without an answer for so long, Redis counts as away
 FIRST_PAUSE_SECONDS = 0.1  # after a failure; each further failure doubles it ...
@@ -64,7 +65,7 @@ class Engine:
         self._pauses: Iterator[float] | None = None  # while Redis is away
         self._retry_at = 0.0
         self._problem = ""
-        self._connection: AbstractConnection | None = None  # for the commands
+        self._wire: Wire | None = None  # for the commands
         self._worker = gevent.spawn(self._work)
 
     def key(self, *parts: object) -> str:
@@ -132,29 +133,21 @@ class Engine:
                 answer.set(result)
 
     def _exchange(self, commands: list[tuple[Argument, ...]]) -> list[Any]:
-        """Redis's answers to these commands, which may be errors. A pipeline of redis-py costs three times as much."""
-        if self._connection and self._connection.can_read():  # nothing was asked, so it is the end
+        """Redis's answers to these commands, which may be errors."""
+        if self._wire and self._wire.has_ended():
             self._disconnect()
-        connection = self._connection = self._connection or self.connect()
-        connection.send_packed_command(connection.pack_commands(commands))
-        return [_answer(connection) for _ in commands]
+        self._wire = self._wire or Wire(self.connect())
+        return self._wire.ask(commands, ANSWER_SECONDS)
 
     def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection:
-            connection.disconnect()
+        wire, self._wire = self._wire, None
+        if wire:
+            wire.close()
 
     def _pause(self, error: Exception) -> None:
         self._problem = f"Redis is away: {error}"
         self._pauses = self._pauses or pauses()
         self._retry_at = time.monotonic() + next(self._pauses)
-
-
-def _answer(connection: AbstractConnection) -> Any:
-    try:
-        return connection.read_response()
-    except ResponseError as error:
-        return error
 
 
 def pauses() -> Iterator[float]:

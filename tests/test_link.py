@@ -11,7 +11,8 @@ import trustme
 
 from chatstorage.interface import StorageUnavailable
 from cluster.engine import Engine
-from cluster.link import READ_BYTES, Link
+from cluster.link import Link
+from cluster.wire import READ_BYTES
 from testkit.processes import DEADLINE, wait_for
 from testkit.redis_server import RedisServer, run_redis
 
