@@ -11,6 +11,8 @@ from chatclient.dialogue import (
 )
 from protocol import (
     ALL_FEATURES,
+    EXTRA_FROM_SERVER,
+    FROM_SERVER,
     HISTORY_END,
     NO_FEATURES,
     Feature,
@@ -68,6 +70,10 @@ def log_in(dialogue: Dialogue, features: Feature = ALL_FEATURES) -> None:
 def is_a_breach(dialogue: Dialogue, packet: bytes) -> bool:
     dialogue.receive(packet)
     return dialogue.ending is not None
+
+
+def test_every_packet_that_a_server_may_send_has_a_handler() -> None:
+    assert Dialogue._HANDLERS.keys() == FROM_SERVER | EXTRA_FROM_SERVER.keys()
 
 
 # Which packets a server may send
