@@ -60,14 +60,15 @@ class Directory:
         self._epoch, *lost = answer
         return lost
 
-    def renew(self, may_end_others: bool) -> float:
+    def renew(self, may_end_others: bool) -> tuple[float, float]:
         """Renew the lease and, if allowed, end nodes whose lease has run out. Returns the seconds until the next lease
-        of another node runs out, or less than 0. Raises LeaseRanOut.
+        of another node runs out, or less than 0; and the time in seconds by Redis's clock. Raises LeaseRanOut.
         """
         answer = self.engine.run(RENEW, self.node, self._lease_ms, int(may_end_others))
         if not answer:
             raise LeaseRanOut
-        return int(answer[0]) / 1000
+        soonest, moment = answer
+        return soonest / 1000, moment / 1000
 
     def quit(self) -> None:
         """Leave the group."""

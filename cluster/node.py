@@ -100,18 +100,22 @@ class Node:
     def _stay(self, link: Link) -> None:
         """Renew the lease until this raises StorageUnavailable or LeaseRanOut."""
         listener = gevent.spawn(self._listen, link)
-        arrived = now()
+        sure_since = now()  # that nodes whose lease has run out by Redis's clock have failed
+        ahead: tuple[float, float] | None = None  # by how much Redis's clock is ahead of this node's: at least, at most
         pause = 0.0
         try:
             while not link.failed.wait(pause):
                 began = now()
                 if self._presence.is_unsure:
                     self._say_who_is_here()
-                may_end_others = (
-                    began - arrived >= self._lease.seconds
-                )  # by then, nodes that were cut off as well have returned
-                soonest = self._directory.renew(may_end_others)
+                may_end_others = began - sure_since >= self._lease.seconds  # those that were cut off are back by then
+                soonest, moment = self._directory.renew(may_end_others)
                 self._lease.confirm(began)
+                before, ahead = ahead, (moment - now(), moment - began)
+                if before and (step := _step(before, ahead)) > self._lease.seconds / RENEWALS:
+                    log.warning("Redis's clock was stepped by %.0f s or more", step)
+                    sure_since = began  # leases look as if they had run out, until their nodes renew them
+                    may_end_others = False
                 link.publish([(self._own_channel, CALL)])
                 if began - self._heard > self._lease.seconds:
                     raise StorageUnavailable("Redis: published messages do not arrive")
@@ -186,3 +190,8 @@ class Node:
     @property
     def _own_channel(self) -> str:
         return self._engine.key("to", self._directory.node)
+
+
+def _step(before: tuple[float, float], after: tuple[float, float]) -> float:
+    """The least by which a clock was stepped between two looks at it, forward or back, in seconds."""
+    return max(0.0, after[0] - before[1], before[0] - after[1])

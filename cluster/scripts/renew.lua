@@ -1,5 +1,5 @@
 -- node, lease in ms, may end others (1) or not (0)
--- -> {} if the lease had run out, else {ms until the next lease of another node runs out, or -1}
+-- -> {} if the lease had run out, else {ms until the next lease of another node runs out, or -1; the time by Redis's clock}
 local node, moment = ARGV[1], now()
 local own = redis.call('ZSCORE', p .. 'nodes', node)
 if not own then
@@ -17,4 +17,4 @@ for _, other in ipairs(redis.call('ZRANGE', p .. 'nodes', 0, 1)) do
         soonest = math.max(0, redis.call('ZSCORE', p .. 'nodes', other) - moment)
     end
 end
-return {soonest}
+return {soonest, moment}
