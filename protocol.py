@@ -542,6 +542,17 @@ def rest_of_packet(stream: bytes, sent: int) -> bytes:
 
 USERNAME_RULE = "a name has 1 to 32 bytes, all printable, no space, no colon and no comma"
 
+# Printable in Unicode's sense, and yet nothing is seen: Default_Ignorable_Code_Point, and blank letters and symbols.
+SHOWS_NOTHING = frozenset(
+    chr(code)
+    for codes in (
+        (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, 0x13441, 0x13442, 0x16FE4, 0x1D159),
+        range(0x180B, 0x1810),
+        range(0xFE00, 0xFE10),
+        range(0xE0100, 0xE01F0),
+    )
+    for code in codes
+)
 
 _NOT_IN_NAMES = frozenset(" :,")  # of all that is white space only the blank is printable
 
@@ -554,3 +565,8 @@ def is_valid_username(name: str) -> bool:
         and unicodedata.is_normalized("NFC", name)
         and _NOT_IN_NAMES.isdisjoint(name)
     )
+
+
+def may_sign_up(name: str) -> bool:
+    """Section 6: whether a new user may take this valid name. A number is an id, and "#" begins a room."""
+    return not name.isdecimal() and not name.startswith("#") and SHOWS_NOTHING.isdisjoint(name)

@@ -21,15 +21,15 @@ def list_online(chat: Chat, _: str) -> None:
 
 
 def show_past(chat: Chat, argument: str) -> None:
-    """Arguments are `[N] [NAME|ID]`; a single number is N."""
+    """Arguments are `[N] [NAME|id:N]`; a single number is how many."""
     words = argument.split()
     count = int(words.pop(0)[:11]) if words and words[0].isdecimal() else PAST_MESSAGES
     who = words.pop(0) if words else ""
     if words or not 1 <= count <= MAX_HISTORY:
-        complain(chat, f"usage: /history [N] [NAME|ID], for the last N messages, at most {MAX_HISTORY}")
+        complain(chat, f"usage: /history [N] [NAME|id:N], for the last N messages, at most {MAX_HISTORY}")
         return
     if not who and not chat.partner_id:
-        complain(chat, f"with whom? /history NAME, /history {PAST_MESSAGES} ID, or choose a partner with /chat first")
+        complain(chat, "with whom? /history NAME, /history id:N, or choose a partner with /chat first")
         return
     try:
         messages = past(chat, find(chat, who) if who else chat.partner_id, count)
@@ -55,8 +55,8 @@ def leave(_: Chat, __: str) -> None:
 
 COMMANDS: dict[str, tuple[Callable[[Chat, str], None], str, str]] = {
     "/list": (list_online, "/list", "show who is online, with ids"),
-    "/chat": (choose, "/chat NAME|ID", "choose your partner, online or offline"),
-    "/history": (show_past, "/history [N] [NAME|ID]", f"show the last {PAST_MESSAGES}, or N, messages"),
+    "/chat": (choose, "/chat NAME|id:N", "choose your partner, online or offline, by name or id"),
+    "/history": (show_past, "/history [N] [NAME|id:N]", f"show the last {PAST_MESSAGES}, or N, messages"),
     "/help": (show_help, "/help", "show this list"),
     "/quit": (leave, "/quit", "quit"),
 }

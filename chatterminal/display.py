@@ -3,11 +3,14 @@
 import os
 import sys
 import unicodedata
+from itertools import pairwise
 
-from protocol import Reason
+from protocol import SHOWS_NOTHING, Reason
 
 HIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
 JOINERS = "\u200c\u200d"  # in Cf too, but words and emoji need them
+EMOJI_STYLES = "\ufe0e\ufe0f"  # which say how the symbol, or the key, before them looks
+KEYS = "#*0123456789"
 
 MEANINGS: dict[str, str] = {
     Reason.USER_NOT_ONLINE: "your message was not delivered",
@@ -26,11 +29,15 @@ MEANINGS: dict[str, str] = {
 def visible(text: str) -> str:
     """`text` from others; characters that would act on the terminal, or be invisible, become escapes like \\x1b."""
     return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in HIDDEN and character not in JOINERS
-        else character
-        for character in text
+        character.encode("unicode_escape").decode() if _is_hidden(character, before) else character
+        for before, character in pairwise(" " + text)
     )
+
+
+def _is_hidden(character: str, before: str) -> bool:
+    if character in SHOWS_NOTHING:
+        return not (character in EMOJI_STYLES and (before in KEYS or unicodedata.category(before).startswith("S")))
+    return unicodedata.category(character) in HIDDEN and character not in JOINERS
 
 
 def notice(text: str) -> None:

@@ -32,7 +32,7 @@ def show_presence(chat: Chat, change: PresenceChanged) -> None:
 def choose(chat: Chat, who: str) -> None:
     """Make this user, by name or id, the partner; online or offline."""
     if not who:
-        complain(chat, "usage: /chat NAME or /chat ID")
+        complain(chat, "usage: /chat NAME, or /chat id:NUMBER")
         return
     client = chat.client
     if not chat.interactive:  # a script may ignore a refusal; it must not go on writing to the previous partner
@@ -74,7 +74,13 @@ def restore_partner(chat: Chat, client: ChatClient) -> str:
 
 
 def find(chat: Chat, who: str) -> int:
-    """The id of the user with this name or id, online or offline. Raises ChatRefused for an unknown name."""
+    """The id of the user with this name or id, online or offline. Raises ChatRefused for an unknown name.
+
+    `id:7` is always an id. `7` is one, too, unless a user of that name signed up when this was allowed.
+    """
+    number = who.removeprefix("id:")
+    if number != who and number.isdecimal():
+        return int(number[:11])
     chat.ids.update(chat.client.online)
     if who not in chat.ids:
         if who.isdecimal():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from chatstorage.interface import skeleton
-from protocol import PacketType, Reason, is_valid_username
+from protocol import PacketType, Reason, is_valid_username, may_sign_up
 from stress import wire
 from stress.peer import BRIEF, MAILBOX, PRESENCE, STORED, Message, ModelClient
 
@@ -170,7 +170,7 @@ class Model:
         """Section 5: a login is judged in this order."""
         new, known = name not in self.ids, self.passwords.get(name)
         rules: tuple[tuple[Reason, Callable[[], object]], ...] = (
-            (Reason.INVALID_USERNAME, lambda: not is_valid_username(name)),
+            (Reason.INVALID_USERNAME, lambda: not is_valid_username(name) or (new and not may_sign_up(name))),
             (Reason.INVALID_PASSWORD, lambda: len(password.encode()) > 64),
             (Reason.USER_ALREADY_ONLINE, lambda: not new and self.is_online(self.ids[name])),
             (Reason.USERNAME_TAKEN, lambda: new and skeleton(name) in map(skeleton, self.ids)),

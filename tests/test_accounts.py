@@ -373,3 +373,13 @@ def test_of_two_operators_who_remove_a_user_at_once_one_learns_that_it_does_not_
     stuck.go_on.set()
     assert [removal.get(timeout=30) for removal in removals] == ["removed", "there is no user 'alice'"]
     door.status.close()
+
+
+# Names that were allowed once
+
+
+@pytest.mark.parametrize("name", ["7", "#room", "alice\ufe0f"])
+def test_whoever_has_an_odd_name_keeps_it_and_nobody_else_gets_one(door: Door, name: str) -> None:
+    assert door.outcome(name) is Reason.INVALID_USERNAME
+    user = door.storage.sign_up(name, None)
+    assert door.log_in(name).user_id == user.id

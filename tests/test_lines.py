@@ -127,7 +127,7 @@ def test_an_offline_user_is_written_to_by_id(server: ServerProcess, lines: Start
     with ChatClient(server.host, server.port) as bob:
         bob.login("bob")
     server.wait_for_log("bob disconnected")
-    alice = lines("alice", server.address, typed="/chat 1\nthe build is green\n")
+    alice = lines("alice", server.address, typed="/chat id:1\nthe build is green\n")
     assert alice.wait() == 0
     assert after_login(alice)[1:] == [
         "* now writing to id 1, who is offline: messages wait for the next login",
@@ -207,7 +207,7 @@ def test_help_and_version(lines: StartLines) -> None:
     assert explained.wait() == 0
     for word in (
         "/chat NAME",
-        "/history [N] [NAME|ID]",
+        "/history [N] [NAME|id:N]",
         '"2026-11-26 14:03 name: text", in local time',
         "stored ",
         "--password-file FILE",

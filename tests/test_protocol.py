@@ -153,6 +153,31 @@ def test_a_name_that_could_confuse_is_invalid(name: str) -> None:
     assert not protocol.is_valid_username(name)
 
 
+HIDES = [
+    "alice\ufe0f",
+    "al\u034fice",
+    "\u17b4alice",
+    "\u115f",
+    "\u180balice",
+    "\u3164",
+    "\u2800",
+    "\uffa0x",
+    "x\U000e0100",
+]
+
+
+@pytest.mark.parametrize("name", ["1", "007", "\u0661\u0662", "#room", *HIDES])
+def test_a_name_that_is_an_id_a_room_or_shows_nothing_cannot_be_signed_up(name: str) -> None:
+    assert protocol.is_valid_username(name), "users who have it already keep it"
+    assert not protocol.may_sign_up(name)
+
+
+@pytest.mark.parametrize("name", ["1st", "a#", "名前", "😀", "²", "अनु"])
+def test_any_other_valid_name_can_be_signed_up(name: str) -> None:
+    assert protocol.is_valid_username(name)
+    assert protocol.may_sign_up(name)
+
+
 @pytest.mark.parametrize("user_id", [0, -1, 2**32])
 def test_encoding_an_id_that_no_packet_can_carry_is_a_local_error(user_id: int) -> None:
     with pytest.raises(LocalProtocolError):

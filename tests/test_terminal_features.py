@@ -180,7 +180,7 @@ def test_an_id_gets_its_name_from_the_past(server: ServerProcess, terminal: Star
         bob.chat(1)
         bob.send("hello")
     alice = start(terminal, server.address)
-    alice.type("/chat 2\r")
+    alice.type("/chat id:2\r")
     alice.wait_for(r"^\* now writing to bob, who is offline: .*\nalice -> bob>$")
 
 

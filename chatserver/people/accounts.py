@@ -14,11 +14,11 @@ from argon2.exceptions import VerificationError
 
 from chatserver.counters import Counters
 from chatserver.people.attempts import Attempts, TooManyAttempts
-from chatserver.people.passwords import Passwords
+from chatserver.people.passwords import CannotHash, Passwords
 from chatserver.people.presence import Member, Presence
 from chatserver.transport.outbox import Outbox
 from chatserver.workers import Workers
-from protocol import MAX_PASSWORD_BYTES, Reason, encode_user, is_valid_username
+from protocol import MAX_PASSWORD_BYTES, Reason, encode_user, is_valid_username, may_sign_up
 from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
 
 HOLD_SECONDS = 0.01  # between two checks whether a login is done
@@ -124,7 +124,10 @@ class Accounts:
         self.find(name)
         if password is not None and not 0 < len(password.encode()) <= MAX_PASSWORD_BYTES:
             raise CannotDo(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes")
-        new_hash = None if password is None else self._passwords.hash(password)
+        try:
+            new_hash = None if password is None else self._passwords.hash(password)
+        except CannotHash as error:
+            raise CannotDo(f"the password cannot be hashed now: {error}") from error
         with self._hold(name) as user:
             self._disk.run(self._storage.set_password, user.id, new_hash)
         log.info("admin: %s, id %d, now has %s password", name, user.id, "no" if password is None else "a new")
@@ -185,9 +188,11 @@ class Accounts:
         """
         if not is_valid_username(name):
             raise Refused(Reason.INVALID_USERNAME)
+        user, stored = self._storage.credentials(name) or (None, None)
+        if user is None and not may_sign_up(name):
+            raise Refused(Reason.INVALID_USERNAME)
         if len(password.encode()) > MAX_PASSWORD_BYTES:
             raise Refused(Reason.INVALID_PASSWORD)
-        user, stored = self._storage.credentials(name) or (None, None)
         if self._is_present(name, user):
             raise Refused(Reason.USER_ALREADY_ONLINE)
         if user is None:
@@ -239,4 +244,7 @@ def _as_refusal() -> Iterator[None]:
         raise Refused(Reason.USER_LIMIT_REACHED) from None
     except StorageUnavailable as error:
         log.error("the database cannot be written: %s", error)
+        raise Refused(Reason.STORAGE_UNAVAILABLE) from error
+    except CannotHash as error:
+        log.error("passwords cannot be hashed: %s", error)
         raise Refused(Reason.STORAGE_UNAVAILABLE) from error

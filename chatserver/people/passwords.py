@@ -4,12 +4,22 @@ A hash takes tens of milliseconds and 64 MiB on purpose, so a thread pool of its
 clients notice nothing.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from argon2 import PasswordHasher
-from argon2.exceptions import VerifyMismatchError
+from argon2.exceptions import HashingError, VerificationError, VerifyMismatchError
+from argon2.low_level import error_to_str
 
 from chatserver.workers import Workers
 
 HASHES_AT_ONCE = 2
+NO_MEMORY, NO_THREAD = -22, -33  # of argon2.h; every other error is about the hash that is to be checked
+OUR_FAULTS = frozenset(map(error_to_str, (NO_MEMORY, NO_THREAD)))
+
+
+class CannotHash(Exception):
+    """No hash can be computed now: there is no memory, or no thread, for it. This says nothing about the password."""
 
 
 class Passwords:
@@ -21,15 +31,30 @@ class Passwords:
         self._threads = Workers(threads)
 
     def hash(self, password: str) -> str:
-        """The argon2id hash, including salt and costs (PHC string)."""
-        return self._threads.run(self._hasher.hash, password)
+        """The argon2id hash, including salt and costs (PHC string). Raises CannotHash."""
+        with _telling_faults():
+            return self._threads.run(self._hasher.hash, password)
 
     def matches(self, stored: str, password: str) -> bool:
         """Whether `password` is the one that was hashed.
 
-        Raises ValueError or VerificationError if `stored` is not a whole hash.
+        Raises ValueError or VerificationError if `stored` is not a whole hash, and CannotHash.
         """
         try:
-            return self._threads.run(self._hasher.verify, stored, password)
+            with _telling_faults():
+                return self._threads.run(self._hasher.verify, stored, password)
         except VerifyMismatchError:
             return False
+
+
+@contextmanager
+def _telling_faults() -> Iterator[None]:
+    """Raise CannotHash for what argon2 and Python report when the machine is at its limits."""
+    try:
+        yield
+    except (HashingError, MemoryError, RuntimeError) as error:  # RuntimeError: no thread can be started
+        raise CannotHash(str(error) or "no memory") from error
+    except VerificationError as error:
+        if str(error) in OUR_FAULTS:
+            raise CannotHash(str(error)) from error
+        raise
