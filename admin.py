@@ -6,6 +6,7 @@ it works on the database of a group of servers.
 
 import argparse
 import csv
+import io
 import os
 import sys
 import time
@@ -37,6 +38,7 @@ IN_USE_SECONDS = 10.0  # a starting or stopping server, or another admin.py, hol
 MAX_LINE_BYTES = 1000
 HIGHEST_ID = 2**32 - 1
 
+FORMULAS = tuple("=+-@\t\r")  # how a spreadsheet knows one (OWASP, CSV injection)
 COMMANDS = {
     "users": "list all users: id, name, online or offline, whether they have a password",
     "passwd": "set a user's password",
@@ -125,7 +127,7 @@ def run_on_folder(options: argparse.Namespace, folder: Path) -> None:
         case "export":
             if not (folder / CHATS).exists():
                 raise CannotDo(f"there are no past chats in {folder}")
-            export(order(folder, {"do": "users"}), chat_file.export(folder / CHATS))
+            export(order(folder, {"do": "users"}), chat_file.export(folder / CHATS), options.safe)
         case _:
             order(folder, request_of(options))
 
@@ -140,7 +142,7 @@ def run_on_group(options: argparse.Namespace) -> None:
             case "backup":
                 raise CannotDo("Redis makes its own backups: copy its RDB or AOF files, or use migrate --back")
             case "export":
-                export(list(group.rows()), group.export())
+                export(list(group.rows()), group.export(), options.safe)
             case _:
                 list(perform(accounts_on(group.storage), group.kick, request_of(options)))
 
@@ -232,19 +234,31 @@ def copy_chats(folder: Path, target: Path) -> None:
         chat_file.copy(folder / CHATS, target / CHATS)
 
 
-def export(users: list[Any], batches: Iterator[ChatRow]) -> None:
-    """Print a line for each message. A removed user is shown as #ID."""
+def export(users: list[Any], batches: Iterator[ChatRow], safe: bool) -> None:
+    """Print a record for each message. A removed user is shown as #ID. `safe`: a spreadsheet sees no formula."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
     names = {user_id: name for user_id, name, *_ in users}
     shown = visible if sys.stdout.isatty() else str
-    lines = csv.writer(sys.stdout, lineterminator="\n")
-    lines.writerow(("time", "sender", "receiver", "text"))
+    print(csv_record("time", "sender", "receiver", "text"))
     for row in batches:
         sent = datetime.fromtimestamp(row.time, UTC).isoformat()
         ends = [names.get(user_id, f"#{user_id}") for user_id in (row.sender, row.receiver)]
         for message in messages(row):
-            lines.writerow((sent, *ends, shown(text_of(message))))
+            fields = [sent, *ends, shown(text_of(message))]
+            print(csv_record(*(map(defused, fields) if safe else fields)))
+
+
+def csv_record(*fields: str) -> str:
+    """A record of RFC 4180, without its line end."""
+    record = io.StringIO()
+    csv.writer(record, lineterminator="\r\n").writerow(fields)  # some Pythons quote only what the line end consists of
+    return record.getvalue().removesuffix("\r\n")
+
+
+def defused(field: str) -> str:
+    """`field`, with an apostrophe before what a spreadsheet would take for a formula."""
+    return f"'{field}" if field.startswith(FORMULAS) else field
 
 
 def text_of(message: bytes) -> str:
@@ -289,6 +303,9 @@ def build_parser() -> argparse.ArgumentParser:
             added.add_argument("folder", metavar="DIR", type=Path, help="folder for the copy: empty or new")
         elif command in ("passwd", "remove", "kick"):
             added.add_argument("name", metavar="NAME", help="the user")
+        if command == "export":
+            explained = "for spreadsheets: an apostrophe before each name or text that would be a formula"
+            added.add_argument("--safe", action="store_true", help=explained)
         if command == "passwd":
             added.add_argument("--forget", action="store_true", help="remove the password instead")
         if command == "migrate":

@@ -3,6 +3,8 @@
 import csv
 import io
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from datetime import UTC, datetime
@@ -12,7 +14,7 @@ import pytest
 
 from protocol import Feature, encode_chat_init
 from testkit import HarnessError
-from testkit.processes import DEADLINE, wait_for
+from testkit.processes import DEADLINE, ROOT, wait_for
 from testkit.server import ServerProcess, StartServer
 from testkit.wire import Wire
 from tests.test_admin import admin, refusal
@@ -61,6 +63,33 @@ def test_every_message_is_exported_with_the_server_up_or_down(start_server: Star
     assert exported(server.data_dir)[:-1] == EXPORTED
     server.stop()
     assert exported(server.data_dir)[:-1] == EXPORTED
+
+
+def test_a_text_with_line_ends_of_any_kind_is_one_record(start_server: StartServer) -> None:
+    server = start_server()
+    texts = ["two\rlines", "two\nlines", 'a "quoted", one', "plain"]
+    with server.log_in("alice") as alice, server.log_in("bob"):
+        alice.chat_with(2)
+        for text in texts:
+            alice.say(text)
+        wait_for_export(server, "plain")
+    command = [sys.executable, "admin.py", "--data-dir", str(server.data_dir), "export"]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=DEADLINE, check=True).stdout.decode()
+    assert [line[-1] for line in csv.reader(io.StringIO(output, newline=""), strict=True)][1:] == texts
+
+
+def test_a_safe_export_has_no_formulas(start_server: StartServer) -> None:
+    server = start_server()
+    with server.log_in("=alice") as alice, server.log_in("bob"):
+        alice.chat_with(2)
+        for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\tx", "a=b"):
+            alice.say(text)
+        wait_for_export(server, "a=b")
+    safe = list(csv.reader(io.StringIO(admin(server.data_dir, "export", "--safe"), newline="")))[1:]
+    assert [line[1:] for line in safe] == [
+        ["'=alice", "bob", text] for text in ("'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\tx", "a=b")
+    ]
+    assert exported(server.data_dir)[0] == ["=alice", "bob", "=1+1"]
 
 
 def test_without_history_there_is_nothing_to_export(start_server: StartServer) -> None:
