@@ -30,7 +30,7 @@ from chatserver.operations.control import control_socket
 from chatserver.operations.lag import LoopLag
 from chatserver.operations.logs import start_log
 from chatserver.operations.metrics import ServerCollector, serve_metrics
-from chatserver.operations.options import parse_options
+from chatserver.operations.options import parse_options, unknown_variables
 from chatserver.people.accounts import Accounts
 from chatserver.transport.limits import Limits
 from chatserver.transport.tls import server_context
@@ -50,6 +50,8 @@ def main() -> int:
     """Run until a signal stops the server; returns the exit status."""
     options = parse_options()
     start_log(options.log_level)
+    for problem in unknown_variables(os.environ):
+        log.warning("%s", problem)
     stop = Event()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # as nohup has it

@@ -31,6 +31,7 @@ KEEPALIVE_IDLE_SECONDS = 30
 KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 3
 VANISHED_SECONDS = 60
+FREE_SECONDS = 1.0  # that a place must be free, after all were taken, before the log says so
 CHUNK_SECONDS = 0.5  # at shutdown: more than enough to handle what has been read, unless the receiver is slow
 
 log = logging.getLogger("chat")
@@ -110,6 +111,7 @@ class ChatServer(StreamServer):
         self._origins: Counter[str] = Counter()  # connections being served, by address
         self.connections: dict[Connection, Session] = {}
         self.draining = False
+        self._is_full = False  # as the log has it
 
     def do_read(self) -> tuple[socket.socket, ClientAddress] | None:  # type: ignore[override]  # the base, too
         """Accept one connection, as a plain socket; None if none waits."""
@@ -124,6 +126,8 @@ class ChatServer(StreamServer):
 
     def serve(self, sock: socket.socket, peer: ClientAddress) -> None:
         """Serve one client in a place of the pool until its session is over, then finish its connection."""
+        if self._places.full():
+            self._note_places()
         connection, session = self._welcome(sock, peer)
         deadline = Deadline(self.context.limits, connection, session)
         try:
@@ -144,6 +148,17 @@ class ChatServer(StreamServer):
                         self._make_room()
                         self._finishers.spawn(self._finish, connection, session)
             self._forget(peer)
+            if self._is_full:
+                gevent.spawn_later(FREE_SECONDS, self._note_places)
+
+    def _note_places(self) -> None:
+        """Log when the last place is taken, and when one is free again."""
+        if self._is_full != self._places.full() and not self.draining:
+            self._is_full = not self._is_full
+            if self._is_full:
+                log.warning("all %d places are taken: further clients wait until one is free", self._places.size)
+            else:
+                log.info("a place is free again")
 
     def _welcome(self, sock: socket.socket, peer: ClientAddress) -> tuple[Connection, Session]:
         context, limits = self.context, self.context.limits

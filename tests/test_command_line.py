@@ -13,10 +13,10 @@ import pytest
 
 from chatserver import __version__
 from chatserver.listener import listen
-from chatserver.operations.options import parse_options
+from chatserver.operations.options import parse_options, unknown_variables
 from protocol import IS_COMPILED
 from testkit.processes import ROOT
-from testkit.server import ServerProcess, StartServer, run_to_end
+from testkit.server import ServerProcess, StartServer, run_server, run_to_end
 
 pytestmark = pytest.mark.measured
 
@@ -191,3 +191,17 @@ def test_accepted_sockets_inherit_the_options_that_detect_a_vanished_peer() -> N
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+
+
+def test_a_variable_that_no_option_knows_is_told_with_the_likely_one() -> None:
+    environment = {"CHAT_REQUIRE_PASSWROD": "1", "CHAT_PORT": "1", "CHAT_PASSWORD": "x", "HOME": "/", "CHAT_ZZZ": ""}
+    assert unknown_variables(environment) == [
+        "the environment variable CHAT_REQUIRE_PASSWROD is no option; is it CHAT_REQUIRE_PASSWORD?",
+        "the environment variable CHAT_ZZZ is no option",
+    ]
+
+
+def test_the_log_begins_with_such_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAT_REQUIRE_PASSWROD", "1")
+    with run_server(tmp_path / "data") as server:
+        assert "CHAT_REQUIRE_PASSWROD is no option" in server.log.splitlines()[0]

@@ -279,3 +279,14 @@ def test_a_message_between_two_clients_arrives_while_a_third_floods(server: Serv
         alice.say(f"{number}")
         bob.expect_message(f"alice:{number}")
         flooder.socket.recv(1 << 20)
+
+
+def test_the_log_says_once_when_all_places_are_taken_and_when_one_is_free_again(start_server: StartServer) -> None:
+    server = start_server("--pool-size", 2)
+    full = "all 2 places are taken: further clients wait until one is free"
+    with server.log_in("alice"), server.log_in("bob"), server.connect():
+        server.wait_for_log(full)
+    server.wait_for_log("a place is free again")
+    with server.log_in("alice"):
+        pass
+    assert server.log.count("places are taken") == server.log.count("free again") == 1

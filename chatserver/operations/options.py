@@ -2,7 +2,8 @@
 
 import re
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from chatserver import __version__
 from protocol import DEFAULT_PORT, ID_WIDTHS, IS_COMPILED
 
 MIN_OUTBOX_BYTES = 1024
+OTHER_VARIABLES = {"CHAT_CONFIG", "CHAT_PURE_PYTHON", "CHAT_PASSWORD", "CHAT_TLS_CA"}  # the last two: of terminal.py
 MIN_LEASE_SECONDS = 0.5
 
 DESCRIPTION = """
@@ -44,6 +46,18 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     if options.tls_key and not options.tls_cert:
         parser.error("--tls-key needs --tls-cert, the certificate that the key belongs to")
     return options
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """A line for each variable that looks like an option and is none."""
+    names = (name for group in _options().values() for name in group)
+    known = OTHER_VARIABLES | {f"CHAT_{name.removeprefix('--').replace('-', '_').upper()}" for name in names}
+    lines = []
+    for name in sorted(environment):
+        if name.startswith("CHAT_") and name not in known:
+            likely = get_close_matches(name, known, n=1)
+            lines.append(f"the environment variable {name} is no option" + "".join(f"; is it {one}?" for one in likely))
+    return lines
 
 
 def _build_parser() -> ArgParser:
