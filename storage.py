@@ -9,10 +9,11 @@ import fcntl
 import itertools
 import logging
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from io import FileIO
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 from chatstorage.files import fsync_folder, make_folder, open_file, replace, write
 from chatstorage.interface import (
@@ -45,6 +46,8 @@ PASSWORDS = "passwords.csv"
 STATUS = "status.csv"
 CHATS = "chats.db"  # in the same folder, but written by chatstorage/chat_file.py
 LOCK = "lock"
+
+Mark: TypeAlias = tuple[int, int, int, int]  # device, inode, size, time of the last change in nanoseconds
 
 logger = logging.getLogger("storage")
 
@@ -79,17 +82,14 @@ class CsvStorage(Storage):
         self._status_offsets: dict[int, int] = {}
         self._files: dict[str, FileIO] = {}
         self._lengths: dict[str, int] = {}  # committed bytes, by file
+        self._marks: dict[str, Mark] = {}  # by which a change by another program is noticed, by file
         self._uncommitted = False  # the files may have bytes beyond these lengths
         self._open_files = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             make_folder(self._folder)
-            lock = stack.enter_context(open_file(self._folder / LOCK))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FolderInUse(self._folder) from None
+            self._lock(stack)
             torn_user = self._load()
             self._files = {
                 name: stack.enter_context(open_file(self._folder / name)) for name in (PASSWORDS, STATUS, USERS)
@@ -98,11 +98,29 @@ class CsvStorage(Storage):
             self._lengths = {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
             self._lengths[USERS] -= len(torn_user)
             self._cut_back()  # also for its fsync: a killed server may have left whole lines that are not on disk
+            self._remember(self._files)
             self._open_files = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._open_files.close()
+
+    def _lock(self, stack: ExitStack) -> None:
+        """Keep other servers out of the folder, until the stack is closed. Raises FolderInUse.
+
+        The folder itself is locked, too: somebody may take the lock file for a leftover and delete it.
+        """
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, folder)
+        stack.callback(fcntl.flock, folder, fcntl.LOCK_UN)  # at once: where gevent closes, it does so a little later
+        for opened in (stack.enter_context(open_file(self._folder / LOCK)).fileno(), folder):
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FolderInUse(self._folder) from None
+            except OSError:
+                if opened != folder:  # which some network file systems cannot lock
+                    raise
 
     # Look-ups
 
@@ -135,6 +153,7 @@ class CsvStorage(Storage):
             raise UserLimitReached(name)
 
     def committed(self) -> dict[str, int]:
+        self._check_unchanged(self._files)
         return {name: self._lengths[name] for name in (PASSWORDS, STATUS, USERS)}
 
     # Writing
@@ -174,14 +193,17 @@ class CsvStorage(Storage):
 
     def set_status(self, user_id: int, online: bool) -> None:
         offset = self._status_offsets[user_id]
+        self._check_unchanged([STATUS])
         try:
             os.pwrite(self._files[STATUS].fileno(), b"1" if online else b"0", offset)
+            self._remember([STATUS])
         except OSError as error:
             raise StorageUnavailable(f"{self._folder / STATUS} cannot be written: {error}") from error
         (self._online.add if online else self._online.discard)(user_id)
 
     def _append(self, lines: dict[str, bytes]) -> None:
         """Append one line to each of these files, each on disk before the next one begins: all or none."""
+        self._check_unchanged(self._files)
         try:
             if self._uncommitted:
                 self._cut_back()
@@ -193,9 +215,32 @@ class CsvStorage(Storage):
             with suppress(OSError):  # the next append tries again, before it writes
                 self._cut_back()
             raise StorageUnavailable(f"{self._folder} cannot be written: {error}") from error
+        finally:
+            self._remember(self._files)
         self._uncommitted = False
         for name, line in lines.items():
             self._lengths[name] += len(line)
+
+    def _check_unchanged(self, names: Iterable[str]) -> None:
+        """Raises StorageUnavailable if another program has changed, replaced or deleted one of these files.
+
+        What it wrote, nobody here knows; what would be written here, nobody would find there.
+        """
+        for name in names:
+            path = self._folder / name
+            try:
+                is_unchanged = _mark_of(path.stat()) == self._marks[name]
+            except OSError:
+                is_unchanged = False
+            if not is_unchanged:
+                raise StorageUnavailable(
+                    f"{path} was changed by another program: a restart of the server reads it again"
+                )
+
+    def _remember(self, names: Iterable[str]) -> None:
+        """These files are as this process has left them."""
+        for name in names:
+            self._marks[name] = _mark_of(os.fstat(self._files[name].fileno()))
 
     def _cut_back(self) -> None:
         """Truncate the files to what was committed, on disk."""
@@ -280,3 +325,7 @@ class CsvStorage(Storage):
             self._passwords[user_id] = password_hash
         elif self._passwords.pop(user_id, None) is None:  # a damaged hash must not open the account to everyone
             raise ValueError(f"the line removes the password of user {user_id}, who has none")
+
+
+def _mark_of(found: os.stat_result) -> Mark:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

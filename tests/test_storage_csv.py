@@ -2,8 +2,12 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import gevent
@@ -204,7 +208,7 @@ def test_all_descriptors_are_closed_at_the_end(folder: Path) -> None:
         for n in range(20):
             storage.sign_up(f"user{n}", HASH)
             storage.set_status(n + 1, online=True)
-        assert descriptors(folder) == sorted([*FILES, "lock"])
+        assert descriptors(folder) == sorted([folder.name, *FILES, "lock"])
     assert descriptors(folder) == []
 
 
@@ -481,3 +485,84 @@ def test_a_look_up_sees_nothing_before_it_is_on_disk(folder: Path, monkeypatch: 
         assert seen == [(before, None, None)] * 3
         storage.set_password(2, OTHER_HASH)
         assert seen[3:] == [([*before, (User(2, "bob"), HASH)], User(2, "bob"), HASH)]
+
+
+# Another program changes the files meanwhile
+
+
+def by_rename(path: Path) -> None:
+    """As many editors save, here without a change."""
+    copy = path.with_suffix(".new")
+    copy.write_bytes(path.read_bytes())
+    copy.replace(path)
+
+
+def by_appending(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"1,\n")
+
+
+def in_place(path: Path) -> None:
+    """Of the same length, a little later than the last write of the server."""
+    time.sleep(0.02)
+    path.write_bytes(path.read_bytes()[::-1])
+
+
+CHANGES = pytest.mark.parametrize("change", [by_rename, by_appending, in_place, Path.unlink])
+
+
+@CHANGES
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_another_program_has_changed_is_not_written_any_more(
+    folder: Path, name: str, change: Callable[[Path], None]
+) -> None:
+    with opened(folder) as storage:
+        alice = storage.sign_up("alice", HASH)
+        change(folder / name)
+        before = contents(folder)
+        for write in (
+            partial(storage.sign_up, "bob", None),
+            partial(storage.set_password, alice.id, HASH[::-1]),
+            partial(storage.remove, alice.id),
+            storage.committed,  # for a backup
+        ):
+            with pytest.raises(StorageUnavailable, match=f"{name} was changed by another program"):
+                write()
+        assert contents(folder) == before
+        assert storage.users() == [alice]
+        assert storage.password_hash(alice.id) == HASH
+
+
+def test_the_statuses_are_not_written_into_a_file_that_another_program_has_changed(folder: Path) -> None:
+    with opened(folder) as storage:
+        alice = storage.sign_up("alice", None)
+        by_rename(folder / "status.csv")
+        with pytest.raises(StorageUnavailable, match=r"status\.csv was changed by another program"):
+            storage.set_status(alice.id, online=True)
+        assert not storage.is_online(alice.id)
+
+
+def test_a_restart_reads_what_another_program_has_written(folder: Path) -> None:
+    with opened(folder) as storage:
+        storage.sign_up("alice", None)
+        by_appending(folder / "users.csv")
+        with pytest.raises(StorageUnavailable):
+            storage.sign_up("bob", None)
+    with opened(folder) as storage:
+        assert storage.users() == []
+        assert storage.sign_up("bob", None).id == 2
+
+
+def test_in_a_deleted_folder_nothing_is_confirmed(folder: Path) -> None:
+    with opened(folder) as storage:
+        storage.sign_up("alice", None)
+        shutil.rmtree(folder)
+        with pytest.raises(StorageUnavailable):
+            storage.sign_up("bob", None)
+
+
+def test_a_deleted_lock_file_lets_no_second_server_in(folder: Path) -> None:
+    with opened(folder):
+        (folder / "lock").unlink()
+        with pytest.raises(FolderInUse), opened(folder):
+            pass

@@ -26,6 +26,7 @@ class StatusFile:
         self._disk = disk
         self._changed: dict[int, User] = {}  # who has come or gone since the last write
         self._writer: Greenlet[[], None] | None = None
+        self._is_failing = False  # the last write failed, as the log says
 
     def has_changed(self, user: User) -> None:
         """This user has come or gone. Never waits."""
@@ -50,7 +51,11 @@ class StatusFile:
                 with self._counters.storage.measured():
                     self._disk.run(self._set_status, list(users.values()))
             except StorageUnavailable as error:  # later changes are written all the same
-                log.error("the database cannot be written: %s", error)
+                if not self._is_failing:
+                    log.error("the database cannot be written: %s", error)
+                self._is_failing = True
+            else:
+                self._is_failing = False
             gevent.sleep(STATUS_SECONDS)
         self._writer = None
 
