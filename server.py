@@ -58,8 +58,11 @@ def main() -> int:
             gevent.signal_handler(signum, _on_signal, signum, stop)
     with ExitStack() as stack:
         try:
-            server = _start(options, stack)
+            server = _start(options, stack, stop)
         except (CannotStart, StorageError) as error:
+            if stop.is_set():
+                log.info("stopped before it had started")
+                return 0
             log.error("cannot start: %s", error)
             return 1
         if options.redis:  # admin.py asks Redis
@@ -79,7 +82,7 @@ def _on_signal(signum: int, stop: Event) -> None:
     stop.set()
 
 
-def _start(options: Namespace, stack: ExitStack) -> ChatServer:
+def _start(options: Namespace, stack: ExitStack, stop: Event) -> ChatServer:
     """Open everything that the server needs, and start accepting clients. Raises CannotStart, StorageError."""
     _allow_open_files(options.pool_size)
     tls = _encryption(options)
@@ -89,9 +92,11 @@ def _start(options: Namespace, stack: ExitStack) -> ChatServer:
         )
     except OSError as error:
         raise CannotStart(f"{options.host}:{options.port}: {error.strerror or error}") from error
-    backend = (
-        _join_group(options, stack) if options.redis else open_folder(options, COMMIT_SECONDS[options.sync], stack)
-    )
+    commit_seconds = COMMIT_SECONDS[options.sync]
+    if options.redis:
+        backend = _join_group(options, commit_seconds, stack, stop)
+    else:
+        backend = open_folder(options, commit_seconds, stack)
     storage, archive = backend.storage, backend.archive
     context = _make_context(options, backend, tls)
     server = ChatServer(listener, context, options.pool_size)
@@ -127,7 +132,7 @@ def _encryption(options: Namespace) -> ssl.SSLContext | None:
         raise CannotStart(str(error)) from error
 
 
-def _join_group(options: Namespace, stack: ExitStack) -> Backend:
+def _join_group(options: Namespace, commit_seconds: float, stack: ExitStack, stop: Event) -> Backend:
     """Join the group over Redis. Raises CannotStart, StorageError."""
     try:
         from cluster.group import join_group  # here: it takes a tenth of a second, and most servers run alone
@@ -135,7 +140,7 @@ def _join_group(options: Namespace, stack: ExitStack) -> Backend:
         raise CannotStart(
             f"--redis needs the package {error.name}: pip install 'small-packet-chat[cluster]'"
         ) from error
-    return join_group(options, COMMIT_SECONDS[options.sync], stack)
+    return join_group(options, commit_seconds, stack, stop.is_set)
 
 
 def _make_context(options: Namespace, backend: Backend, tls: ssl.SSLContext | None) -> ServerContext:

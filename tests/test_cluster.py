@@ -26,7 +26,7 @@ from testkit.flood import BIG
 from testkit.group import ServerGroup, run_group
 from testkit.processes import DEADLINE, wait_for
 from testkit.redis_server import RedisServer, run_redis
-from testkit.server import ServerProcess, run_to_end
+from testkit.server import ServerProcess, expecting_clean_end, launch_server, run_to_end
 from testkit.wire import Wire
 
 pytestmark = pytest.mark.measured
@@ -424,7 +424,16 @@ def read_up_to_pong(wire: Wire) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "status", "line"),
     [
-        (("--redis", "redis://127.0.0.1:1/0"), 1, r"cannot start: Redis: Error 111 connecting to 127.0.0.1:1"),
+        (
+            ("--redis", "redis://127.0.0.1:1/0", "--wait-for-redis", "0"),
+            1,
+            r"cannot start: Redis: Error 111 connecting to 127.0.0.1:1",
+        ),
+        (
+            ("--redis", "redis://127.0.0.1:1/0", "--wait-for-redis", "1"),
+            1,
+            r"cannot start: Redis(| is away): Error 111",
+        ),
         (("--redis", "redis://127.0.0.1:1/0?no_such=option"), 1, r"cannot start: Redis: .*no_such"),
         (("--redis", "http://127.0.0.1"), 2, r"--redis: this is not a URL of Redis"),
         (("--redis", "redis://127.0.0.1:1/0", "--redis-prefix", "a b"), 2, r"'a b' has characters other than letters"),
@@ -436,6 +445,23 @@ def test_a_node_that_cannot_start_says_why(options: tuple[str, ...], status: int
     assert run.returncode == status, run.stderr
     assert re.search(line, run.stderr.splitlines()[-1]), run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_node_waits_for_a_redis_that_starts_after_it(tmp_path: Path) -> None:
+    with run_redis(tmp_path / "redis") as redis:
+        redis.kill()
+        server = launch_server(tmp_path / "data", "--redis", redis.url)
+        server.wait_for_log("waiting for it, 60 s at most")
+        redis.start()
+        with expecting_clean_end(server) as node, node.log_in("alice"):
+            assert node.log.count("waiting for it") == 1
+
+
+def test_a_node_that_waits_for_redis_can_be_stopped(tmp_path: Path) -> None:
+    server = launch_server(tmp_path / "data", "--redis", "redis://127.0.0.1:1/0")
+    server.wait_for_log("waiting for it")
+    assert server.stop() == 0
+    assert "stopped before it had started" in server.log
 
 
 def test_redis_may_ask_for_a_password_and_speak_tls(tmp_path: Path) -> None:

@@ -150,6 +150,8 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
                 10.0, "a server that does not renew its lease for so long has failed; its users are offline"
             )
             | {"type": _lease},
+            "--wait-for-redis": _duration(60.0, "how long a start waits for a Redis that is not there yet")
+            | {"type": _wait},
             "--reuse-port": {
                 "action": "store_true",
                 "help": "let several servers on this machine listen on one port; the kernel distributes the clients "
@@ -255,6 +257,10 @@ def _host(text: str) -> str:
 
 def _seconds(text: str) -> float:
     return _positive(text, "a number of seconds")
+
+
+def _wait(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
 
 
 def _lease(text: str) -> float:
