@@ -33,7 +33,7 @@ from chatserver.operations.metrics import ServerCollector, serve_metrics
 from chatserver.operations.options import parse_options, unknown_variables
 from chatserver.people.accounts import Accounts
 from chatserver.transport.limits import Limits
-from chatserver.transport.tls import server_context
+from chatserver.transport.tls import load_again, server_context
 from storage import StorageError
 
 OPEN_FILES_RESERVE = 64  # the listener, the database, the loop, the log, the interpreter's own
@@ -53,9 +53,8 @@ def main() -> int:
     for problem in unknown_variables(os.environ):
         log.warning("%s", problem)
     stop = Event()
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # as nohup has it
-            gevent.signal_handler(signum, _on_signal, signum, stop)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(signum, _on_signal, signum, stop)
     with ExitStack() as stack:
         try:
             server = _start(options, stack, stop)
@@ -65,6 +64,8 @@ def main() -> int:
                 return 0
             log.error("cannot start: %s", error)
             return 1
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            gevent.signal_handler(signal.SIGHUP, _reload_certificate, options, server.context.tls)
         if options.redis:  # admin.py asks Redis
             stop.wait()
         else:
@@ -80,6 +81,19 @@ def _on_signal(signum: int, stop: Event) -> None:
     if stop.is_set():
         os._exit(128 + signum)  # the second signal: everything that was confirmed is on disk already
     stop.set()
+
+
+def _reload_certificate(options: Namespace, tls: ssl.SSLContext | None) -> None:
+    """Read the certificate again, for connections that come from now on. One that cannot be used changes nothing."""
+    if tls is None:
+        log.info("SIGHUP: there is no certificate to read again")
+        return
+    try:
+        load_again(tls, options.tls_cert, options.tls_key)
+    except ValueError as error:
+        log.error("SIGHUP: %s; the certificate stays as it was", error)
+    else:
+        log.info("SIGHUP: new connections get the certificate as it is now in %s", options.tls_cert)
 
 
 def _start(options: Namespace, stack: ExitStack, stop: Event) -> ChatServer:

@@ -15,7 +15,7 @@ from testkit.server import ServerProcess, StartServer
 pytestmark = pytest.mark.measured
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_every_client_gets_the_error_and_the_status_is_0(server: ServerProcess, signum: int) -> None:
     alice, nameless = server.log_in("alice"), server.connect()
     nameless.expect_pong()

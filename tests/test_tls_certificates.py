@@ -1,6 +1,7 @@
 """`--tls-cert` and `--tls-key`: which files work, and what the server says about those that do not."""
 
 import shutil
+import signal
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 import trustme
 
 from client import ChatClient, tls_context
+from testkit.processes import DEADLINE
 from testkit.server import StartServer, run_to_end
 
 pytestmark = pytest.mark.measured
@@ -135,3 +137,39 @@ def test_the_documented_command_makes_a_certificate_that_clients_trust(
     with ChatClient(HOST, server.port, tls=trust) as alice:
         assert alice.login("alice") == 1
     assert not server.warnings
+
+
+# A renewed certificate
+
+
+def test_sighup_gives_new_connections_the_renewed_certificate_and_leaves_the_others(
+    folder: Path, tmp_path: Path, start_server: StartServer
+) -> None:
+    used = tmp_path / "used.pem"
+    shutil.copy(folder / "both.pem", used)
+    server = start_server("--tls-cert", used)
+    old = ChatClient(HOST, server.port, DEADLINE, tls_context(folder / "ca.pem"))
+    old.login("alice")
+    renewed = trustme.CA()
+    renewed.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(str(used))
+    renewed.cert_pem.write_to_path(str(tmp_path / "renewed.pem"))
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_for_log("new connections get the certificate as it is now")
+    with ChatClient(HOST, server.port, DEADLINE, tls_context(tmp_path / "renewed.pem")) as new:
+        new.login("bob")
+        old.ping()
+    used.write_text("damaged")
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_for_log("the certificate stays as it was")
+    with ChatClient(HOST, server.port, DEADLINE, tls_context(tmp_path / "renewed.pem")) as new:
+        new.login("carol")
+    old.ping()
+    old.close()
+
+
+def test_sighup_does_not_end_a_server_without_a_certificate(start_server: StartServer) -> None:
+    server = start_server()
+    with server.log_in("alice") as alice:
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_log("there is no certificate to read again")
+        alice.expect_pong()

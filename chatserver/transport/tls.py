@@ -42,6 +42,14 @@ def server_context(certificate: Path, key: Path | None = None) -> ssl.SSLContext
     return context
 
 
+def load_again(context: ssl.SSLContext, certificate: Path, key: Path | None = None) -> None:
+    """Use these files, as in server_context(), for connections that come from now on. After a ValueError all is as it
+    was.
+    """
+    server_context(certificate, key)
+    _load(context, certificate, key or certificate)
+
+
 def _trust_in(certificate: Path) -> ssl.SSLContext:
     """A client context that trusts this certificate itself. Raises ValueError if the file holds none."""
     trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
