@@ -31,6 +31,7 @@ from chatterminal.display import drop_output, visible
 from chatterminal.login import ask_twice
 from protocol import HEADER_BYTES, parse_text, split_packets
 from storage import CHATS, PASSWORDS, STATUS, USERS, CsvStorage, FolderInUse, Storage, StorageError
+from streams import open_missing_streams, wait_for_readers
 from table import aligned
 
 ANSWER_SECONDS = 20.0
@@ -71,6 +72,8 @@ exit status: 0 done; 1 failed; 2 bad usage; 130 Ctrl-C
 
 
 def main() -> int:
+    open_missing_streams()
+    wait_for_readers()
     parser = build_parser()
     options = parser.parse_args()
     if options.do == "migrate" and not options.redis:
@@ -85,10 +88,11 @@ def main() -> int:
         complain(str(error))
     except ModuleNotFoundError as error:
         complain(f"--redis needs the package {error.name}: pip install 'small-packet-chat[cluster]'")
-    except BrokenPipeError:
-        drop_output()
     except OSError as error:
-        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        if error.filename:
+            complain(f"{error.filename}: {error.strerror}")
+        else:
+            drop_output(error)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130

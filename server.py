@@ -3,6 +3,10 @@
 This file starts and ends the process and wires together what is in chatserver/.
 """
 
+from streams import open_missing_streams
+
+open_missing_streams()
+
 from gevent import monkey
 
 monkey.patch_all()

@@ -23,6 +23,7 @@ from chatterminal.login import Credentials, ask_twice, log_in
 from chatterminal.people import show_online
 from client import ChatError, ConnectionClosed, LoginRefused, parse_address, tls_context
 from protocol import USERNAME_RULE, LocalProtocolError, is_valid_username
+from streams import open_missing_streams, wait_for_readers
 
 EPILOG = """\
 commands:
@@ -47,6 +48,8 @@ exit status: 0 success; 1 no connection, login refused, or, line by line, a comm
 
 
 def main() -> int:
+    open_missing_streams()
+    wait_for_readers()
     parser = build_parser()
     options = parser.parse_args()
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
@@ -70,8 +73,8 @@ def main() -> int:
         print(f"! {error}", file=sys.stderr)
     except EOFError:  # Ctrl-D instead of a password
         print("! no password", file=sys.stderr)
-    except BrokenPipeError:
-        drop_output()
+    except OSError as error:
+        drop_output(error)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130

@@ -3,6 +3,7 @@
 import os
 import sys
 import unicodedata
+from contextlib import suppress
 from itertools import pairwise
 
 from protocol import SHOWS_NOTHING, Reason
@@ -48,6 +49,12 @@ def explain(reason: str) -> str:
     return f"{reason}: {MEANINGS[reason]}" if reason in MEANINGS else reason
 
 
-def drop_output() -> None:
-    """The reader of our output has gone: discard further output, or the interpreter fails on it again when it exits."""
+def drop_output(error: OSError) -> None:
+    """Output cannot be written: discard what is left, or the interpreter fails on it again when it exits.
+
+    Says so, unless the reader has gone, as `head` goes once it has seen enough.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        with suppress(OSError):
+            print(f"! the output cannot be written: {error.strerror}", file=sys.stderr)

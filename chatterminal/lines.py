@@ -39,9 +39,9 @@ def read_lines(chat: Chat, linger: float) -> None:
             chat.client.ping(timeout=None)
             chat.leaving.wait(linger)
             chat.leaving.set()
-    except BrokenPipeError:
+    except OSError as error:
         chat.failed = True
         chat.leaving.set()
-        drop_output()
+        drop_output(error)
     finally:
         chat.client.close()

@@ -36,23 +36,24 @@ STAIRCASE = (
     "chatserver.operations",
 )
 UP_TO_BACKEND = STAIRCASE[: STAIRCASE.index("chatserver.session")]  # what a group implements in another way
-SHIPPED = {*STORAGE, *STAIRCASE, *CLIENT, "cluster", "server", "admin", "chatterminal", "terminal", "table"}
+SHIPPED = {*STORAGE, *STAIRCASE, *CLIENT, "cluster", "server", "admin", "chatterminal", "terminal", "streams", "table"}
 
 # What each room may import in addition to itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "protocol": set(),
+    "streams": set(),
     "table": set(),
     "chatnet": {"protocol"},
     "chatstorage": {"protocol"},
     "storage": {"protocol", "chatstorage"},
     **{room: {*STORAGE, *NETWORK, *STAIRCASE[:floor]} for floor, room in enumerate(STAIRCASE)},
     "cluster": {*STORAGE, *NETWORK, *UP_TO_BACKEND},
-    "server": {*STORAGE, *NETWORK, *STAIRCASE, "cluster"},
-    "admin": {*STORAGE, *STAIRCASE, "cluster", "chatterminal", "table"},
+    "server": {*STORAGE, *NETWORK, *STAIRCASE, "cluster", "streams"},
+    "admin": {*STORAGE, *STAIRCASE, "cluster", "chatterminal", "streams", "table"},
     "chatclient": NETWORK,
     "client": CLIENT,
     "chatterminal": CLIENT,
-    "terminal": {*CLIENT, "chatterminal", "chatserver"},
+    "terminal": {*CLIENT, "chatterminal", "chatserver", "streams"},
     "loadtest": set(),
     "loadtest.core": {"table"},
     "loadtest.locust": {"loadtest", "loadtest.core"},
