@@ -2,7 +2,6 @@
 
    Built where there is a compiler; protocol.py has the Python twin, which says what this is for. */
 
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 enum { MESSAGE = 0x03, HEADER_BYTES = 4, PREFIX_BYTES = 2, MAX_TEXT_BYTES = 136 };
@@ -26,21 +25,26 @@ static inline unsigned char *copy(unsigned char *to, const unsigned char *from, 
     return to;
 }
 
-static PyObject *wrap_messages(PyObject *Py_UNUSED(module), PyObject *args)
+static PyObject *prefix_name; /* "prefix" */
+
+static PyObject *wrap_messages(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
-    const unsigned char *data;
-    char *prefix;
-    Py_ssize_t size, at, prefix_size, count = 0;
-    PyObject *envelope, *wrapped = NULL;
-    int is_ascii;
-    if (!PyArg_ParseTuple(args, "y#nOp", &data, &size, &at, &envelope, &is_ascii))
+    char *bytes, *prefix;
+    Py_ssize_t size, prefix_size, count = 0;
+    PyObject *wrapped = NULL;
+    if (nargs != 4)
+        return PyErr_Format(PyExc_TypeError, "wrap_messages takes 4 arguments, not %zd", nargs);
+    Py_ssize_t at = PyLong_AsSsize_t(args[1]);
+    int is_ascii = PyObject_IsTrue(args[3]);
+    if (PyErr_Occurred() || PyBytes_AsStringAndSize(args[0], &bytes, &size) < 0)
         return NULL;
-    PyObject *holder = PyObject_GetAttrString(envelope, "prefix");
+    const unsigned char *data = (unsigned char *)bytes;
+    PyObject *holder = PyObject_GetAttr(args[2], prefix_name);
     if (!holder || PyBytes_AsStringAndSize(holder, &prefix, &prefix_size) < 0)
         goto done;
 
     Py_ssize_t end = at;
-    while (0 <= end && end + HEADER_BYTES <= size) {
+    while (0 <= end && end <= size - HEADER_BYTES) {
         const unsigned char *packet = data + end;
         Py_ssize_t length = packet[3];
         if (packet[0] != MESSAGE || packet[1] != length + PREFIX_BYTES || packet[2] != 0
@@ -71,7 +75,7 @@ done:
 }
 
 static PyMethodDef methods[] = {
-    {"wrap_messages", wrap_messages, METH_VARARGS, "As protocol.wrap_messages."},
+    {"wrap_messages", (PyCFunction)(void (*)(void))wrap_messages, METH_FASTCALL, "As protocol.wrap_messages."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -79,5 +83,6 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_protocol", "protoco
 
 PyMODINIT_FUNC PyInit__protocol(void)
 {
-    return PyModule_Create(&module);
+    prefix_name = PyUnicode_InternFromString("prefix");
+    return prefix_name ? PyModule_Create(&module) : NULL;
 }

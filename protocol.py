@@ -189,16 +189,10 @@ class Decoder:
 
     def message(self, data: bytes, envelope: "Envelope") -> bytes:
         """`data`, wrapped, if it is one plain Message and comes next; else b"", and nothing has changed."""
-        head = envelope.heads[data[:MESSAGE_HEADER_BYTES]]
-        if (
-            not head
-            or len(data) != MESSAGE_HEADER_BYTES + data[MESSAGE_HEADER_BYTES - 1]
-            or self._at < len(self._data)
-            or self._failure
-        ):
+        if self._at < len(self._data) or self._failure:
             return b""
-        text = data[MESSAGE_HEADER_BYTES:]
-        return head + text if text.isascii() or _is_text(text) else b""
+        packet, count, at = wrap_messages(data, 0, envelope, data.isascii())
+        return packet if count == 1 and at == len(data) else b""
 
     def accept_extra(self, extra: Mapping[PacketType, Feature], features: Feature) -> None:
         """From the next packet on accept exactly those types of `extra` whose feature is in `features`."""
@@ -221,7 +215,7 @@ def _wrap_messages(data: bytes, at: int, envelope: "Envelope", is_ascii: bool) -
     begin, end = at + MESSAGE_HEADER_BYTES, len(data)
     header = data[at:begin]
     wrapped: list[bytes] = []
-    heads = envelope.heads
+    heads = envelope.heads = envelope.heads or _Heads(envelope.prefix)
     add, find = wrapped.append, heads.get
     while heads[header]:  # the first of its kind
         while head := find(header):
@@ -378,20 +372,24 @@ _MESSAGE_HEADERS = [  # a Message's first four bytes, indexed by the length of i
 class Envelope:
     """Wraps one sender's texts for the receiver: Message `sender:text` (sections 3.5 and 3.6)."""
 
+    __slots__ = ("heads", "prefix")
+
     def __init__(self, sender: str) -> None:
-        self._room = text_room(sender)
         self.prefix = f"{sender}:".encode()
-        self.heads = _Heads(self.prefix)
+        self.heads: _Heads | None = None  # made when it is used
 
     def wrap(self, text: bytes) -> bytes:
         """The Message packet for `text`, or several in order if it does not fit into one."""
-        return b"".join([self.heads[_MESSAGE_HEADERS[len(piece)]] + piece for piece in split_text(text, self._room)])
+        pieces = split_text(text, MAX_TEXT_BYTES - len(self.prefix))
+        return b"".join([encode_message(self.prefix + piece) for piece in pieces])
 
 
 class _Heads(dict[bytes, bytes]):
     """Maps the first four bytes of a sender's Message to what precedes its text in the receiver's; to b"" where it is
     no Message, or would not fit into one packet. Building a head for each message would cost more than relaying it.
     """
+
+    __slots__ = ("_prefix",)
 
     def __init__(self, prefix: bytes) -> None:
         super().__init__()

@@ -79,7 +79,7 @@ def test_a_group_is_reported_in_multiples_of_a_single_server_with_the_share_of_e
 
 
 def test_a_group_is_judged_in_multiples_of_a_single_server() -> None:
-    found = f"{GROUPED}: CPU per message of '{ACROSS}' 4.5 (4 .. 5) of at most 4 times ours alone"
+    found = f"{GROUPED}: CPU per message of '{ACROSS}' 4.5 (4 .. 5) of at most 3.5 times ours alone"
     assert judge(IN_GROUP) == [f"MISSED   {found}"]
     cheaper: Results = {GROUPED: {"ours": rounds(2.0, 2.0), ACROSS: rounds(6.0, 8.0)}}
     assert [line.split()[0] for line in judge(cheaper)] == ["reached"]

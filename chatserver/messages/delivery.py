@@ -224,6 +224,8 @@ class LocalDelivery(Delivery):
 class UnrecordedRoute:
     """As Route, where no Message is kept and no receipt is wanted."""
 
+    __slots__ = ("_counters", "_outbox")
+
     def __init__(self, outbox: Outbox, counters: Counters) -> None:
         """`outbox` is the receiver's."""
         self._outbox = outbox

@@ -53,8 +53,8 @@ class Connection:
         "_chunk",
         "_chunk_bytes",
         "_counters",
-        "_hub",
         "_hub_sends",
+        "_loop",
         "_pause",
         "_readable",
         "_sent",
@@ -75,7 +75,7 @@ class Connection:
         self, sock: socket.socket | TlsStream, counters: Counters, outbox_bytes: int, write_timeout: float
     ) -> None:
         """`sock` is connected and non-blocking; `outbox_bytes` as in Outbox; `write_timeout` in seconds."""
-        self._hub = get_hub()
+        self._loop = get_hub().loop
         self.outbox = Outbox(outbox_bytes, self._flush_soon, self._send_now)
         self.input = Input.OPEN
         self.outcome = ""
@@ -200,7 +200,7 @@ class Connection:
         self.stop_reading()
 
     def _flush_soon(self) -> None:
-        self._hub.loop.run_callback(self._flush)
+        self._loop.run_callback(self._flush)
 
     def _flush(self) -> None:
         """Send what was put in one turn of the loop. Runs in the hub, and so cannot wait."""
@@ -213,7 +213,7 @@ class Connection:
 
         Further ones of the same turn share a `send` at its end.
         """
-        turn = self._hub.loop.now()
+        turn = self._loop.now()
         if turn == self._turn:
             return 0
         self._turn = turn
@@ -243,13 +243,13 @@ class Connection:
 
     def _send_all(self, timeout: float) -> None:
         """Send until nothing is left. Raises NoProgress once the client takes nothing for `timeout` seconds."""
-        writable = self._hub.loop.io(self._sock.fileno(), WRITE)
+        writable = self._loop.io(self._sock.fileno(), WRITE)
         try:
             while not self._send():
                 unacknowledged = self._unacknowledged()
                 try:
                     with Timeout(timeout, NoProgress):
-                        self._hub.wait(writable)
+                        get_hub().wait(writable)
                 except NoProgress:
                     if self._unacknowledged() >= unacknowledged:
                         raise
