@@ -145,6 +145,10 @@ def test_an_error_of_the_session_and_of_the_socket_reach_the_greenlet(pair: Pair
     client.sendall(MESSAGE)
     with pytest.raises(KeyError):
         reads.get(timeout=DEADLINE)
+    client.sendall(MESSAGE)
+    gevent.sleep(0.05)  # after an error nothing more is offered
+    connection.offer = lambda _: False
+    assert connection.read() == MESSAGE
     connection.offer = lambda _: True
     reads = gevent.spawn(connection.read)
     gevent.sleep(0)

@@ -107,7 +107,8 @@ class Connection:
         except OSError as error:
             self.end_with(error.strerror or str(error))
             data = b""
-        self.waiting_since = None
+        finally:
+            self.waiting_since = None  # from now on the hub offers nothing
         self._counters.bytes_received += len(data)
         return data
 
