@@ -1,4 +1,4 @@
-"""Inputs of the fuzzer: what their bytes mean, some to begin with, and how one becomes another.
+"""Inputs of the fuzzer: what their bytes mean, the initial ones, and how to mutate one.
 
 An input is a row of steps. The lowest two bits of a step's first byte are the number of a hostile client, and then
 come a length and so many bytes for it; or they are 3, and the next bits say what happens to which client.
@@ -81,7 +81,7 @@ def step(number: int, piece: bytes, repeated: bool = False) -> bytes:
 
 
 def operation(which: Operation, number: int = 0) -> bytes:
-    """The byte that has this happen to a hostile client."""
+    """The byte that makes this happen to a hostile client."""
     return _render((HOSTILE | which << 2 | number << 5, b""))
 
 
@@ -91,7 +91,7 @@ def _render(one: Step) -> bytes:
 
 
 def corpus() -> list[bytes]:
-    """Inputs to begin with: each packet whole, cut in two and many times, before the login and in a chat; ends; and
+    """Initial inputs: each packet whole, cut in two and many times, before the login and in a chat; ends; and
     conversations of which each is for something in section 7, with and without past chats.
     """
     whole = [step(0, CHATS[0] + packet) + step(1, packet) for packet in PACKETS]
@@ -159,8 +159,8 @@ def _away() -> Iterator[bytes]:
 
 
 def _slow() -> Iterator[bytes]:
-    """One (5) reads slowly, and is lost, with some of what it was sent or while it is sent more than there is room for;
-    and its mailbox, or a replay, is more than that.
+    """A client (5) reads slowly and is lost, with part of what it was sent, or while it is sent more than there is room
+    for; and its mailbox, or a replay, is more than that.
     """
     end, reads = operation(Operation.END, 1), operation(Operation.READ, 1)
     to_one = step(0, ASKS[-1] + encode_chat_init(5) + MESSAGES[1] * 3)
@@ -200,7 +200,7 @@ def _broken() -> Iterator[bytes]:
 
 
 def mutate(data: bytes, seed: int) -> bytes:
-    """An input whose steps differ: lengths stay right, so that whole packets come of it, as bare bytes rarely do."""
+    """An input with other steps. Lengths stay right, so that it has whole packets, as random bytes rarely do."""
     random = Random(seed)
     changed = list(steps(data))
     at = random.randrange(len(changed) + 1)

@@ -57,7 +57,7 @@ class Letters:
         self._client.close()
 
     def finish(self) -> None:
-        """Write no more; see that all has arrived, and that the writer was told. Then both have gone."""
+        """Stop writing; check that everything has arrived and that the writer was notified. Both leave."""
         self._over = True
         gevent.joinall(self._greenlets)
         if not self._faults:
@@ -97,7 +97,7 @@ class Letters:
             self._faults.append(f"{WRITER} cannot write: {error}")
 
     def _take_events(self) -> bool:
-        """All that have come; whether the letter was refused."""
+        """Take all events that have arrived; returns whether the letter was refused."""
         refused = False
         while True:
             try:
@@ -120,7 +120,7 @@ class Letters:
             self._visit(STAY)
 
     def _visit(self, seconds: float) -> None:
-        """Log in, read for so long, half-close, and read to the end: so nothing that was sent to us is lost."""
+        """Log in, read for so many seconds, half-close, and read to the end, so that nothing sent to us is lost."""
         try:
             with gevent.Timeout(SECONDS), socket.create_connection(self._address) as sock:
                 sock.sendall(encode_login(READER))

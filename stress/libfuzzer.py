@@ -20,7 +20,7 @@ def start() -> None:
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """Another input: of other bytes, or of other steps."""
+    """A mutated input: other bytes, or other steps."""
     if seed % 2:
         return bytes(atheris.Mutate(data, max_size))
     return inputs.mutate(data, seed)[:max_size]

@@ -24,7 +24,7 @@ class MemoryStorage(Storage):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
     def users(self) -> list[User]:
         return list(self._users.values())
@@ -88,7 +88,7 @@ class MemoryChats(ChatFile):
     ROWS_AT_ONCE = 2  # read from a mailbox, however many more bytes may be: a short mailbox is read in parts, too
 
     def __init__(self) -> None:
-        """No file."""
+        """Open no file."""
         self.rows: dict[int, ChatRow] = {}  # in the order in which they were stored
         self._ids = count(1)
         self.cannot_write = False
@@ -98,7 +98,7 @@ class MemoryChats(ChatFile):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
     def users(self) -> list[int]:
         return sorted({user for row in self.rows.values() for user in (row.sender, row.receiver)})

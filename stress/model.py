@@ -1,4 +1,4 @@
-"""What the server has to answer to any bytes, told a second time: docs/PROTOCOL.md, one plain function for each rule.
+"""What the server must answer to any bytes, stated a second time: docs/PROTOCOL.md, one plain function for each rule.
 
 It shares with the server the packet types, the reasons and the rules for names, and neither decoder, session, relay,
 delivery nor archive. Where the page leaves something open, a comment here says so.
@@ -20,7 +20,7 @@ MAILBOX_MESSAGES = 5
 
 @dataclass(eq=False, slots=True)
 class Model:
-    """The users, who of them is online, and their messages. `keeps`: whether there is history at all."""
+    """The users, which of them are online, and their messages. `keeps`: whether there is history at all."""
 
     keeps: bool = True
     ids: dict[str, int] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Model:
     _in_run: bool = False  # the last packet was one of them
 
     def receive(self, peer: ModelClient, data: bytes) -> None:
-        """These bytes of `peer` come; what the server sends for them is then due to somebody."""
+        """`peer` sends these bytes; what the server must send in response is then due."""
         peer.rest += data
         self._end_run()
         while len(peer.rest) >= 2:
@@ -71,7 +71,7 @@ class Model:
         self._close(peer, reason)
 
     def cut_off(self, peer: ModelClient) -> None:
-        """Nothing reaches this one any more."""
+        """Nothing reaches this client any more."""
         peer.unreachable = True
         self._drop(peer)
         peer.forget()
@@ -86,7 +86,9 @@ class Model:
             self._tell_all(peer, is_online=False)
 
     def commit(self) -> None:
-        """What is kept goes to disk. When that happens is open; in the target, where somebody reads, and when told."""
+        """Kept messages go to disk. The page leaves the moment open; in the target it is when somebody reads, and on
+        request.
+        """
         if self.cannot_write:
             return
         for message in self.unwritten:
@@ -103,7 +105,9 @@ class Model:
         self._send(peer, wire.error(reason))
 
     def _send(self, peer: ModelClient, packet: bytes, message: Message | None = None) -> None:
-        """This is due next, unless the client is dropped, as there is no room for it: how much there is, is open."""
+        """This packet is due next, unless the client is dropped because there is no room for it. How much room there
+        is, the page leaves open.
+        """
         if not peer.takes:
             return
         if peer.room is not None and peer.put + len(packet) > peer.room:
@@ -119,7 +123,7 @@ class Model:
         peer.forget()
 
     def _drop(self, peer: ModelClient, keep: int = 0) -> None:
-        """Of what is due only the first packets will be sent (7.4)."""
+        """Only the first of the packets that are due will be sent (section 7.4)."""
         while len(peer.due) > keep:
             _, message = peer.due.pop()
             if message and message.owed:
@@ -128,7 +132,7 @@ class Model:
             peer.has_all()
 
     def _tell_all(self, peer: ModelClient, is_online: bool) -> None:
-        """7.1."""
+        """Presence: notify everybody who asked for it (section 7.1)."""
         notice = wire.packet(PacketType.PRESENCE, bytes((is_online,)) + wire.entry(peer.name, peer.user_id))
         for other in self.online.values():
             if other.features & PRESENCE and other.takes and other.user_id != peer.user_id:
@@ -187,7 +191,7 @@ class Model:
             self._send(own, wire.packet(PacketType.CONFIG, wire.entry(peer.name, peer.user_id)))
 
     def _empty_mailbox(self, peer: ModelClient) -> None:
-        """7.4. While it cannot be read it is left as it is."""
+        """Deliver the mailbox (section 7.4). While the disk cannot be read, it stays as it is."""
         mailbox = sorted(self.mailboxes[peer.user_id], key=lambda message: message.place)
         if not (mailbox and peer.takes):
             return
@@ -277,7 +281,9 @@ class Model:
         return peer.takes
 
     def _history(self, peer: ModelClient, body: bytes) -> None:
-        """7.3. While the disk fails, what has not gone there yet is left out. For who has gone nothing is looked up."""
+        """Replay past messages (section 7.3). While the disk fails, messages that are not on it yet are missing. For a
+        client that has left, nothing is replayed.
+        """
         if not peer.takes:
             return
         count, other = body[0], int.from_bytes(body[1:], "big")
@@ -301,7 +307,7 @@ class Model:
         self._send(peer, wire.packet(PacketType.PONG, body))
 
     def _pong(self, _peer: ModelClient, _body: bytes) -> None:
-        """Answers nothing."""
+        """A Pong needs no answer."""
 
     HANDLERS: ClassVar[dict[int, Callable[["Model", ModelClient, bytes], None]]] = {
         0x01: _config,

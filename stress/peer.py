@@ -1,4 +1,4 @@
-"""One connection as stress/model.py sees it, and what it is due: packets in order, and notices, which have none."""
+"""One connection as stress/model.py sees it, and what is due to it: packets in order, and notices in any order."""
 
 from collections import deque
 from collections.abc import Set
@@ -44,23 +44,23 @@ class ModelClient:
 
     @property
     def takes(self) -> bool:
-        """Whether what is sent to it has a way to go."""
+        """Whether packets can still reach this client."""
         return not (self.closed or self.unreachable)
 
     @property
     def accepted(self) -> Set[int]:
-        """The types of packets that it may send."""
+        """The packet types that this client may send."""
         return wire.WITH_HISTORY if self.features & HISTORY else wire.CORE
 
     def ask(self, features: int) -> None:
-        """In place of what it has asked for before (section 7)."""
+        """The client asks for these features, in place of those before (section 7)."""
         self.forget(self.features & ~features)
         self.features = features
         if features & RECEIPTS:
             self.asking = self.asking or object()
 
     def forget(self, features: int = PRESENCE | RECEIPTS) -> None:
-        """Notices of these features are not due any more; some may be on their way."""
+        """Notices of these features are no longer due; some may be in flight."""
         if features & RECEIPTS:
             self.stale_receipts |= self.receipts | self.early
             self.receipts.clear()
@@ -83,7 +83,7 @@ class ModelClient:
         return packet
 
     def has_all(self) -> None:
-        """Nothing is in flight to it."""
+        """Nothing is in flight to this client."""
         for message in self.heard:
             message.reach(DELIVERED, surely=True)
         self.heard.clear()
@@ -112,7 +112,9 @@ class ModelClient:
 
 @dataclass(eq=False, slots=True)
 class Message:
-    """One that was handed over, or waits in the mailbox. Sender and receiver are ids; `of` is the connection."""
+    """A Message that was handed over, or waits in the mailbox. Sender and receiver are ids; `of` is the sender's
+    connection.
+    """
 
     of: ModelClient
     sender: int

@@ -15,7 +15,7 @@ ORIGIN = address.ClientAddress("fuzz", "fuzz")
 
 
 class Broken(Exception):
-    """The server did what the protocol does not say."""
+    """The server did something that the protocol does not allow."""
 
 
 class FuzzClient:

@@ -1,6 +1,4 @@
-"""Valid packets to begin with: those of docs/PROTOCOL.md, sections 4 and 7, and some of every type, and some with a
-fault.
-"""
+"""Initial packets: those of docs/PROTOCOL.md, sections 4 and 7, some of every type, and some with a fault."""
 
 from protocol import (
     ALL_FEATURES,

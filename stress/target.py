@@ -259,7 +259,7 @@ OPERATIONS: dict[Operation, Callable[[FuzzTarget, int], None]] = {
 
 
 def run(data: bytes) -> None:
-    """One run. Raises Broken, or whatever the server should not have raised."""
+    """One run. Raises Broken, or whatever exception leaves the server's code."""
     room = FuzzTarget(keeps=not keeps_nothing(data))
     for first, piece in steps(data):
         number = first & 3

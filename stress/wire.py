@@ -1,4 +1,4 @@
-"""The bytes of docs/PROTOCOL.md, read and written a second time, for stress/model.py; not by protocol.py's code."""
+"""The bytes of docs/PROTOCOL.md, read and written a second time for stress/model.py, without protocol.py's code."""
 
 from collections.abc import Iterable, Iterator, Set
 
@@ -46,7 +46,7 @@ def strings(body: bytes) -> Iterator[bytes]:
 
 
 def config(body: bytes) -> tuple[str, str, int | None]:
-    """(name, password, features) of a client's Config; None where it says nothing of features."""
+    """(name, password, features) of a client's Config; features are None if it has no such field."""
     name, *more = strings(body)
     rest = body[2 + len(name) + sum(2 + len(password) for password in more) :]
     return name.decode(), more[0].decode() if more else "", rest[0] if rest else None
@@ -58,13 +58,13 @@ def receipt(packet: bytes) -> tuple[int, int, int]:
 
 
 def ranges(numbered: Iterable[tuple[int, int]]) -> int:
-    """How few receipts tell these numbers, each with its level."""
+    """The smallest number of Receipts that confirm these numbers, each with its level."""
     numbers = set(numbered)
     return sum((level, number - 1) not in numbers for level, number in numbers)
 
 
 def whole_packets(stream: bytes) -> tuple[list[bytes], bytes]:
-    """What a stream begins with, and the rest, which is less than a packet."""
+    """The whole packets at the beginning of a stream, and the rest, which is less than a packet."""
     packets, at = [], 0
     while len(stream) >= at + 2 and len(stream) >= (end := at + 2 + stream[at + 1]):
         packets.append(stream[at:end])
@@ -76,7 +76,7 @@ def whole_packets(stream: bytes) -> tuple[list[bytes], bytes]:
 
 
 def packet(kind: int, body: bytes) -> bytes:
-    """Any."""
+    """Any packet."""
     return bytes((kind, len(body))) + body
 
 
@@ -91,12 +91,12 @@ def error(reason: Reason) -> bytes:
 
 
 def entry(name: str, user_id: int) -> bytes:
-    """A user as in the list."""
+    """A user's entry in the list."""
     return string(name.encode()) + bytes((user_id,))
 
 
 def message(sender: str, text: str) -> list[bytes]:
-    """Section 3.6: what a Message arrives as, cut character by character."""
+    """The packets as which a Message arrives, cut between characters (section 3.6)."""
     pieces, piece = [], f"{sender}:".encode()
     for character in text:
         if len(piece) + len(character.encode()) > 136:
@@ -107,12 +107,12 @@ def message(sender: str, text: str) -> list[bytes]:
 
 
 def dated(sender_id: int) -> bytes:
-    """A History before a Message of this user, with no date."""
+    """The History packet before a past Message of this user, without its date."""
     return packet(HISTORY, bytes(4) + bytes((sender_id,)))
 
 
 def without_date(packet: bytes) -> tuple[int | None, bytes]:
-    """The date of a History, None for any other packet; and the packet with none."""
+    """The date of a History packet, None for any other packet; and the packet without it."""
     if packet[0] != HISTORY or len(packet) < 7:
         return None, packet
     return int.from_bytes(packet[2:6], "big"), packet[:2] + bytes(4) + packet[6:]
