@@ -63,13 +63,13 @@ COMMANDS: dict[str, tuple[Callable[[Chat, str], None], str, str]] = {
 
 
 def command_lines(indent: str) -> str:
-    return "\n".join(f"{indent}{usage:22} {meaning}" for _, usage, meaning in COMMANDS.values())
+    return "\n".join(f"{indent}{usage:24} {meaning}" for _, usage, meaning in COMMANDS.values())
 
 
 def mark_lines(indent: str) -> str:
     """The marks at the right edge of the input line, and their meanings."""
     marks = [(stage.describe(1, sys.stdout.encoding), stage.meaning) for stage in Stage if stage.meaning]
-    return "\n".join(f"{indent}{mark:20} {meaning}" for mark, meaning in marks)
+    return "\n".join(f"{indent}{mark:22} {meaning}" for mark, meaning in marks)
 
 
 def say(chat: Chat, text: str) -> None:

@@ -30,9 +30,9 @@ from tests.unit import forbid_processes, is_unit_test
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=10)
 hypothesis.settings.load_profile("shared machine")
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # ignored in a shell's background jobs, and programs would inherit that
+# Programs would inherit that these are ignored, SIGINT by a shell's background jobs and SIGHUP by nohup.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 for name in [name for name in os.environ if name.startswith("CHAT_")]:
     del os.environ[name]  # the developer's own options
 

@@ -58,7 +58,7 @@ def test_marks_are_words_where_the_terminal_has_no_signs(scripted: ScriptedServe
 def test_help_explains_the_marks(server: ServerProcess, terminal: StartTerminal) -> None:
     alice = start(terminal, server.address)
     alice.type("/help\r")
-    alice.wait_for(r"^\* /history \[N\] \[NAME\|ID\] .*20")
+    alice.wait_for(r"^\* /history \[N\] \[NAME\|id:N\] .*20")
     alice.wait_for("^.   ✓ stored +on the server's disk; waits there while your partner is offline$")
 
 
