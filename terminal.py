@@ -28,7 +28,7 @@ from streams import open_missing_streams, wait_for_readers
 EPILOG = """\
 commands:
 {commands}
-  //TEXT                 write "/TEXT" to your partner
+  //TEXT                   write "/TEXT" to your partner
 Every other line is a message to your partner; empty lines are ignored. Tab completes commands and names, Ctrl-C clears
 the line or quits, Ctrl-D quits. Messages that waited for you appear after the login. An offline user who has not
 written to you yet is found by id only.
