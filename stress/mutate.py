@@ -11,7 +11,6 @@ monkey.patch_all()
 import argparse
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -45,6 +44,7 @@ from stress.letters import Letters
 from stress.program import run
 from testkit import HarnessError
 from testkit.server import ServerProcess, run_server
+from testkit.wire import reset_on_close
 
 AT_ONCE = 14  # conversations, of the server's 20 places
 SECONDS = 30.0  # within which a conversation must end
@@ -52,7 +52,6 @@ WRITE_TIMEOUT = 3
 CUT_SECONDS = WRITE_TIMEOUT + LINGER_SECONDS  # a client that reads later than this may miss the end of the stream
 DEAF_SECONDS = 4.0  # between WRITE_TIMEOUT and CUT_SECONDS, unless this process is delayed
 SMALL_BUFFER = 4096
-RESET = struct.pack("ii", 1, 0)
 PROGRESS_SECONDS = 5.0
 MEMORY_SAMPLES = 5
 GROWTH = 1.3
@@ -189,7 +188,7 @@ def _leave(sock: socket.socket, talk: Conversation, _: Counter[str]) -> str:
 
 def _reset(sock: socket.socket, talk: Conversation, answers: Counter[str]) -> str:
     _leave(sock, talk, answers)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    reset_on_close(sock)
     return ""
 
 

@@ -1,11 +1,17 @@
 """A client that speaks plain bytes to a server."""
 
 import socket
+import struct
 from typing import Self
 
 from protocol import PacketType, Reason, encode, encode_chat_init, encode_error, encode_message
 from testkit import HarnessError
 from testkit.processes import DEADLINE
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Let close() reset the connection, as when a program is killed with data unread."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # on, for 0 seconds
 
 
 class Wire:

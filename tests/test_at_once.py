@@ -12,6 +12,7 @@ from chatserver.transport.connection import FEW_BYTES, Connection
 from chatserver.transport.readable import plain_socket
 from protocol import PacketType, encode, encode_message
 from testkit.processes import DEADLINE
+from testkit.wire import reset_on_close
 
 MESSAGE = encode_message(b"hello")
 LAST = encode(PacketType.PONG, b"the last")
@@ -152,7 +153,7 @@ def test_an_error_of_the_session_and_of_the_socket_reach_the_greenlet(pair: Pair
     connection.offer = lambda _: True
     reads = gevent.spawn(connection.read)
     gevent.sleep(0)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # on, for 0 s: a reset
+    reset_on_close(client)
     client.close()
     assert reads.get(timeout=DEADLINE) == b""
     assert connection.outcome == "Connection reset by peer"
@@ -220,7 +221,7 @@ def test_what_the_kernel_has_not_taken_is_lost_with_the_connection(pair: Pair) -
     many = MESSAGE * 200_000
     assert connection.outbox.offer(many, 200_000, fate)
     assert receive(client, 1)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    reset_on_close(client)
     client.close()
     with gevent.Timeout(DEADLINE):
         while connection.outbox.takes:
@@ -270,7 +271,7 @@ def test_an_offer_that_would_wait_changes_nothing(obstacle: str) -> None:
 
 def test_a_send_that_fails_is_noted_and_the_message_dropped(pair: Pair) -> None:
     connection, client = pair
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    reset_on_close(client)
     client.close()
     fate = Delivered()
     gevent.sleep(0.05)

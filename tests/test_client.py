@@ -4,7 +4,6 @@ The same tests run twice: as greenlets, and in a process without gevent, as thre
 """
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -42,6 +41,7 @@ from protocol import (
 from testkit.processes import UNPATCHED, run_unpatched
 from testkit.scripted_server import QUIET_SECONDS, SECONDS, Peer, ScriptedServer, ServerStart, message
 from testkit.server import ServerProcess
+from testkit.wire import reset_on_close
 
 
 @pytest.fixture
@@ -454,7 +454,7 @@ def test_send_to_a_broken_connection_finds_the_error_that_came(chatting: tuple[C
     client, peer = chatting
     fill(client)
     peer.send(encode_error(Reason.TOO_SLOW))
-    peer.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close with a reset
+    reset_on_close(peer.connection)
     peer.close()
     with pytest.raises(ConnectionClosed) as caught:
         fill(client)

@@ -36,6 +36,7 @@ from testkit.processes import DEADLINE, UNPATCHED, run_unpatched
 from testkit.programs import Program, ScreenProgram
 from testkit.scripted_server import QUIET_SECONDS, Peer, ScriptedServer, message
 from testkit.server import ServerProcess, run_server
+from testkit.wire import reset_on_close
 
 pytestmark = pytest.mark.slow
 
@@ -344,7 +345,7 @@ def test_send_to_a_broken_connection_finds_the_error_that_came(chatting: tuple[C
     client, peer = chatting
     fill(client)
     peer.send(encode_error(Reason.TOO_SLOW))
-    peer.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close with a reset
+    reset_on_close(peer.connection)
     peer.close()
     with pytest.raises(ConnectionClosed) as caught:
         fill(client)

@@ -12,8 +12,7 @@ from chatserver.transport.connection import Connection
 from chatserver.transport.states import Output
 from protocol import Run, encode_message
 from testkit.processes import DEADLINE, wait_for
-
-RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, for 0 s
+from testkit.wire import reset_on_close
 
 
 @contextmanager
@@ -37,7 +36,7 @@ def test_a_connection_that_breaks_within_a_packet_counts_the_whole_messages_befo
         connection = Connection(sock, counters, 10_000_000, DEADLINE)
         connection.outbox.deliver(Run(first + small * count, 1 + count), counters)
         gevent.sleep(0.05)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        reset_on_close(client)
         client.close()
         wait_for("the reset", lambda: connection.outbox.state is Output.UNREACHABLE)
         connection.finish(DEADLINE)

@@ -20,7 +20,7 @@ from protocol import (
 )
 from testkit.processes import wait_for
 from testkit.server import ServerProcess, StartServer
-from testkit.wire import Wire
+from testkit.wire import Wire, reset_on_close
 
 MESSAGE = encode_message(b"x")
 
@@ -300,7 +300,7 @@ def test_messages_sent_before_a_reset_are_still_delivered(server: ServerProcess)
 
 
 def reset(client: Wire) -> None:
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    reset_on_close(client.socket)
     client.close()
 
 

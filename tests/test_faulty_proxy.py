@@ -1,7 +1,5 @@
 """The faulty proxy in front of the real server: what each fault damages, and what it leaves alone."""
 
-import socket
-import struct
 import time
 from collections.abc import Iterator
 
@@ -22,7 +20,7 @@ from testkit.faulty_proxy import (
 )
 from testkit.processes import DEADLINE, wait_for
 from testkit.server import ServerProcess
-from testkit.wire import Wire
+from testkit.wire import Wire, reset_on_close
 
 pytestmark = pytest.mark.slow
 
@@ -231,7 +229,7 @@ def test_a_half_closed_client_gets_everything_in_flight_and_then_the_end(server:
 def test_a_reset_by_a_client_reaches_the_server(server: ServerProcess) -> None:
     with faulty(server) as proxy:
         _, bob = pair(proxy)
-        bob.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_on_close(bob.socket)
         bob.close()
         wait_for("only alice's connection", lambda: len(proxy.links) == 1)
         log_in(proxy, "bob").expect_pong()

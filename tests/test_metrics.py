@@ -22,7 +22,7 @@ from protocol import (
 from testkit.flood import BIG, RELAYED_BIG, stuck_pair
 from testkit.processes import DEADLINE, wait_for
 from testkit.server import PATIENT, ServerProcess, StartServer, run_to_end
-from testkit.wire import Wire
+from testkit.wire import Wire, reset_on_close
 
 pytestmark = pytest.mark.measured
 
@@ -251,7 +251,7 @@ def test_a_connection_that_breaks_anywhere_in_a_packet_is_counted(measured: Serv
     sender.chat_with(1)
     for length in range(8):
         sender.send(encode_message(b"y" * length) * 3)
-    reader.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    reset_on_close(reader.socket)
     reader.close()
     sent = 24
     while "reader disconnected" not in measured.log:

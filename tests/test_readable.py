@@ -10,6 +10,7 @@ from greenlet import GreenletExit
 
 from chatserver.transport.readable import Interrupted, Readable, plain_socket
 from testkit.processes import DEADLINE
+from testkit.wire import reset_on_close
 
 
 class Counting(Readable):
@@ -139,7 +140,7 @@ def test_a_connection_error_ends_the_wait() -> None:
         readable = Readable(near.fileno())
         waiting = gevent.spawn(outcome, readable)
         some_turns()
-        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # on, for 0 s: a reset
+        reset_on_close(far)
         far.close()
         assert waiting.get(timeout=DEADLINE) == "input"
         readable.close()
