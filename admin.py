@@ -31,7 +31,7 @@ from chatterminal.display import drop_output, visible
 from chatterminal.login import ask_twice
 from protocol import HEADER_BYTES, parse_text, split_packets
 from storage import CHATS, PASSWORDS, STATUS, USERS, CsvStorage, FolderInUse, Storage, StorageError
-from streams import open_missing_streams, wait_for_readers
+from streams import OutputLost, open_missing_streams, wait_for_readers
 from table import aligned
 
 ANSWER_SECONDS = 20.0
@@ -88,11 +88,10 @@ def main() -> int:
         complain(str(error))
     except ModuleNotFoundError as error:
         complain(f"--redis needs the package {error.name}: pip install 'small-packet-chat[cluster]'")
+    except OutputLost as error:
+        drop_output(error)
     except OSError as error:
-        if error.filename:
-            complain(f"{error.filename}: {error.strerror}")
-        else:
-            drop_output(error)
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130

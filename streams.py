@@ -9,6 +9,10 @@ import sys
 STREAMS = ((0, "stdin", "r", os.O_RDONLY), (1, "stdout", "w", os.O_RDONLY), (2, "stderr", "w", os.O_WRONLY))
 
 
+class OutputLost(OSError):
+    """Standard output or standard error cannot be written."""
+
+
 def open_missing_streams() -> None:
     """Put something in place of each closed stream: input that ends at once, output on which writing is an OSError, and
     complaints that nobody hears.
@@ -27,21 +31,30 @@ def open_missing_streams() -> None:
 
 def wait_for_readers() -> None:
     """Make output to a pipe wait for a slow reader, also if the pipe does not block: Python would lose what it printed.
+    Output that cannot be written at all raises OutputLost from now on.
 
     Any process that shares the pipe may have made it so, and may do it at any time.
     """
-    if not sys.stdout.isatty():
-        sys.stdout.flush()
-        raw = _WaitingOutput(sys.stdout.fileno(), "w", closefd=False)
-        sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), encoding=sys.stdout.encoding)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not stream.isatty():
+            stream.flush()
+            raw = _WaitingOutput(stream.fileno(), "w", closefd=False)
+            waiting = io.TextIOWrapper(
+                io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=stream.line_buffering
+            )
+            setattr(sys, name, waiting)
 
 
 class _WaitingOutput(io.FileIO):
     """A file that waits until it can be written."""
 
     def write(self, data: object) -> int:
-        while (count := super().write(data)) is None:  # type: ignore[arg-type]
-            poll = select.poll()
-            poll.register(self, select.POLLOUT)
-            poll.poll()
+        try:
+            while (count := super().write(data)) is None:  # type: ignore[arg-type]
+                poll = select.poll()
+                poll.register(self, select.POLLOUT)
+                poll.poll()
+        except OSError as error:
+            raise OutputLost(error.errno, error.strerror) from error
         return count

@@ -23,7 +23,7 @@ from chatterminal.login import Credentials, ask_twice, log_in
 from chatterminal.people import show_online
 from client import ChatError, ConnectionClosed, LoginRefused, parse_address, tls_context
 from protocol import USERNAME_RULE, LocalProtocolError, is_valid_username
-from streams import open_missing_streams, wait_for_readers
+from streams import OutputLost, open_missing_streams, wait_for_readers
 
 EPILOG = """\
 commands:
@@ -73,7 +73,7 @@ def main() -> int:
         print(f"! {error}", file=sys.stderr)
     except EOFError:  # Ctrl-D instead of a password
         print("! no password", file=sys.stderr)
-    except OSError as error:
+    except OutputLost as error:
         drop_output(error)
     except KeyboardInterrupt:
         print(file=sys.stderr)

@@ -1,5 +1,6 @@
 """What the person sees: notices and errors; text from others never acts on the terminal."""
 
+import errno
 import os
 import sys
 import unicodedata
@@ -7,6 +8,7 @@ from contextlib import suppress
 from itertools import pairwise
 
 from protocol import SHOWS_NOTHING, Reason
+from streams import OutputLost
 
 HIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
 JOINERS = "\u200c\u200d"  # in Cf too, but words and emoji need them
@@ -49,12 +51,12 @@ def explain(reason: str) -> str:
     return f"{reason}: {MEANINGS[reason]}" if reason in MEANINGS else reason
 
 
-def drop_output(error: OSError) -> None:
+def drop_output(error: OutputLost) -> None:
     """Output cannot be written: discard what is left, or the interpreter fails on it again when it exits.
 
     Says so, unless the reader has gone, as `head` goes once it has seen enough.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if not isinstance(error, BrokenPipeError):
+    if error.errno != errno.EPIPE:
         with suppress(OSError):
             print(f"! the output cannot be written: {error.strerror}", file=sys.stderr)

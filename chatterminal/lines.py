@@ -9,6 +9,7 @@ from chatterminal.display import drop_output
 from chatterminal.incoming import show
 from client import ConnectionClosed
 from protocol import Feature
+from streams import OutputLost
 
 FEATURES = Feature.HISTORY | Feature.MAILBOX  # the others would print what a script did not ask for
 
@@ -39,7 +40,7 @@ def read_lines(chat: Chat, linger: float) -> None:
             chat.client.ping(timeout=None)
             chat.leaving.wait(linger)
             chat.leaving.set()
-    except OSError as error:
+    except OutputLost as error:
         chat.failed = True
         chat.leaving.set()
         drop_output(error)

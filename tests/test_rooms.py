@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "admin": {*STORAGE, *STAIRCASE, "cluster", "chatterminal", "streams", "table"},
     "chatclient": NETWORK,
     "client": CLIENT,
-    "chatterminal": CLIENT,
+    "chatterminal": {*CLIENT, "streams"},
     "terminal": {*CLIENT, "chatterminal", "chatserver", "streams"},
     "loadtest": set(),
     "loadtest.core": {"table"},
