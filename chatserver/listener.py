@@ -31,7 +31,7 @@ KEEPALIVE_IDLE_SECONDS = 30
 KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 3
 VANISHED_SECONDS = 60
-FREE_SECONDS = 1.0  # that a place must be free, after all were taken, before the log says so
+FREE_SECONDS = 1.0  # between two looks whether a place is free, after all were taken
 CHUNK_SECONDS = 0.5  # at shutdown: more than enough to handle what has been read, unless the receiver is slow
 
 log = logging.getLogger("chat")
@@ -116,7 +116,7 @@ class ChatServer(StreamServer):
     def do_read(self) -> tuple[socket.socket, ClientAddress] | None:  # type: ignore[override]  # the base, too
         """Accept one connection, as a plain socket; None if none waits."""
         try:
-            fileno, address = self.socket._accept()  # type: ignore[attr-defined]
+            fileno, address = self.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001  # as gevent does
         except BlockingIOError:
             return None
         return plain_socket(self.socket, fileno), client_address(address, encrypted=bool(self.context.tls))
@@ -126,8 +126,9 @@ class ChatServer(StreamServer):
 
     def serve(self, sock: socket.socket, peer: ClientAddress) -> None:
         """Serve one client in a place of the pool until its session is over, then finish its connection."""
-        if self._places.full():
-            self._note_places()
+        if self._places.full() and not self._is_full:
+            self._is_full = True
+            gevent.spawn(self._tell_places)
         connection, session = self._welcome(sock, peer)
         deadline = Deadline(self.context.limits, connection, session)
         try:
@@ -148,17 +149,15 @@ class ChatServer(StreamServer):
                         self._make_room()
                         self._finishers.spawn(self._finish, connection, session)
             self._forget(peer)
-            if self._is_full:
-                gevent.spawn_later(FREE_SECONDS, self._note_places)
 
-    def _note_places(self) -> None:
-        """Log when the last place is taken, and when one is free again."""
-        if self._is_full != self._places.full() and not self.draining:
-            self._is_full = not self._is_full
-            if self._is_full:
-                log.warning("all %d places are taken: further clients wait until one is free", self._places.size)
-            else:
-                log.info("a place is free again")
+    def _tell_places(self) -> None:
+        """Log that all places are taken and, later, that one is free again."""
+        log.warning("all %d places are taken: further clients wait until one is free", self._places.size)
+        while self._places.full():
+            gevent.sleep(FREE_SECONDS)
+        self._is_full = False
+        if not self.draining:
+            log.info("a place is free again")
 
     def _welcome(self, sock: socket.socket, peer: ClientAddress) -> tuple[Connection, Session]:
         context, limits = self.context, self.context.limits

@@ -67,10 +67,8 @@ class ClusterDelivery(Delivery):
 
     def route(self, sender: Member, receiver: int) -> Route | None:
         """None for a receiver at another node: its node has to answer."""
-        with suppress(ReceiverOnline):
-            if route := self._here.route(sender, receiver):
-                return NodeRoute(route, self._nodes, sender)
-        return None
+        user = self._nodes.locate(receiver)
+        return NodeRoute(self._here.route_to(sender, user), self._nodes, sender) if isinstance(user, Member) else None
 
     def _hand_far(
         self, sender: Member, user: Member | RemoteUser | None, receiver: int, run: Run, first: int

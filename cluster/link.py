@@ -44,12 +44,10 @@ class Link:
         return self
 
     def _connect(self, opened: ExitStack, *command: str) -> Wire:
-        """A connection on which redis-py has sent this command as its last one."""
-        connection = self._engine.connect()
-        opened.callback(connection.disconnect)
-        connection.send_command(*command)
-        wire = Wire(connection)
+        """A connection on which this command has been sent."""
+        wire = Wire(self._engine.connect())
         opened.callback(wire.close)
+        wire.tell([command], ANSWER_SECONDS)
         return wire
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 import hiredis
 from gevent import Timeout, get_hub
@@ -22,6 +22,8 @@ from chatserver.transport.readable import Readable
 
 READ_BYTES = 65536
 NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError)
+
+Command: TypeAlias = tuple[str | bytes | int, ...]
 
 
 class Wire:
@@ -47,14 +49,18 @@ class Wire:
         except NOTHING_YET:
             return False
         except OSError:
-            pass
+            return True
         return True
 
-    def ask(self, commands: Sequence[tuple[str | bytes | int, ...]], seconds: float) -> list[Any]:
-        """The replies to these commands, errors included. Waits at most so many seconds for each step."""
+    def tell(self, commands: Sequence[Command], seconds: float) -> None:
+        """Send these commands. Waits at most so many seconds for each step."""
         rest = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]  # of any length
         while rest := self.send(rest):
             self.wait_for_room(seconds)
+
+    def ask(self, commands: Sequence[Command], seconds: float) -> list[Any]:
+        """The replies to these commands, errors included. Waits at most so many seconds for each step."""
+        self.tell(commands, seconds)
         replies = self.replies()
         found = []
         for _ in commands:

@@ -114,11 +114,13 @@ class LocalDelivery(Delivery):
 
     def route(self, sender: Member, receiver: int) -> Route | None:
         member = self._presence.look_up(receiver)
-        if member is None:
-            return None
+        return self.route_to(sender, member) if member else None
+
+    def route_to(self, sender: Member, receiver: Member) -> Route:
+        """As route(), to a member of this server."""
         if self._archive is None and sender.receipts is None:
-            return UnrecordedRoute(member.outbox, self._counters)
-        return RecordedRoute(sender, member, self._archive, self._batch)
+            return UnrecordedRoute(receiver.outbox, self._counters)
+        return RecordedRoute(sender, receiver, self._archive, self._batch)
 
     def _deliver_owed(self, archive: Archive, member: Member, batch: Batch, run: Run) -> None:
         """Add the batch to the archive first: if the receiver is lost meanwhile, the rest is in the mailbox."""
