@@ -108,7 +108,7 @@ class ChatClient:
 
     @property
     def online(self) -> dict[str, int]:
-        """Who is online, name to id, in ascending id order: the latest list, own entry included.
+        """The online users' ids by name, in ascending id order: the latest list, own entry included.
 
         With Feature.PRESENCE it follows arrivals and departures. A PresenceChanged counts as soon as it has been read,
         which any waiting call may do, and so before receive() returns it. Each change makes a new dict.

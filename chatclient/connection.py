@@ -55,7 +55,7 @@ class ClientConnection:
 
     @property
     def online(self) -> dict[str, int]:
-        """Who is online, as of the last packet read; a change makes a new dict."""
+        """The online users' ids by name, as of the last packet read; a change makes a new dict."""
         with self._changed:
             return self._dialogue.online
 

@@ -32,8 +32,9 @@ class RemoteUser:
 
 
 class ClusterPresence(Presence):
-    """Who is online on all nodes, as of the last event. `here` has the members of this node, even before others learn
-    of them.
+    """The users who are online on all nodes, as of the last event.
+
+    `here` has the members of this node, even before others learn of them.
 
     look_up() and find() raise ReceiverOnline for a user of another node; locate() finds both.
     """

@@ -55,7 +55,7 @@ def list_again(wire: Wire, name: str) -> dict[str, int]:
     return wire.users
 
 
-# Who is online
+# The list of online users
 
 
 def test_the_list_has_the_users_of_all_nodes_in_the_order_of_their_ids(

@@ -1,4 +1,4 @@
-"""Who is online, for the two relays in Python: ids in order of the first login, two bytes wide."""
+"""The list of online users that the two relays in Python keep: ids in order of the first login, two bytes wide."""
 
 from typing import Generic, TypeVar
 

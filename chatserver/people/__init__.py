@@ -1,1 +1,1 @@
-"""Who may log in, and who is online."""
+"""The rooms that decide which users may log in, and know which are online."""

@@ -1,4 +1,4 @@
-"""Who may log in: checks each login in the order of section 5 and does the database work; and changes by an operator.
+"""Checks each login in the order of section 5, does the database work for it, and makes an operator's changes.
 
 Other clients are served while a hash or a write is in progress. So a login claims its name before such work begins: two
 connections can never become one user.

@@ -1,4 +1,7 @@
-"""The presence registry: who is online, and who is notified of changes. It knows no sessions, sockets or passwords."""
+"""The presence registry: the users who are online, and those who are notified of changes.
+
+It knows no sessions, sockets or passwords.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -34,7 +37,7 @@ class Member:
 
 
 class Presence(ABC):
-    """Who is online. One registry serves one server: alone, or as a node of a group.
+    """The registry of the users who are online. One registry serves one server: alone, or as a node of a group.
 
     `look_up(id)` is as find(), but returns a member even if its outbox takes nothing more. It is an attribute and not a
     method because every run of Messages calls it.
