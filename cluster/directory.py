@@ -1,6 +1,7 @@
 """The directory in Redis: the users who are online, each with its node.
 
-Each node holds a lease, so that nobody stays online at a node that failed. All nodes see all changes in one numbered order (scripts/common.lua). Only Redis's clock counts.
+Each node holds a lease, so that nobody stays online at a node that failed. All nodes see all changes in one numbered
+order (scripts/common.lua). Only Redis's clock counts.
 """
 
 import secrets
