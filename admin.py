@@ -16,11 +16,13 @@ from datetime import UTC, datetime
 from io import TextIOWrapper
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from chatnet.address import without_passwords
 from chatserver import __version__
 from chatserver.counters import Counters
 from chatserver.operations.control import NoAnswer, ask, perform
+from chatserver.operations.options import data_folder, redis_url
 from chatserver.people.accounts import Accounts, CannotDo
 from chatserver.people.presence import LocalPresence
 from chatserver.workers import Workers
@@ -286,15 +288,24 @@ def new_password(name: str) -> str:
         raise CannotDo("no password") from None
 
 
+def group_url(text: str) -> str:
+    return redis_url(text) if text else ""  # none, whatever CHAT_REDIS says
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(without_passwords(message))
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Manage the users of a chat server and their database.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_places(
         parser,
-        Path(os.environ.get("CHAT_DATA_DIR") or "data"),
+        os.environ.get("CHAT_DATA_DIR") or "data",
         os.environ.get("CHAT_REDIS"),
         os.environ.get("CHAT_REDIS_PREFIX") or "chat",
     )
@@ -320,9 +331,9 @@ def build_parser() -> argparse.ArgumentParser:
 def add_places(parser: argparse.ArgumentParser, folder: object, url: object, prefix: object) -> None:
     """Add these options, which may stand before the command and after it, with these defaults."""
     explained = "folder of the database (default: the environment variable CHAT_DATA_DIR, or data)"
-    parser.add_argument("--data-dir", metavar="DIR", type=Path, default=folder, help=explained)
+    parser.add_argument("--data-dir", metavar="DIR", type=data_folder, default=folder, help=explained)
     explained = "work on the database of a group of servers in this Redis (default: CHAT_REDIS, or none)"
-    parser.add_argument("--redis", metavar="URL", default=url, help=explained)
+    parser.add_argument("--redis", metavar="URL", type=group_url, default=url, help=explained)
     explained = "prefix of the group's keys (default: CHAT_REDIS_PREFIX, or chat)"
     parser.add_argument("--redis-prefix", metavar="PREFIX", default=prefix, help=explained)
 

@@ -123,7 +123,7 @@ def _start(options: Namespace, stack: ExitStack, stop: Event) -> ChatServer:
     resident = memory.resident_bytes()
     if options.metrics_port is not None:
         collector = ServerCollector(server, storage, archive, lag, memory.bound(options, resident))
-        _serve_metrics(options, stack, server, collector)
+        _serve_metrics(options, stack, server, collector, backend)
     server.start()
     name = f"{__version__} with TLS" if tls else __version__
     log.info("chat server %s, listening on %s", name, format_address(*listener.getsockname()[:2]))
@@ -131,9 +131,11 @@ def _start(options: Namespace, stack: ExitStack, stop: Event) -> ChatServer:
     return server
 
 
-def _serve_metrics(options: Namespace, stack: ExitStack, server: ChatServer, collector: ServerCollector) -> None:
+def _serve_metrics(
+    options: Namespace, stack: ExitStack, server: ChatServer, collector: ServerCollector, backend: Backend
+) -> None:
     try:
-        metrics = serve_metrics((options.metrics_host, options.metrics_port), server, collector)
+        metrics = serve_metrics((options.metrics_host, options.metrics_port), server, collector, backend.problem)
     except OSError as error:
         raise CannotStart(
             f"metrics on {options.metrics_host}:{options.metrics_port}: {error.strerror or error}"

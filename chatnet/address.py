@@ -1,7 +1,9 @@
-"""A server's address, as people write it: HOST, HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT."""
+"""A server's address, as people write it: HOST, HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT; and that of a Redis."""
 
+import re
 from ipaddress import ip_address
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from protocol import DEFAULT_PORT
 
@@ -43,6 +45,25 @@ def parse_address(text: str) -> Address:
     if not host:
         raise ValueError(f"{text!r} is not an address: the host is missing")
     return Address(host, _parse_port(port[1:]) if port else DEFAULT_PORT, scheme == "tls")
+
+
+def check_redis_url(text: str) -> str:
+    """`text`, which is a URL of Redis. Raises ValueError, which quotes nothing: what is no URL may be a password."""
+    try:
+        url = urlsplit(text)
+        readable = url.port is None or url.port > 0
+    except ValueError:
+        readable = False
+    if not readable or url.fragment or (url.scheme != "unix" and "@" in url.path + url.query):
+        raise ValueError("this URL of Redis cannot be read; in its password, write # / ? @ % as %23 %2F %3F %40 %25")
+    if url.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("this is not a URL of Redis such as redis://localhost:6379/0")
+    return text
+
+
+def without_passwords(text: str) -> str:
+    """`text` with nothing of the user and the password that a URL in it may hold."""
+    return re.sub(r"://\S*@", "://...@", text)
 
 
 def _parse_port(number: str) -> int:

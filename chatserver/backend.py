@@ -35,7 +35,8 @@ class Backend:
     """Where users, past chats and online users are kept.
 
     `disk` runs the writes of `storage`. `on_change` is called when a user has come or gone. `start` begins background
-    work, once the server can end a user's connection.
+    work, once the server can end a user's connection. `problem` says why clients had better go to another server, or
+    nothing.
     """
 
     storage: Storage
@@ -46,6 +47,7 @@ class Backend:
     disk: Workers
     on_change: Callable[[User], None] = lambda _: None
     start: Callable[[Kick], None] = lambda _: None
+    problem: Callable[[], str] = str
 
 
 def open_folder(options: Namespace, commit_seconds: float, stack: ExitStack) -> Backend:

@@ -1,7 +1,7 @@
 """Access to Redis for the rest of cluster/: the commands of one turn of the loop go as one pipeline."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha1
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,12 +11,13 @@ import redis
 from gevent.event import AsyncResult, Event
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection
+from redis.exceptions import ConnectionError as Ended
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from chatnet.backoff import backoff
 from chatstorage.interface import StorageError, StorageUnavailable
-from cluster.wire import Wire
+from cluster.wire import Misfit, Wire
 
 ANSWER_SECONDS = 2.0  # without an answer for so long, Redis counts as away
 FIRST_PAUSE_SECONDS = 0.1  # after a failure; each further failure doubles it ...
@@ -58,8 +59,9 @@ class Engine:
                 protocol=2,
             )
         except ValueError as error:
-            raise BadUrl(f"the URL of Redis: {error}") from error
+            raise BadUrl("the URL of Redis has an option that redis-py does not know") from error
         self.prefix = prefix
+        self.on_lost: Callable[[Exception], None] = lambda _: None  # called when the connection has ended
         self._asked: list[tuple[tuple[Argument, ...], AsyncResult[Any]]] = []
         self._due = Event()
         self._pauses: Iterator[float] | None = None  # while Redis is away
@@ -121,12 +123,16 @@ class Engine:
             self._due.wait()
             self._due.clear()
             asked, self._asked = self._asked, []
+            problem: Exception | None
             try:
                 results = self._exchange([command for command, _ in asked])
+                problem = next(filter(_may_have_moved, results), None)
             except Exception as error:  # noqa: BLE001 - some URLs make redis-py raise other errors
-                self._disconnect()
-                self._pause(error)
                 results = [error] * len(asked)
+                problem = error
+            if problem:
+                self._lose(problem)  # so that the next attempt looks up the name
+                self._pause(problem)
             else:
                 self._pauses = None
             for (_, answer), result in zip(asked, results, strict=True):
@@ -135,9 +141,13 @@ class Engine:
     def _exchange(self, commands: list[tuple[Argument, ...]]) -> list[Any]:
         """Redis's answers to these commands, which may be errors."""
         if self._wire and self._wire.has_ended():
-            self._disconnect()
+            self._lose(Ended("it closed the connection"))
         self._wire = self._wire or Wire(self.connect())
         return self._wire.ask(commands, ANSWER_SECONDS)
+
+    def _lose(self, error: Exception) -> None:
+        self._disconnect()
+        self.on_lost(error)
 
     def _disconnect(self) -> None:
         wire, self._wire = self._wire, None
@@ -148,6 +158,10 @@ class Engine:
         self._problem = f"Redis is away: {error}"
         self._pauses = self._pauses or pauses()
         self._retry_at = time.monotonic() + next(self._pauses)
+
+
+def _may_have_moved(result: object) -> bool:
+    return isinstance(result, Misfit) and result.may_have_moved
 
 
 def pauses() -> Iterator[float]:

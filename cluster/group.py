@@ -26,6 +26,7 @@ from cluster.lease import Lease
 from cluster.node import Node
 from cluster.presence import ClusterPresence
 from cluster.storage import RedisStorage
+from cluster.wire import Misfit
 
 LOOK_SECONDS = 0.25  # between two looks whether Redis is there
 
@@ -43,10 +44,9 @@ def join_group(
     waits_in_loop = Workers(0)  # Redis is asked cooperatively
     engine = Engine(options.redis, options.redis_prefix)
     stack.callback(engine.close)
-    _wait_for_redis(engine, options.wait_for_redis, is_stopped)
     directory = Directory(engine, options.lease)
+    directory.clock.number = _wait_for_redis(engine, options.wait_for_redis, is_stopped)
     storage = stack.enter_context(RedisStorage(directory, options.max_users, options.max_id))
-    directory.clock.number = engine.call("INCR", engine.key("node-number"))
     archive = None
     if options.history == "on":
         chats = RedisChats(engine, options.history_messages, directory.clock)
@@ -60,16 +60,21 @@ def join_group(
     stack.callback(node.stop)
     if archive:
         stack.callback(archive.close)
-    return Backend(storage, archive, presence, delivery, counters, waits_in_loop, start=node.start)
+    return Backend(
+        storage, archive, presence, delivery, counters, waits_in_loop, start=node.start, problem=node.problem
+    )
 
 
-def _wait_for_redis(engine: Engine, seconds: float, is_stopped: Callable[[], bool]) -> None:
-    """Wait for a Redis that starts, or loads its file. Raises StorageUnavailable, at once where that does not help."""
+def _wait_for_redis(engine: Engine, seconds: float, is_stopped: Callable[[], bool]) -> int:
+    """Wait for a Redis that can be written; returns the number of this node, which no other node gets.
+
+    Raises StorageUnavailable, at once where it does not help to wait.
+    """
     deadline = monotonic() + seconds
     is_told = False
     while True:
         try:
-            engine.call("PING")
+            return int(engine.call("INCR", engine.key("node-number")))
         except StorageUnavailable as error:
             if not _may_pass(error.__cause__) or monotonic() >= deadline or is_stopped():
                 raise
@@ -77,12 +82,10 @@ def _wait_for_redis(engine: Engine, seconds: float, is_stopped: Callable[[], boo
                 log.warning("%s; waiting for it, %.0f s at most", error, seconds)
             is_told = True
             gevent.sleep(LOOK_SECONDS)
-        else:
-            return
 
 
 def _may_pass(error: BaseException | None) -> bool:
-    """Whether this keeps Redis from answering for a while only; None: it was not asked, so soon after such an error."""
+    """Whether this keeps Redis from working for a while only; None: it was not asked, so soon after such an error."""
     if isinstance(error, AuthenticationError | AuthorizationError):
         return False
-    return error is None or isinstance(error, NoConnection | NoAnswer) or str(error).startswith("LOADING")
+    return error is None or isinstance(error, NoConnection | NoAnswer | Misfit)

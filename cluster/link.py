@@ -21,7 +21,10 @@ PUBLISH = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 
 
 class Link:
-    """Open within a `with` block; opening raises StorageUnavailable. `failed` is set when a connection has ended."""
+    """Open within a `with` block; opening raises StorageUnavailable.
+
+    `failed` is set when a connection has ended, the engine's included: all of them must lead to the same Redis.
+    """
 
     def __init__(self, engine: Engine, channels: Sequence[str]) -> None:
         self.failed = Event()
@@ -38,6 +41,7 @@ class Link:
                 self._replies = _good(self._connect(opened, "SUBSCRIBE", *self._channels).replies())
                 for _ in self._channels:
                     next(self._replies)
+                self._engine.on_lost = self.fail
                 self._opened = opened.pop_all()
         except (RedisError, OSError) as error:
             raise StorageUnavailable(f"Redis: {error}") from error

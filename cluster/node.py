@@ -6,6 +6,7 @@ When Redis is back, the node first reports who is online at it and learns who is
 
 import logging
 import time
+from math import inf
 
 import gevent
 from gevent import Greenlet
@@ -22,6 +23,7 @@ from cluster.presence import ClusterPresence
 
 RENEWALS = 4  # within the time of a lease
 AGAIN = b"0 again "  # plus a node's name, to all nodes: that node may have missed their requests
+LATELY_SECONDS = 600.0  # so long after it was seen, another node counts as there
 CALL = b""  # from a node to itself, to check that published messages arrive
 
 log = logging.getLogger("chat")
@@ -39,6 +41,7 @@ class Node:
         self._bus = bus
         self._heard = 0.0  # when its last CALL arrived, by now()
         self._alone_since: float | None = None
+        self._saw_others = -inf  # when another node was in the group, by now()
         self._is_over = False  # the lease has run out, and the node must join again
         self._told_as = ""  # its name as last logged
         self._started: AsyncResult[None] = AsyncResult()
@@ -51,6 +54,14 @@ class Node:
         self._presence.on_lost = kick
         self._life = gevent.spawn(self._live)
         self._started.get()
+
+    def problem(self) -> str:
+        """Why clients had better go to another node, if so: this one has lost Redis, and there was another one lately.
+
+        Where Redis is away for all, no node can know it. They are as good as each other then.
+        """
+        is_alone = self._alone_since is not None and now() - self._saw_others < LATELY_SECONDS
+        return "Redis is away" if is_alone else ""
 
     def stop(self) -> None:
         """Stop renewing the lease."""
@@ -111,6 +122,8 @@ class Node:
                 may_end_others = began - sure_since >= self._lease.seconds  # those that were cut off are back by then
                 soonest, moment = self._directory.renew(may_end_others)
                 self._lease.confirm(began)
+                if soonest >= 0:
+                    self._saw_others = began
                 before, ahead = ahead, (moment - now(), moment - began)
                 if before and (step := _step(before, ahead)) > self._lease.seconds / RENEWALS:
                     log.warning("Redis's clock was stepped by %.0f s or more", step)

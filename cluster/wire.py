@@ -4,6 +4,7 @@ As in chatserver/transport/connection.py: nothing waits unless it has to, one wa
 are read at once.
 """
 
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,25 @@ from chatserver.transport.readable import Readable
 READ_BYTES = 65536
 NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError)
 
+MISFIT = re.compile(r"(?:^|-)(READONLY|LOADING|MASTERDOWN|OOM|MISCONF)\b")  # after "-": within a script, before Redis 7
+EXPLAINED = {
+    "READONLY": "it is a read-only replica",
+    "LOADING": "it is still loading its data",
+    "MASTERDOWN": "it is a replica that has lost its primary",
+    "OOM": "its memory is full (maxmemory)",
+    "MISCONF": "it cannot save to its disk, and so accepts no writes",
+}
+MOVABLE = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
+
 Command: TypeAlias = tuple[str | bytes | int, ...]
+
+
+class Misfit(ResponseError):
+    """Redis answers, and cannot do what it should. `may_have_moved`: by now its name may lead to one that can."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"{EXPLAINED[code]} ({code})")
+        self.may_have_moved = code in MOVABLE
 
 
 class Wire:
@@ -102,4 +121,6 @@ class Wire:
 
 
 def _error(text: str) -> ResponseError:
+    if found := MISFIT.search(text):
+        return Misfit(found[1])
     return NoScriptError(text) if text.startswith("NOSCRIPT") else ResponseError(text)

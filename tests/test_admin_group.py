@@ -22,7 +22,7 @@ from storage import User
 from testkit.group import ServerGroup, run_group
 from testkit.processes import ROOT, wait_for
 from testkit.redis_server import RedisServer
-from tests.test_admin import admin, refusal, refused, rows
+from tests.test_admin import admin, refusal, refused, rows, start_admin
 
 StartGroup = Callable[[], ServerGroup]
 
@@ -194,9 +194,15 @@ def test_a_group_whose_nodes_run_and_where_nobody_has_signed_up_has_no_users(sta
 
 
 @pytest.mark.measured
-@pytest.mark.parametrize("url", ["localhost", "redis://127.0.0.1:1/0"])
-def test_a_bad_url_or_no_redis_is_one_line(url: str) -> None:
-    assert "edis" in refusal(Path(), "users", "--redis", url)
+def test_a_redis_that_is_not_there_is_one_line() -> None:
+    assert "Redis: Error 111" in refusal(Path(), "users", "--redis", "redis://127.0.0.1:1/0")
+
+
+@pytest.mark.measured
+def test_what_is_no_url_of_redis_is_a_usage_error() -> None:
+    done = start_admin(Path(), "users", "--redis", "localhost")
+    assert done.returncode == 2
+    assert "this is not a URL of Redis such as redis://localhost:6379/0" in done.stderr
 
 
 @pytest.mark.measured

@@ -434,7 +434,7 @@ def read_up_to_pong(wire: Wire) -> list[str]:
             1,
             r"cannot start: Redis(| is away): Error 111",
         ),
-        (("--redis", "redis://127.0.0.1:1/0?no_such=option"), 1, r"cannot start: Redis: .*no_such"),
+        (("--redis", "redis://127.0.0.1:1/0?no_such=option"), 1, r"cannot start: Redis( is away)?: .*no_such"),
         (("--redis", "http://127.0.0.1"), 2, r"--redis: this is not a URL of Redis"),
         (("--redis", "redis://127.0.0.1:1/0", "--redis-prefix", "a b"), 2, r"'a b' has characters other than letters"),
         (("--redis", "redis://127.0.0.1:1/0", "--lease", "0.1"), 2, r"'0.1' is too short"),

@@ -15,7 +15,7 @@ from chatserver import __version__
 from chatserver.listener import listen
 from chatserver.operations.options import parse_options, unknown_variables
 from protocol import IS_COMPILED
-from testkit.processes import ROOT
+from testkit.processes import DEADLINE, ROOT
 from testkit.server import ServerProcess, StartServer, run_server, run_to_end
 
 pytestmark = pytest.mark.measured
@@ -82,12 +82,50 @@ def test_an_option_comes_from_the_environment_or_a_file_and_the_command_line_win
     assert options.max_id == 65535
 
 
-def test_an_unknown_line_in_the_config_file_is_a_usage_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (b"# mine\nprot = 9034\n", ", line 2: prot is no option; is it port?"),
+        (b"pool-size = 9\n\npool-size = 0\n", ", line 3: argument --pool-size: '0' is not a whole number of 1 or more"),
+        (b"id-width = 3\n", ", line 1: argument --id-width: invalid choice: 3"),
+        (b"require-password = maybe\n", ", line 1: require-password is true or false"),
+        (b"port 9034 = 1 = 2\nport=[1\n", ", line 1: argument --port"),
+        (b"= 1\n", ', line 1: not a line like "port = 9035"'),
+        (b"port = 9034\n\xff\n", " is not UTF-8"),
+    ],
+)
+def test_a_bad_line_in_the_config_file_is_named(tmp_path: Path, text: bytes, complaint: str) -> None:
     file = tmp_path / "chat.conf"
-    file.write_text("prot = 9034\n")
+    file.write_bytes(text)
     done = run_to_end("--config", file)
     assert done.returncode == 2
-    assert "prot" in done.stderr
+    assert f"{file}{complaint}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "password", ["4711#geheim", "4711/geheim", "4711?geheim", "geheim#4711", "geheim:4711@geheim", "%zzgeheim"]
+)
+def test_no_part_of_a_redis_password_is_printed(tmp_path: Path, password: str) -> None:
+    url = f"redis://:{password}@127.0.0.1:1/0"
+    file = tmp_path / "chat.conf"
+    for line in (f"redis = {url}", f"reddis = {url}", f"redis = {url} nonsense", f"= {url}", f"port = {url}"):
+        file.write_text(f"port = 0\ndata-dir = {tmp_path}\nwait-for-redis = 0\n{line}\n")
+        expect_secret("server.py", "--config", file)
+    rest = ("--data-dir", tmp_path, "--wait-for-redis", "0")
+    for options in (["--redis", url], ["--reddis", url], ["--port", url], [url], [f"--redis={url} --rate 5"]):
+        expect_secret("server.py", "--port", 0, *options, *rest)
+        expect_secret("admin.py", "users", *options)
+
+
+def expect_secret(*command: object) -> None:
+    """No part of the password is printed by a program that cannot start."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert done.returncode in (1, 2)
+    assert "4711" not in done.stderr
+    assert "geheim" not in done.stderr
 
 
 def test_idle_timeout_can_be_off_or_seconds() -> None:

@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{room: {*STORAGE, *NETWORK, *STAIRCASE[:floor]} for floor, room in enumerate(STAIRCASE)},
     "cluster": {*STORAGE, *NETWORK, *UP_TO_BACKEND},
     "server": {*STORAGE, *NETWORK, *STAIRCASE, "cluster", "streams"},
-    "admin": {*STORAGE, *STAIRCASE, "cluster", "chatterminal", "streams", "table"},
+    "admin": {*STORAGE, *STAIRCASE, "chatnet", "cluster", "chatterminal", "streams", "table"},
     "chatclient": NETWORK,
     "client": CLIENT,
     "chatterminal": {*CLIENT, "streams"},

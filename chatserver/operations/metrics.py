@@ -159,12 +159,14 @@ class MetricsServer(WSGIServer):
             deadline.kill(block=False)
 
 
-def serve_metrics(address: tuple[str, int], server: ChatServer, collector: ServerCollector) -> MetricsServer:
-    """Start serving on this address. Raises OSError."""
+def serve_metrics(
+    address: tuple[str, int], server: ChatServer, collector: ServerCollector, problem: Callable[[], str]
+) -> MetricsServer:
+    """Start serving on this address. `problem` as in Backend. Raises OSError."""
     registry = CollectorRegistry()
     registry.register(collector)
     ProcessCollector(registry=registry)
-    app = _routes(server, make_wsgi_app(registry))
+    app = _routes(server, make_wsgi_app(registry), problem)
     metrics = MetricsServer(
         address, app, spawn=Pool(REQUESTS_AT_ONCE), log=None, error_log=logging.getLogger("metrics")
     )
@@ -185,7 +187,7 @@ def waiting(server: ChatServer) -> int | None:
     return int(struct.unpack_from("=I", info, UNACKED_OFFSET)[0])
 
 
-def _routes(server: ChatServer, metrics: WsgiApp) -> WsgiApp:
+def _routes(server: ChatServer, metrics: WsgiApp, problem: Callable[[], str]) -> WsgiApp:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         def start_and_close(status: str, headers: list[tuple[str, str]]) -> Any:
             return start_response(status, [*headers, ("Connection", "close")])  # a kept connection would hold a place
@@ -197,10 +199,10 @@ def _routes(server: ChatServer, metrics: WsgiApp) -> WsgiApp:
                 return metrics(environ, start_and_close)
             case "/healthz":
                 status, body = "200 OK", "ok\n"
-            case "/readyz" if not server.draining:
-                status, body = "200 OK", "ready\n"
+            case "/readyz" if reason := "draining" if server.draining else problem():
+                status, body = "503 Service Unavailable", f"{reason}\n"
             case "/readyz":
-                status, body = "503 Service Unavailable", "draining\n"
+                status, body = "200 OK", "ready\n"
             case _:
                 status, body = "404 Not Found", "there is /metrics, /healthz and /readyz\n"
         start_and_close(status, [("Content-Type", "text/plain; charset=utf-8")])

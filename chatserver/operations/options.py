@@ -1,21 +1,23 @@
 """The server's options: from the command line, the environment and a config file."""
 
 import re
-from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from argparse import ArgumentError, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
-from configargparse import ArgParser
+from configargparse import ArgParser, ConfigFileParserException, DefaultConfigFileParser
 
+from chatnet.address import check_redis_url, without_passwords
 from chatserver import __version__
 from protocol import DEFAULT_PORT, ID_WIDTHS, IS_COMPILED
 
 MIN_OUTBOX_BYTES = 1024
 OTHER_VARIABLES = {"CHAT_CONFIG", "CHAT_PURE_PYTHON", "CHAT_PASSWORD", "CHAT_TLS_CA"}  # the last two: of terminal.py
 MIN_LEASE_SECONDS = 0.5
+FLAG_VALUES = {"true", "yes", "on", "1", "false", "no", "off", "0"}  # in a config file
 
 DESCRIPTION = """
 A chat server for very small packets (at most 140 bytes each). It serves --pool-size clients at once; further clients
@@ -52,16 +54,64 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """A line for each variable that looks like an option and is none."""
     names = (name for group in _options().values() for name in group)
     known = OTHER_VARIABLES | {f"CHAT_{name.removeprefix('--').replace('-', '_').upper()}" for name in names}
-    lines = []
-    for name in sorted(environment):
-        if name.startswith("CHAT_") and name not in known:
-            likely = get_close_matches(name, known, n=1)
-            lines.append(f"the environment variable {name} is no option" + "".join(f"; is it {one}?" for one in likely))
-    return lines
+    return [
+        f"the environment variable {_no_option(name, known)}"
+        for name in sorted(environment)
+        if name.startswith("CHAT_") and name not in known
+    ]
+
+
+def _no_option(name: str, known: Iterable[str]) -> str:
+    likely = get_close_matches(name, known, n=1)
+    return f"{name} is no option" + "".join(f"; is it {one}?" for one in likely)
+
+
+class _Parser(ArgParser):  # type: ignore[misc]  # it has no types
+    def error(self, message: str) -> NoReturn:
+        super().error(without_passwords(message))
+        raise AssertionError  # error() exits
+
+
+class _ConfigFile(DefaultConfigFileParser):  # type: ignore[misc]
+    """Checks each line by itself, so that an error names the line. None quotes it: it may hold a password."""
+
+    def parse(self, stream: TextIO) -> dict[str, str]:
+        """The value of each option in this file. Raises ConfigFileParserException."""
+        found: dict[str, str] = {}
+        number = 0
+        try:
+            for line in stream:
+                number += 1
+                read = super().parse([line])
+                for key, value in read.items():
+                    _check(key, value)
+                found |= read
+        except (ArgumentError, ArgumentTypeError) as error:
+            raise ConfigFileParserException(f"{stream.name}, line {number}: {error}") from error
+        except ConfigFileParserException as error:
+            raise ConfigFileParserException(f'{stream.name}, line {number}: not a line like "port = 9035"') from error
+        except UnicodeDecodeError as error:
+            raise ConfigFileParserException(f"{stream.name} is not UTF-8") from error
+        return found
+
+
+def _check(key: str, value: object) -> None:
+    """Raises ArgumentError or ArgumentTypeError if a config file cannot have this."""
+    options = {name.removeprefix("--"): option for group in _options().values() for name, option in group.items()}
+    if key not in options:
+        raise ArgumentTypeError(_no_option(key, options))
+    if "action" in options[key]:
+        if str(value).lower() not in FLAG_VALUES:
+            raise ArgumentTypeError(f"{key} is true or false")
+        return
+    parser = ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument(f"--{key}", **options[key])
+    parser.parse_args([f"--{key}={value}"])
 
 
 def _build_parser() -> ArgParser:
-    parser = ArgParser(
+    parser = _Parser(
+        config_file_parser_class=_ConfigFile,
         description=DESCRIPTION,
         epilog=EPILOG,
         auto_env_var_prefix="CHAT_",
@@ -92,7 +142,7 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
             },
             "--port": _number(DEFAULT_PORT, "TCP port; 0 takes a free one, which the log names", 0, 65535),
             "--data-dir": {
-                "type": Path,
+                "type": data_folder,
                 "default": Path("data"),
                 "metavar": "DIR",
                 "help": "folder of the database, created at the first start",
@@ -135,7 +185,7 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
         },
         "many servers as one": {
             "--redis": {
-                "type": _redis_url,
+                "type": redis_url,
                 "metavar": "URL",
                 "help": "join a group of servers that share a Redis (6.2 or newer) or Valkey and act as one: "
                 "redis://HOST:PORT/0, or rediss:// for TLS; there is no data folder then (default: off)",
@@ -245,6 +295,13 @@ def _whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
     return parse
 
 
+def data_folder(text: str) -> Path:
+    """A folder that the command line names. Raises ArgumentTypeError."""
+    if not text:
+        raise ArgumentTypeError("the folder is empty; . is the current one")
+    return Path(text)
+
+
 def _host(text: str) -> str:
     if not text:
         raise ArgumentTypeError("the host is empty; 0.0.0.0 or :: is every address of this machine")
@@ -270,10 +327,12 @@ def _lease(text: str) -> float:
     return seconds
 
 
-def _redis_url(text: str) -> str:
-    if not re.match(r"(redis|rediss|unix)://", text):  # not quoted in the error: it may contain a password
-        raise ArgumentTypeError("this is not a URL of Redis such as redis://localhost:6379/0")
-    return text
+def redis_url(text: str) -> str:
+    """A Redis that the command line names. Raises ArgumentTypeError, with nothing of the URL."""
+    try:
+        return check_redis_url(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def _prefix(text: str) -> str:
