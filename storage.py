@@ -19,6 +19,7 @@ from chatstorage.files import fsync_folder, make_folder, open_file, replace, wri
 from chatstorage.interface import (
     DamagedFile,
     FolderInUse,
+    MissingFile,
     NameTaken,
     Storage,
     StorageError,
@@ -33,6 +34,7 @@ __all__ = [
     "CsvStorage",
     "DamagedFile",
     "FolderInUse",
+    "MissingFile",
     "NameTaken",
     "Storage",
     "StorageError",
@@ -65,14 +67,18 @@ class CsvStorage(Storage):
     Creates a missing folder (mode 0700) or file (0600). Opening repairs what a crash can leave, and logs a warning: a
     last line without its LF never happened; a password without a user must not pass to the next user with that id.
 
-    Opening raises FolderInUse; DamagedFile for any other invalid line; and OSError if the folder cannot be made, read
-    or written. `max_id` is the highest id that the id width can number.
+    Opening raises FolderInUse; DamagedFile for any other invalid line; MissingFile if there are users and no
+    passwords.csv, unless the accounts are meant to be open; and OSError if the folder cannot be made, read or written.
     """
 
-    def __init__(self, folder: Path, max_users: int, max_id: int) -> None:
+    def __init__(self, folder: Path, max_users: int, max_id: int, open_accounts: bool = False) -> None:
+        """`max_id` is the highest id that the id width can number. `open_accounts`: nobody has a password any more if
+        passwords.csv is missing.
+        """
         self._folder = folder
         self._max_users = max_users
         self._max_id = max_id
+        self._open_accounts = open_accounts
         self._users: dict[int, User] = {}  # by ascending id
         self._removed: dict[int, bool] = {}  # at the opening: whether the name is still in the file, by id
         self._highest_id = 0  # of those ever given
@@ -268,6 +274,11 @@ class CsvStorage(Storage):
         torn_user = read_lines(self._folder / USERS, self._add_user)
         torn_password = read_lines(self._folder / PASSWORDS, self._add_password)
         torn_status = read_lines(self._folder / STATUS, add_status)
+        if self._users and not self._open_accounts and not (self._folder / PASSWORDS).exists():
+            raise MissingFile(
+                f"{self._folder / PASSWORDS} is missing, and without it every account is open: bring it back, or start "
+                "the server once with --open-accounts"
+            )
         self._users = dict(sorted(self._users.items()))
         self._highest_id = max((*self._users, *self._removed), default=0)
         users, known = self._users.keys(), self._users.keys() | self._removed.keys()

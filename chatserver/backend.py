@@ -57,7 +57,9 @@ def open_folder(options: Namespace, commit_seconds: float, stack: ExitStack) -> 
     """
     counters, presence = Counters(), LocalPresence()
     with _opening(options.data_dir):
-        storage = stack.enter_context(CsvStorage(options.data_dir, options.max_users, options.max_id))
+        storage = stack.enter_context(
+            CsvStorage(options.data_dir, options.max_users, options.max_id, options.open_accounts)
+        )
     archive = _open_archive(options, commit_seconds, stack, storage, counters) if options.history == "on" else None
     delivery = LocalDelivery(presence, archive, counters, storage.is_user, options.id_width)
     disk = Workers(1)  # a Storage makes one write at a time

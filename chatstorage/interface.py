@@ -47,6 +47,10 @@ class DamagedFile(StorageError):
         self.line = line
 
 
+class MissingFile(StorageError):
+    """A file is missing, and with it something about users who have signed up. Nothing has been written."""
+
+
 class Storage(ABC):
     """A database of users, open within a `with` block; all users are offline when it opens.
 

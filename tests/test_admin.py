@@ -98,6 +98,7 @@ def test_the_list_shows_who_is_online(server: ServerProcess) -> None:
 
 def test_a_long_list_is_complete(tmp_path: Path, start_server: StartServer) -> None:
     (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "passwords.csv").touch()
     (tmp_path / "data" / "users.csv").write_text("".join(f"{n},user{n}\n" for n in range(1, 4001)))
     server = start_server("--id-width", 2)
     assert rows(server.data_dir) == [[str(n), f"user{n}", "offline", "no"] for n in range(1, 4001)]
@@ -490,6 +491,7 @@ def test_bad_usage_is_status_2(tmp_path: Path, arguments: list[str]) -> None:
 
 
 def test_the_reader_of_the_list_may_stop_in_the_middle(tmp_path: Path) -> None:
+    (tmp_path / "passwords.csv").touch()
     (tmp_path / "users.csv").write_text("".join(f"{n},user{n}\n" for n in range(1, 20001)))
     command = f"'{sys.executable}' admin.py users --data-dir '{tmp_path}' | head -n 1"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -128,6 +128,15 @@ def expect_secret(*command: object) -> None:
     assert "geheim" not in done.stderr
 
 
+def test_a_missing_passwords_file_is_one_line_and_an_option_starts_without_it(tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("1,alice\n")
+    line = one_line(run_to_end("--port", 0, "--data-dir", tmp_path))
+    assert f"{tmp_path / 'passwords.csv'} is missing" in line
+    assert "--open-accounts" in line
+    with run_server(tmp_path, "--open-accounts") as server, server.log_in("alice"):
+        assert (tmp_path / "passwords.csv").exists()
+
+
 def test_idle_timeout_can_be_off_or_seconds() -> None:
     assert parse_options(["--idle-timeout", "off"]).idle_timeout == inf
     assert parse_options(["--idle-timeout", "2.5"]).idle_timeout == 2.5

@@ -93,6 +93,7 @@ def traced_login(trace_file: Path, users: str, name: str, password: str) -> tupl
     """What a server that has these users calls, from its start on, while somebody logs in."""
     data_dir = trace_file.parent / "data"
     data_dir.mkdir()
+    (data_dir / "passwords.csv").touch()
     (data_dir / "users.csv").write_text(users)
     with run_server(data_dir, under=[*STRACE, str(trace_file)]) as server, server.connect() as client:
         client.send(encode_login(name, password))

@@ -58,6 +58,7 @@ def four_users(start_server: StartServer, tmp_path: Path) -> ServerProcess:
         pytest.skip("only Linux can fill the disk of another process (prlimit)")
     folder = tmp_path / "data"
     folder.mkdir()
+    (folder / "passwords.csv").touch()
     (folder / "users.csv").write_text("1,alice\n2,bob\n3,secured\n4,open\n")
     return start_server(program=UNWATCHED)  # its lines are counted
 
@@ -170,6 +171,7 @@ def test_a_full_file_system_is_survived_log_included(small_disk: SmallDisk) -> N
     signed_up = 120  # nearly a page of users.csv
     data, inside = small_disk.path / "data", small_disk.inside / "data"
     data.mkdir()
+    (data / "passwords.csv").touch()
     (data / "users.csv").write_text("".join(f"{n},{'n' * 25}{n}\n" for n in range(1, signed_up + 1)))
     with run_server(data, "--max-users", 255, "--data-dir", inside, under=small_disk.under) as server:
         alice, bob = server.log_in("alice"), server.log_in("bob")

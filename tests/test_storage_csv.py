@@ -31,9 +31,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def write(folder: Path, **files: bytes) -> None:
-    """Make a folder whose `users`, `passwords` and `status` hold these bytes."""
+    """Make a folder whose `users`, `passwords` (none by default) and `status` hold these bytes."""
     folder.mkdir(exist_ok=True)
-    for name, data in files.items():
+    for name, data in {"passwords": b"", **files}.items():
         (folder / f"{name}.csv").write_bytes(data)
 
 

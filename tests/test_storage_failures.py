@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import CsvStorage, DamagedFile, FolderInUse, StorageError, StorageUnavailable, User
+from storage import CsvStorage, DamagedFile, FolderInUse, MissingFile, StorageError, StorageUnavailable, User
 from tests.test_storage_csv import (
     FILES,
     HASH,
@@ -210,6 +210,20 @@ def test_every_user_has_one_status_line_after_a_start(
         storage.set_status(2, online=True)
         assert (folder / "status.csv").read_bytes() == b"1,0\n2,1\n"
     assert caplog.record_tuples == [("storage", logging.WARNING, f"{folder / 'status.csv'}: {line}") for line in logged]
+
+
+def test_users_without_a_passwords_file_stop_the_start_unless_their_accounts_are_meant_to_be_open(folder: Path) -> None:
+    write(folder, users=b"1,alice\n", passwords=b"1,a\n")
+    (folder / "passwords.csv").unlink()
+    with (
+        pytest.raises(MissingFile, match="is missing, and without it every account is open"),
+        opened(folder),
+    ):
+        pass
+    assert contents(folder) == {"users.csv": b"1,alice\n", "lock": b""}
+    with CsvStorage(folder, 10, 255, open_accounts=True) as storage:
+        assert view(storage) == [(User(1, "alice"), None)]
+    assert view_of(folder) == [(User(1, "alice"), None)]  # once is enough
 
 
 def test_the_remains_of_an_interrupted_repair_are_overwritten(folder: Path) -> None:

@@ -170,6 +170,10 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
                 "action": "store_true",
                 "help": "refuse logins without a password (default: off)",
             },
+            "--open-accounts": {
+                "action": "store_true",
+                "help": "start although passwords.csv is missing: no user has a password any more (default: off)",
+            },
             "--login-timeout": _duration(10.0, "time for a connection to log in"),
             "--idle-timeout": {
                 **_or_off(_seconds),
