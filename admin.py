@@ -44,9 +44,12 @@ HIGHEST_ID = 2**32 - 1
 FORMULAS = tuple("=+-@\t\r")  # how a spreadsheet knows one (OWASP, CSV injection)
 COMMANDS = {
     "users": "list all users: id, name, online or offline, whether they have a password",
+    "add": "add a user, whether sign-ups are open or not; asks for a password",
     "passwd": "set a user's password",
+    "kick": "end a user's connection; the user may log in again",
+    "ban": "let nobody log in with a name, and end the connection; chats and mail stay",
+    "unban": "let a banned user log in again",
     "remove": "remove a user and end the connection; the name becomes free, the id is never used again",
-    "kick": "end a user's connection",
     "backup": "copy the database, even while it is in use",
     "export": "write all past chats as CSV to standard output: time (UTC), sender, receiver, text",
     "migrate": "move the database of the data folder into Redis, for a group of servers; stop all servers first",
@@ -58,6 +61,7 @@ examples:
   python admin.py passwd alice                    asks for the new password, twice
   python admin.py passwd alice < file             takes the first line
   python admin.py passwd alice --forget           the next login may set a new one
+  python admin.py ban alice                       also keeps a name closed that nobody has yet
   python admin.py remove alice
   python admin.py backup /var/backups/chat-monday
   python admin.py export > chats.csv
@@ -129,12 +133,14 @@ def run_on_folder(options: argparse.Namespace, folder: Path) -> None:
                 lambda: dict(order(folder, request_of(options))),
                 lambda: copy_chats(folder, options.folder),
             )
+            copied = sorted(path.name for path in options.folder.iterdir())
+            print(f"copied {', '.join(copied)} to {visible(str(options.folder))}")
         case "export":
             if not (folder / CHATS).exists():
                 raise CannotDo(f"there are no past chats in {folder}")
             export(order(folder, {"do": "users"}), chat_file.export(folder / CHATS), options.safe)
         case _:
-            order(folder, request_of(options))
+            report(order(folder, request_of(options)))
 
 
 def run_on_group(options: argparse.Namespace) -> None:
@@ -149,7 +155,7 @@ def run_on_group(options: argparse.Namespace) -> None:
             case "export":
                 export(list(group.rows()), group.export(), options.safe)
             case _:
-                list(perform(accounts_on(group.storage), group.kick, request_of(options)))
+                report(list(perform(accounts_on(group.storage), group.kick, request_of(options))))
 
 
 def migrate(options: argparse.Namespace) -> None:
@@ -171,9 +177,9 @@ def migrate(options: argparse.Namespace) -> None:
 
 
 def request_of(options: argparse.Namespace) -> dict[str, object]:
-    """The request for Accounts; for passwd it includes the password, which may be typed. Raises CannotDo."""
+    """The request for Accounts; for add and passwd with the password, which may be typed. Raises CannotDo."""
     request = {name: value for name, value in vars(options).items() if name in ("do", "name")}
-    if options.do == "passwd":
+    if options.do in ("add", "passwd"):
         request["password"] = None if options.forget else new_password(options.name)
     return request
 
@@ -222,10 +228,16 @@ def accounts_on(storage: Storage) -> Accounts:
 def show(rows: list[Any]) -> None:
     """A table of the users."""
     lines = [("id", "name", "status", "password")] + [
-        (str(user_id), visible(name), "online" if online else "offline", "yes" if password else "no")
+        (str(user_id), visible(name), "online" if online else "offline", password)
         for user_id, name, online, password in rows
     ]
     print(aligned(lines, "<<<<", indent=""))
+
+
+def report(done: list[Any]) -> None:
+    """What was done, in one line."""
+    for line in done:
+        print(visible(line))
 
 
 def show_progress(text: str) -> None:
@@ -315,13 +327,16 @@ def build_parser() -> argparse.ArgumentParser:
         added = commands.add_parser(command, help=explained, description=explained[0].upper() + explained[1:] + ".")
         if command == "backup":
             added.add_argument("folder", metavar="DIR", type=Path, help="folder for the copy: empty or new")
-        elif command in ("passwd", "remove", "kick"):
+        elif command not in ("users", "export", "migrate"):
             added.add_argument("name", metavar="NAME", help="the user")
         if command == "export":
             explained = "for spreadsheets: an apostrophe before each name or text that would be a formula"
             added.add_argument("--safe", action="store_true", help=explained)
         if command == "passwd":
             added.add_argument("--forget", action="store_true", help="remove the password instead")
+        if command == "add":
+            explained = "without a password: the first login may set one"
+            added.add_argument("--open", dest="forget", action="store_true", help=explained)
         if command == "migrate":
             added.add_argument("--back", action="store_true", help="move from Redis into a new data folder")
         add_places(added, *[argparse.SUPPRESS] * 3)

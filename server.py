@@ -172,6 +172,7 @@ def _make_context(options: Namespace, backend: Backend, tls: ssl.SSLContext | No
         options.id_width,
         options.require_password,
         options.login_attempts,
+        options.sign_up == "open",
         backend.on_change,
     )
     return ServerContext(

@@ -21,6 +21,7 @@ MEANINGS: dict[str, str] = {
     Reason.MAILBOX_FULL: "your message was not delivered; this user's mailbox is full",
     Reason.STORAGE_UNAVAILABLE: "the server cannot use its database now",
     Reason.USER_ALREADY_ONLINE: "somebody is logged in with this name",
+    Reason.INVALID_USERNAME: "the server does not accept this name",
     Reason.USERNAME_TAKEN: "this name looks like another user's name",
     Reason.USER_LIMIT_REACHED: "the server accepts no new users",
     Reason.PASSWORD_REQUIRED: "give one with --password, --password-file or CHAT_PASSWORD",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from chatserver.people.passwords import password_state
 from chatstorage.chats import ChatRow
 from chatstorage.interface import StorageError
 from cluster.chats import RedisChats
@@ -37,12 +38,16 @@ class GroupDatabase:
         self._directory = Directory(engine, lease=0)  # never joined
         self.storage = RedisStorage(self._directory, max_users=HIGHEST_ID, max_id=HIGHEST_ID)
 
-    def rows(self) -> Iterator[tuple[int, str, bool, bool]]:
-        """(id, name, online, has a password) of all users, by ascending id."""
+    def rows(self) -> Iterator[tuple[int, str, bool, str]]:
+        """(id, name, online, password_state()) of all users, by ascending id."""
         online = self._online()
-        having_password = {int(user_id) for user_id in self._engine.call("HKEYS", self._engine.key("passwords"))}
+        states = {
+            int(user_id): password_state(stored.decode())
+            for page in self._engine.scan("passwords")
+            for user_id, stored in page.items()
+        }
         for user in self.storage.users():
-            yield user.id, user.name, user.id in online, user.id in having_password
+            yield user.id, user.name, user.id in online, states.get(user.id, password_state(None))
 
     def export(self) -> Iterator[ChatRow]:
         """All batches, pair by pair."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from chatserver.operations.control import MAX_REQUEST_BYTES, SOCKET
-from protocol import Reason, encode_login
+from protocol import Feature, Reason, encode_login
 from storage import CsvStorage, User
 from testkit.processes import DEADLINE, ROOT, untraced, wait_for
 from testkit.programs import ScreenProgram
@@ -107,8 +107,11 @@ def test_a_long_list_is_complete(tmp_path: Path, start_server: StartServer) -> N
 @pytest.mark.measured
 def test_a_new_password_replaces_the_old_one_at_once(database: Database) -> None:
     folder, start = database
-    assert admin(folder, "passwd", "alice", typed="geheim\nwhat follows is not read\n") == ""
-    assert admin(folder, "passwd", "żółć", typed="schlüssel") == ""
+    assert (
+        admin(folder, "passwd", "alice", typed="geheim\nwhat follows is not read\n")
+        == "alice (id 1) has a new password\n"
+    )
+    assert admin(folder, "passwd", "żółć", typed="schlüssel") == "żółć (id 2) has a new password\n"
     server = start()
     refused(server, "alice", "secret", Reason.WRONG_PASSWORD)
     refused(server, "żółć", "", Reason.PASSWORD_REQUIRED)
@@ -120,8 +123,9 @@ def test_a_new_password_replaces_the_old_one_at_once(database: Database) -> None
 
 def test_after_passwd_forget_the_next_login_sets_a_password(database: Database) -> None:
     folder, start = database
+    done = "alice (id 1) has no password any more: the next login may set one\n"
     for _ in range(2):
-        assert admin(folder, "passwd", "alice", "--forget") == ""
+        assert admin(folder, "passwd", "alice", "--forget") == done
     assert rows(folder)[0] == ["1", "alice", "offline", "no"]
     server = start()
     server.log_in("alice", "other").close()
@@ -171,7 +175,7 @@ def test_ctrl_c_and_ctrl_d_give_up_without_a_traceback(server: ServerProcess, ke
 @pytest.mark.measured
 def test_a_removed_name_can_sign_up_again_with_a_new_id(database: Database) -> None:
     folder, start = database
-    assert admin(folder, "remove", "żółć") == ""
+    assert admin(folder, "remove", "żółć") == "removed żółć (id 2); the name is free\n"
     assert [row[1] for row in rows(folder)] == ["alice"]
     server = start()
     with server.log_in("żółć", "mine") as client:
@@ -187,27 +191,96 @@ def test_a_removed_name_can_sign_up_again_with_a_new_id(database: Database) -> N
 def test_removing_a_user_who_is_online_ends_the_connection_without_an_error(server: ServerProcess) -> None:
     alice, bob = server.log_in("alice", "secret"), server.log_in("bob")
     bob.chat_with(1)
-    admin(server.data_dir, "remove", "alice")
+    done = "removed alice (id 1) and ended the connection; the name is free"
+    assert admin(server.data_dir, "remove", "alice") == f"{done}\n"
     alice.expect_end()
     bob.say("anybody there?")
     bob.expect_error(Reason.USER_NOT_ONLINE)
     with server.log_in("alice") as anew:
         assert anew.users == {"bob": 2, "alice": 3}
     server.wait_for_log("alice disconnected: ended by an operator")
-    server.wait_for_log("admin: removed alice, id 1")
+    server.wait_for_log(f"admin: {done}")
     assert "Traceback" not in server.log
 
 
 @pytest.mark.measured
 def test_a_kicked_user_is_disconnected_without_an_error_and_may_log_in_again(server: ServerProcess) -> None:
     alice, bob = server.log_in("alice"), server.log_in("bob")
-    admin(server.data_dir, "kick", "alice")
+    done = "ended the connection of alice (id 1), who may log in again"
+    assert admin(server.data_dir, "kick", "alice") == f"{done}\n"
     alice.expect_end()
     bob.expect_pong()
-    server.wait_for_log("admin: ended the connection of alice, id 1")
+    server.wait_for_log(f"admin: {done}")
     server.wait_for_log("alice disconnected: ended by an operator")
     alice.close()
     server.log_in("alice").expect_pong()
+
+
+# Banning, and adding
+
+
+@pytest.mark.measured
+def test_a_banned_name_is_closed_until_it_is_unbanned(database: Database) -> None:
+    folder, start = database
+    assert admin(folder, "ban", "alice") == "banned alice (id 1)\n"
+    assert admin(folder, "ban", "żółć") == "banned żółć (id 2)\n"
+    assert rows(folder) == [["1", "alice", "offline", "banned"], ["2", "żółć", "offline", "banned"]]
+    server = start()
+    for name, password in (("alice", "secret"), ("alice", "wrong"), ("alice", ""), ("żółć", ""), ("żółć", "mine")):
+        refused(server, name, password, Reason.INVALID_USERNAME)
+    refused(server, "ALICE", "", Reason.USERNAME_TAKEN)
+    assert refusal(folder, "ban", "alice") == "alice is banned already"
+    assert refusal(folder, "passwd", "alice", typed="other") == "alice is banned: unban alice first"
+    assert admin(folder, "unban", "alice") == "alice (id 1) may log in again\n"
+    assert admin(folder, "unban", "żółć") == "żółć (id 2) may log in again\n"
+    assert refusal(folder, "unban", "alice") == "alice is not banned"
+    refused(server, "alice", "", Reason.PASSWORD_REQUIRED)
+    server.log_in("alice", "secret").close()
+    server.log_in("żółć").close()
+
+
+def test_banning_ends_the_connection_and_mail_still_arrives_later(server: ServerProcess) -> None:
+    alice, bob = server.log_in("alice"), server.log_in("bob", features=Feature.MAILBOX)
+    assert admin(server.data_dir, "ban", "alice") == "banned alice (id 1) and ended the connection\n"
+    alice.expect_end()
+    alice.close()
+    bob.chat_with(1)
+    bob.say("see you")
+    bob.expect_pong()
+    admin(server.data_dir, "unban", "alice")
+    server.log_in("alice", features=Feature.MAILBOX).expect_message("bob:see you")
+
+
+def test_a_name_that_nobody_has_yet_can_be_banned(database: Database) -> None:
+    folder, start = database
+    assert admin(folder, "ban", "mallory") == "banned mallory (id 3), who had not signed up\n"
+    server = start()
+    refused(server, "mallory", "mine", Reason.INVALID_USERNAME)
+    refused(server, "Mallory", "", Reason.USERNAME_TAKEN)
+    admin(folder, "unban", "mallory")
+    server.log_in("mallory", "mine").close()
+
+
+@pytest.mark.measured
+def test_where_sign_ups_are_closed_only_the_operator_adds_users(start_server: StartServer) -> None:
+    server = start_server("--sign-up", "closed")
+    folder = server.data_dir
+    refused(server, "bob", "", Reason.USER_LIMIT_REACHED)
+    assert admin(folder, "add", "bob", typed="geheim\n") == "added bob (id 1)\n"
+    assert admin(folder, "add", "carol", "--open") == "added carol (id 2)\n"
+    server.log_in("bob", "geheim").close()
+    server.log_in("carol", "mine").close()
+    refused(server, "carol", "", Reason.PASSWORD_REQUIRED)
+    assert refusal(folder, "add", "Carol", "--open") == "Carol is the name of a user, or looks like it: carol"
+    assert "cannot be a name" in refusal(folder, "add", "a b", "--open")
+    assert "cannot be a name" in refusal(folder, "add", "17", "--open")
+    assert "password" in refusal(folder, "add", "dave")
+
+
+def test_no_more_users_are_added_than_the_server_admits(start_server: StartServer) -> None:
+    server = start_server("--max-users", 1)
+    admin(server.data_dir, "add", "alice", "--open")
+    assert "there can be no more users" in refusal(server.data_dir, "add", "bob", "--open")
 
 
 def test_an_offline_user_cannot_be_kicked(database: Database) -> None:
@@ -261,7 +334,7 @@ def test_a_backup_opens_as_the_same_database_without_a_warning(database: Databas
     admin(folder, "passwd", "żółć", typed="mine")
     admin(folder, "remove", "alice")
     copy = tmp_path / "copy"
-    assert admin(folder, "backup", copy) == ""
+    assert admin(folder, "backup", copy) == f"copied chats.db, passwords.csv, status.csv, users.csv to {copy}\n"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o700
     assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in copy.iterdir()} == dict.fromkeys(
         ("users.csv", "passwords.csv", "status.csv", "chats.db"), 0o600
@@ -503,9 +576,12 @@ def test_help_names_every_command_and_gives_examples() -> None:
     shown = subprocess.run([sys.executable, "admin.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert re.findall(r"^    (\w+) ", shown.stdout, re.MULTILINE) == [
         "users",
+        "add",
         "passwd",
-        "remove",
         "kick",
+        "ban",
+        "unban",
+        "remove",
         "backup",
         "export",
         "migrate",

@@ -87,8 +87,8 @@ def test_nobody_is_online_at_a_node_that_failed_long_ago(engine: Engine) -> None
 @pytest.mark.measured
 @pytest.mark.slow
 def test_a_new_password_counts_at_once_on_every_node(group: StartGroup) -> None:
-    assert admin(Path(), "passwd", "alice", typed="geheim\n") == ""
-    assert admin(Path(), "passwd", "żółć", typed="schlüssel") == ""
+    assert admin(Path(), "passwd", "alice", typed="geheim\n") == "alice (id 1) has a new password\n"
+    assert admin(Path(), "passwd", "żółć", typed="schlüssel") == "żółć (id 2) has a new password\n"
     for node in group().nodes:
         refused(node, "alice", "secret", Reason.WRONG_PASSWORD)
         refused(node, "żółć", "", Reason.PASSWORD_REQUIRED)
@@ -97,8 +97,9 @@ def test_a_new_password_counts_at_once_on_every_node(group: StartGroup) -> None:
 
 
 def test_after_passwd_forget_the_next_login_sets_a_password(group: StartGroup) -> None:
+    done = "alice (id 1) has no password any more: the next login may set one\n"
     for _ in range(2):
-        assert admin(Path(), "passwd", "alice", "--forget") == ""
+        assert admin(Path(), "passwd", "alice", "--forget") == done
     one, other = group().nodes
     one.visit("alice", "other")
     refused(other, "alice", "secret", Reason.WRONG_PASSWORD)
@@ -111,7 +112,7 @@ def test_an_invalid_password_is_refused(group: StartGroup, typed: str) -> None:
 
 
 def test_a_removed_name_can_sign_up_again_with_a_new_id(group: StartGroup) -> None:
-    assert admin(Path(), "remove", "żółć") == ""
+    assert admin(Path(), "remove", "żółć") == "removed żółć (id 2); the name is free\n"
     assert [row[1] for row in rows(Path())] == ["alice"]
     for node, password in zip(group().nodes, ("", "mine"), strict=True):
         node.visit("żółć", password)
@@ -140,6 +141,20 @@ def test_a_kicked_user_is_disconnected_and_may_log_in_again(start: StartGroup) -
     bob.expect_pong()
     one.wait_for_log("alice disconnected")
     other.log_in("alice").expect_pong()
+
+
+@pytest.mark.measured
+def test_a_banned_name_is_closed_on_every_node(group: StartGroup) -> None:
+    assert admin(Path(), "ban", "alice") == "banned alice (id 1)\n"
+    assert rows(Path())[0] == ["1", "alice", "offline", "banned"]
+    nodes = group().nodes
+    for node in nodes:
+        refused(node, "alice", "secret", Reason.INVALID_USERNAME)
+    assert admin(Path(), "unban", "alice") == "alice (id 1) may log in again\n"
+    assert admin(Path(), "add", "bob", "--open") == "added bob (id 3)\n"
+    for node in nodes:
+        node.visit("alice", "secret")
+        node.visit("bob")
 
 
 @pytest.mark.usefixtures("group")

@@ -53,4 +53,4 @@ def test_the_readme_and_service_page_name_the_commands_of_admin() -> None:
     for page in ("README.md", "docs/SERVICE.md"):
         named = set(re.findall(r"python admin\.py (?:--\S+ \S+ )*([a-z]+)", (ROOT / page).read_text()))
         assert named <= COMMANDS.keys()
-        assert {"users", "passwd", "kick", "remove", "export", "backup"} <= named
+        assert {"users", "add", "passwd", "kick", "ban", "remove", "export", "backup"} <= named

@@ -1,5 +1,6 @@
 """The load tester against a server that works: what a run comes to, and its options."""
 
+import re
 import socket
 import time
 from pathlib import Path
@@ -224,6 +225,7 @@ def test_users_without_a_place_in_the_server_fail_to_log_in(start_server: StartS
     assert run.rows["login"].failures == sum(run.errors.values()) >= 2
     assert run.failed == {"login.failures > 0"}
     assert run.rows["login"].count - run.rows["login"].failures == 4
+    assert re.search(r"\d logins got no answer, with 4 of these users online: all places of the server may", run.out)
     assert run.is_balanced
 
 
@@ -238,6 +240,9 @@ def test_a_user_still_waiting_for_a_place_at_the_end_has_failed(start_server: St
     assert run.status == 1, run.explain()
     assert run.errors == {"chat login: TimeoutError('no answer before the run ended')": 2}
     assert run.rows["login"].times["max"] > 1.5
+    assert (
+        "2 logins got no answer, with 4 of these users online: all places of the server may have been taken." in run.out
+    )
 
 
 def test_refused_users_fail_with_the_servers_reason(start_server: StartServer, tmp_path: Path) -> None:

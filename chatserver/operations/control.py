@@ -39,26 +39,33 @@ class NoAnswer(Exception):
 
 
 def perform(accounts: Accounts, kick: Kick, request: object) -> Iterable[object]:
-    """Execute an operator's request; returns the rows of the answer. Raises CannotDo, StorageError."""
+    """Execute an operator's request; returns the rows of the answer: for a change, one that says what was done.
+
+    Raises CannotDo, StorageError.
+    """
     match request:
         case {"do": "users"}:
             log.info("admin: listed the users")
             return accounts.rows()
-        case {"do": "passwd", "name": str(name), "password": str() | None as password}:
-            accounts.change_password(name, password)
-        case {"do": "remove", "name": str(name)}:
-            accounts.remove(name, kick)
-        case {"do": "kick", "name": str(name)}:
-            user = accounts.find(name)
-            if not kick(user.id):
-                raise CannotDo(f"{name} is not online")
-            log.info("admin: ended the connection of %s, id %d", name, user.id)
         case {"do": "backup"}:
             log.info("admin: listed what to copy for a backup")
             return accounts.committed().items()
+        case {"do": "add", "name": str(name), "password": str() | None as password}:
+            done = accounts.add(name, password)
+        case {"do": "passwd", "name": str(name), "password": str() | None as password}:
+            done = accounts.change_password(name, password)
+        case {"do": "remove", "name": str(name)}:
+            done = accounts.remove(name, kick)
+        case {"do": "kick", "name": str(name)}:
+            done = accounts.kick(name, kick)
+        case {"do": "ban", "name": str(name)}:
+            done = accounts.ban(name, kick)
+        case {"do": "unban", "name": str(name)}:
+            done = accounts.unban(name)
         case _:
             raise CannotDo("the server does not understand this request; is it another version?")
-    return ()
+    log.info("admin: %s", done)
+    return [done]
 
 
 # The server's side

@@ -170,6 +170,11 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
                 "action": "store_true",
                 "help": "refuse logins without a password (default: off)",
             },
+            "--sign-up": {
+                "choices": ("open", "closed"),
+                "default": "open",
+                "help": "whether a login with a new name signs up; closed: admin.py add makes the accounts",
+            },
             "--open-accounts": {
                 "action": "store_true",
                 "help": "start although passwords.csv is missing: no user has a password any more (default: off)",

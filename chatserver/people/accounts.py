@@ -14,11 +14,11 @@ from argon2.exceptions import VerificationError
 
 from chatserver.counters import Counters
 from chatserver.people.attempts import Attempts, TooManyAttempts
-from chatserver.people.passwords import CannotHash, Passwords
+from chatserver.people.passwords import BANNED, CannotHash, Passwords, is_banned, password_state
 from chatserver.people.presence import Member, Presence
 from chatserver.transport.outbox import Outbox
 from chatserver.workers import Workers
-from protocol import MAX_PASSWORD_BYTES, Reason, encode_user, is_valid_username, may_sign_up
+from protocol import MAX_PASSWORD_BYTES, USERNAME_RULE, Reason, encode_user, is_valid_username, may_sign_up
 from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
 
 HOLD_SECONDS = 0.01  # between two checks whether a login is done
@@ -52,11 +52,12 @@ class Accounts:
         id_width: int,
         password_required: bool,
         login_attempts: float,
+        sign_up_open: bool = True,
         on_change: Callable[[User], None] = lambda _: None,
         passwords: Passwords | None = None,
     ) -> None:
-        """`disk` runs the storage's writes, one at a time. `login_attempts` as in Attempts. `on_change` gets each user
-        who has come or gone; it never waits.
+        """`disk` runs the storage's writes, one at a time. `login_attempts` as in Attempts. Without `sign_up_open`, an
+        operator adds all users. `on_change` gets each user who has come or gone; it never waits.
         """
         self._storage = storage
         self._presence = presence
@@ -64,6 +65,7 @@ class Accounts:
         self._attempts = Attempts(login_attempts)
         self._id_width = id_width
         self._password_required = password_required
+        self._sign_up_open = sign_up_open
         self._passwords = passwords or Passwords()
         self._disk = disk
         self._on_change = on_change
@@ -101,7 +103,8 @@ class Accounts:
         self._presence.leave(member)
         self._on_change(User(member.user_id, name))
 
-    # For the operator. Each raises CannotDo for an unknown name, and StorageUnavailable; then nothing has changed.
+    # For the operator. Each says what it has done. It raises CannotDo, for an unknown name too, and StorageUnavailable;
+    # then nothing has changed.
 
     def find(self, name: str) -> User:
         """The user with exactly this name."""
@@ -109,39 +112,91 @@ class Accounts:
             return user
         raise CannotDo(f"there is no user {name!r}")
 
-    def rows(self) -> Iterator[tuple[int, str, bool, bool]]:
-        """(id, name, online, has a password) of all users, by ascending id."""
+    def rows(self) -> Iterator[tuple[int, str, bool, str]]:
+        """(id, name, online, password_state()) of all users, by ascending id."""
         for user in self._storage.users():
-            yield (
-                user.id,
-                user.name,
-                self._presence.is_online(user.id),
-                self._storage.password_hash(user.id) is not None,
-            )
+            state = password_state(self._storage.password_hash(user.id))
+            yield user.id, user.name, self._presence.is_online(user.id), state
 
-    def change_password(self, name: str, password: str | None) -> None:
+    def add(self, name: str, password: str | None) -> str:
+        """Sign up a user, whether sign-ups are open or not. Without a password, the first login may set one."""
+        return f"added {_described(self._add(name, self._hashed(password)))}"
+
+    def change_password(self, name: str, password: str | None) -> str:
         """Replace a user's password; None removes it."""
         self.find(name)
-        if password is not None and not 0 < len(password.encode()) <= MAX_PASSWORD_BYTES:
-            raise CannotDo(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes")
-        try:
-            new_hash = None if password is None else self._passwords.hash(password)
-        except CannotHash as error:
-            raise CannotDo(f"the password cannot be hashed now: {error}") from error
+        new_hash = self._hashed(password)
         with self._hold(name) as user:
+            if is_banned(self._storage.password_hash(user.id)):
+                raise CannotDo(f"{name} is banned: unban {name} first")
             self._disk.run(self._storage.set_password, user.id, new_hash)
-        log.info("admin: %s, id %d, now has %s password", name, user.id, "no" if password is None else "a new")
+        done = "has no password any more: the next login may set one" if password is None else "has a new password"
+        return f"{_described(user)} {done}"
 
-    def remove(self, name: str, kick: Callable[[int], bool]) -> None:
+    def remove(self, name: str, kick: Callable[[int], bool]) -> str:
         """Remove a user and end the connection, if there is one."""
         with self._hold(name) as user:
             self._disk.run(self._storage.remove, user.id)
-            kick(user.id)  # only now: a removal that fails ends nothing; the name is still held
-        log.info("admin: removed %s, id %d", name, user.id)
+            was_online = kick(user.id)  # only now: a removal that fails ends nothing; the name is still held
+        return f"removed {_described(user)}{_ended(was_online)}; the name is free"
+
+    def kick(self, name: str, kick: Callable[[int], bool]) -> str:
+        """End the connection of a user, who may log in again."""
+        user = self.find(name)
+        if not kick(user.id):
+            raise CannotDo(f"{name} is not online")
+        return f"ended the connection of {_described(user)}, who may log in again"
+
+    def ban(self, name: str, kick: Callable[[int], bool]) -> str:
+        """Close a name: nobody logs in with it, or signs up with one like it. An unknown name becomes a user first."""
+        if not self._storage.find(name):
+            return f"banned {_described(self._add(name, BANNED))}, who had not signed up"
+        with self._hold(name) as user:
+            stored = self._storage.password_hash(user.id) or ""
+            if is_banned(stored):
+                raise CannotDo(f"{name} is banned already")
+            self._disk.run(self._storage.set_password, user.id, BANNED + stored)
+            was_online = kick(user.id)
+        return f"banned {_described(user)}{_ended(was_online)}"
+
+    def unban(self, name: str) -> str:
+        """Let a user log in again, with the password from before."""
+        with self._hold(name) as user:
+            stored = self._storage.password_hash(user.id)
+            if stored is None or not is_banned(stored):
+                raise CannotDo(f"{name} is not banned")
+            self._disk.run(self._storage.set_password, user.id, stored.removeprefix(BANNED) or None)
+        return f"{_described(user)} may log in again"
 
     def committed(self) -> dict[str, int]:
         """What to copy for a backup, as Storage.committed."""
         return self._disk.run(self._storage.committed)
+
+    def _hashed(self, password: str | None) -> str | None:
+        """Raises CannotDo."""
+        if password is None:
+            return None
+        if not 0 < len(password.encode()) <= MAX_PASSWORD_BYTES:
+            raise CannotDo(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes")
+        try:
+            return self._passwords.hash(password)
+        except CannotHash as error:
+            raise CannotDo(f"the password cannot be hashed now: {error}") from error
+
+    def _add(self, name: str, password_hash: str | None) -> User:
+        """Raises CannotDo."""
+        if not (is_valid_username(name) and may_sign_up(name)):
+            raise CannotDo(f"{name!r} cannot be a name: {USERNAME_RULE}")
+        try:
+            with self._claim(name, None):
+                return self._disk.run(self._storage.sign_up, name, password_hash)
+        except NameTaken:
+            taken = self._storage.look_alike(name)
+            raise CannotDo(f"{name} is the name of a user, or looks like it: {taken.name if taken else name}") from None
+        except Refused:
+            raise CannotDo(f"{name} is logging in: try again") from None
+        except UserLimitReached:
+            raise CannotDo("there can be no more users: see the server's --max-users and --id-width") from None
 
     @contextmanager
     def _hold(self, name: str) -> Iterator[User]:
@@ -189,7 +244,7 @@ class Accounts:
         if not is_valid_username(name):
             raise Refused(Reason.INVALID_USERNAME)
         user, stored = self._storage.credentials(name) or (None, None)
-        if user is None and not may_sign_up(name):
+        if is_banned(stored) or (user is None and not may_sign_up(name)):
             raise Refused(Reason.INVALID_USERNAME)
         if len(password.encode()) > MAX_PASSWORD_BYTES:
             raise Refused(Reason.INVALID_PASSWORD)
@@ -197,6 +252,8 @@ class Accounts:
             raise Refused(Reason.USER_ALREADY_ONLINE)
         if user is None:
             self._storage.check_sign_up(name)
+            if not self._sign_up_open:
+                raise Refused(Reason.USER_LIMIT_REACHED)
         return user, stored
 
     def _check_password(self, user: User, stored: str, password: str, origin: str) -> None:
@@ -232,6 +289,14 @@ class Accounts:
     def _write(self, operation: Callable[..., T], *arguments: object) -> T:
         with self._counters.storage.measured():
             return self._disk.run(operation, *arguments)
+
+
+def _described(user: User) -> str:
+    return f"{user.name} (id {user.id})"
+
+
+def _ended(was_online: bool) -> str:
+    return " and ended the connection" if was_online else ""
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from chatserver.workers import Workers
 
 HASHES_AT_ONCE = 2
 NO_MEMORY, NO_THREAD = -22, -33  # of argon2.h; every other error is about the hash that is to be checked
+BANNED = "!"  # before what is stored for a user who may not log in; never the beginning of a hash
 OUR_FAULTS = frozenset(map(error_to_str, (NO_MEMORY, NO_THREAD)))
 
 
@@ -45,6 +46,16 @@ class Passwords:
                 return self._threads.run(self._hasher.verify, stored, password)
         except VerifyMismatchError:
             return False
+
+
+def is_banned(stored: str | None) -> bool:
+    """Whether the user for whom this is stored may not log in."""
+    return stored is not None and stored.startswith(BANNED)
+
+
+def password_state(stored: str | None) -> str:
+    """Whether a user has a password, for the operator: "yes", "no" or "banned"."""
+    return "no" if stored is None else "banned" if is_banned(stored) else "yes"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import ClassVar, NamedTuple
 
 import gevent
+from gevent import GreenletExit
 from gevent.pool import Pool
 from locust.env import Environment
 
@@ -37,6 +38,7 @@ from protocol import DEFAULT_PORT, NO_FEATURES, Feature, Level, text_room
 
 FAILURES = (ChatError, TimeoutError)
 PAUSE_SECONDS = 0.1  # between a refusal and the next attempt
+PATIENCE_SECONDS = 1.0  # a login that takes longer waits for a place
 COLLECTED_AT_ONCE = 10  # mailboxes emptied at once, at the end of a run
 ROWS = {Level.STORED: "stored", Level.DELIVERED: "delivered"}
 
@@ -121,7 +123,12 @@ class ChatUser(LoadUser):
             try:
                 self.client.login(self.name, features=self.features)
             except TimeoutError:
+                self.this_run.note_unanswered()
                 raise TimeoutError("no answer to the login: are there more users than places in the server?") from None
+            except GreenletExit:  # the run has ended
+                if monotonic() - self.login_began > PATIENCE_SECONDS:
+                    self.this_run.note_unanswered()
+                raise
         self.ids[self.name] = self.client.user_id
         self.partner = ""
         self.receipts = ReceiptLedger(Level) if Feature.RECEIPTS in self.features else None

@@ -34,10 +34,13 @@ class Outcome:
         self.balance = Balance([])
         self.rows: defaultdict[str, RequestStats] = defaultdict(RequestStats)
         load, seconds = GeneratorLoad(), 0.0
+        self._unanswered = self._online_then = 0
         for report in reports:
             self.balance += Balance.decode(report["ledger"])
             load = load.worst(GeneratorLoad(report["cpu"], report["lag_p99"]))
             seconds = max(seconds, report["seconds"])
+            self._unanswered += report["unanswered"]
+            self._online_then += report["online"]
             for name, row in report["rows"].items():
                 self.rows[name].count += row["count"]
                 self.rows[name].failures += row["failures"]
@@ -58,6 +61,11 @@ class Outcome:
         parts = [latency_table(self.rows), ledger_table(self.balance), self.verdict.table()]
         if self.certificate:
             parts.insert(0, str(self.certificate))
+        if self._unanswered:
+            parts.append(
+                f"{self._unanswered} logins got no answer, with {self._online_then} of these users online: all places "
+                "of the server may have been taken.\nStart it with more (--pool-size), or run fewer users (-u)."
+            )
         return "\n\n".join(parts)
 
     def write(self, options: Namespace) -> bool:

@@ -59,6 +59,8 @@ class ProcessReport(TypedDict):
     seconds: float
     cpu: float
     lag_p99: float
+    unanswered: int
+    online: int
     ledger: list[dict[str, Any]]
     rows: dict[str, RowReport]
 
@@ -88,6 +90,9 @@ class TestRun:
         self.meter = LoadMeter(monotonic, process_time)
         self.trial_latencies: Histogram | None = None  # of deliveries since a trial began
         self.paced: set[Paced] = set()
+        self.online: set[object] = set()  # the users who are
+        self._unanswered = 0  # logins
+        self._online_then = 0  # at most, when a login was not answered
         environment.events.request.add_listener(self._on_request)
         self._ticker = gevent.spawn(self._tick)
 
@@ -112,6 +117,11 @@ class TestRun:
             )
             self._give_up(str(error))
 
+    def note_unanswered(self) -> None:
+        """A login was not answered: with so many users online, the server may have had no more places."""
+        self._unanswered += 1
+        self._online_then = max(self._online_then, len(self.online))
+
     def stop_measuring(self) -> None:
         """The users are about to stop, and the load ends. Only the first call counts."""
         if self._ticker.dead:
@@ -127,6 +137,8 @@ class TestRun:
             "seconds": self._seconds,
             "cpu": self._load.cpu,
             "lag_p99": self._load.lag_p99,
+            "unanswered": self._unanswered,
+            "online": self._online_then,
             "ledger": self.ledger.balance().encode(),
             "rows": {
                 name: {"count": row.count, "failures": row.failures, "histogram": row.histogram.encode()}

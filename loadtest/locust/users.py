@@ -91,11 +91,13 @@ class LoadUser(User):
     def go_online(self) -> None:
         """From now on others can reach this user."""
         self.is_online = self._was_online = True
+        self.this_run.online.add(self)
         self.this_run.ledger.connect(self.name)
 
     def go_offline(self, in_order: bool = False) -> None:
         """The connection has ended: what is still in flight may arrive, or not. `in_order`: see Ledger.disconnect()."""
         self.is_online = False
+        self.this_run.online.discard(self)
         self.this_run.ledger.disconnect(self.name, in_order)
 
     # Requests, in the statistics
