@@ -22,6 +22,7 @@ class Chat:
     partner_id: int = 0  # receiver of what is typed; 0 until one is chosen
     ids: dict[str, int] = field(default_factory=dict)  # of all known users, by name
     failed: bool = False  # a command or message failed
+    is_new: bool = False  # signed up again by reconnecting: the person is asked whether that is meant
     lost: str = ""  # why the server refuses to let us in again
     hinted: bool = False  # the hint on how to answer was shown
     leaving: threading.Event = field(default_factory=threading.Event)

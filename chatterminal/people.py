@@ -59,10 +59,10 @@ def restore_partner(chat: Chat, client: ChatClient) -> str:
     """Choose the partner again on a new connection, which is not the chat's yet; returns a notice, or ""."""
     if not chat.partner_id:
         return ""
-    if client.user_id != chat.client.user_id:  # another database: the ids belong to other users
+    if chat.is_new:  # the ids may belong to other users
         partner = chat.partner
         chat.partner_id, chat.ids = 0, {}
-        return f"the server has a new database: choose {partner} again"
+        return f"choose {partner} again"
     try:
         client.chat(chat.partner_id)
     except ChatRefused:

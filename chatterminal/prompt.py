@@ -39,7 +39,7 @@ def run_prompt(chat: Chat) -> int:
     """Handle the typed lines; returns the exit status."""
     encoding = sys.stdout.encoding
     session: PromptSession[str] = PromptSession(
-        lambda: f"{chat.account.name} -> {visible(chat.partner)}> " if chat.partner_id else f"{chat.account.name}> ",
+        lambda: prefix(chat),
         rprompt=lambda: mark(chat, encoding),
         completer=LineCompleter(chat),
         complete_while_typing=False,
@@ -53,7 +53,7 @@ def run_prompt(chat: Chat) -> int:
         while not chat.lost:
             for line in session.prompt(pre_run=lambda: end_prompt(chat)).split("\n"):  # a paste may hold several
                 try:
-                    handle(chat, line)
+                    (confirm if chat.is_new else handle)(chat, line)
                 except KeyboardInterrupt:
                     complain(chat, "interrupted: not everything was done")
     if chat.lost:
@@ -65,6 +65,13 @@ def run_prompt(chat: Chat) -> int:
         chat.client.close()
         listener.join(FAREWELL_SECONDS)
     return int(bool(chat.lost))
+
+
+def prefix(chat: Chat) -> str:
+    """What stands before the line that is typed."""
+    if chat.is_new:
+        return "go on as a new user? (y/n) "
+    return f"{chat.account.name} -> {visible(chat.partner)}> " if chat.partner_id else f"{chat.account.name}> "
 
 
 def mark(chat: Chat, encoding: str) -> str:
@@ -134,6 +141,7 @@ def resume(chat: Chat, client: ChatClient) -> None:
     """Continue with a new connection."""
     waited, partner_state = read_mailbox(client), ""
     chat.marks, chat.has_mailboxes = Marks(), False
+    chat.is_new |= client.user_id != chat.client.user_id
     with suppress(ConnectionClosed, TimeoutError):  # the next message chooses the partner again
         partner_state = restore_partner(chat, client)
     chat.client = client  # only now: a line typed meanwhile must have a partner
@@ -142,6 +150,22 @@ def resume(chat: Chat, client: ChatClient) -> None:
     greet(chat, waited)
     if partner_state:
         notice(partner_state)
+    if chat.is_new:
+        notice(
+            f"your account was removed, or the server has a new database: {client.username} has signed up again, with "
+            f"id {client.user_id}"
+        )
+
+
+def confirm(chat: Chat, line: str) -> None:
+    """The answer to whether the person goes on as a new user. Raises EOFError for no."""
+    match line.strip().lower():
+        case "y" | "yes":
+            chat.is_new = False
+        case "n" | "no" | "/quit":
+            raise EOFError
+        case _:
+            notice("y goes on, n quits")
 
 
 class LineCompleter(Completer):

@@ -1,4 +1,4 @@
-"""Load for the chat server: `locust -f locustfiles/chat.py --web-host 127.0.0.1`, then http://localhost:8089 (docs/LOADTEST.md)."""
+"""Load for the chat server (docs/LOADTEST.md): `locust -f locustfiles/chat.py --web-host 127.0.0.1`."""
 
 import random
 from argparse import ArgumentTypeError, Namespace

@@ -1,18 +1,23 @@
 """The program a person chats with, at a terminal, when the server is full or goes away."""
 
+import subprocess
+import sys
+
 import pytest
 
 from client import ChatClient, MessageReceived
 from protocol import PacketType, Reason, encode_user, parse_login, parse_text
 from testkit.ports import free_port
+from testkit.processes import DEADLINE, ROOT
 from testkit.programs import StartTerminal
 from testkit.scripted_server import ScriptedServer
-from testkit.server import StartServer
+from testkit.server import ServerProcess, StartServer
 from testkit.terminals import FEATURES, choose_bob, let_in, let_in_alone, start_scripted, take_chat
 
 pytestmark = pytest.mark.measured
 
 CTRL_D = "\x04"
+NEW_USER = r"^go on as a new user\? \(y/n\)$"
 
 
 def test_says_that_it_waits_for_a_place(start_server: StartServer, terminal: StartTerminal) -> None:
@@ -99,7 +104,25 @@ def test_ids_of_another_database_are_not_confused_with_known_ones(
         choose_bob(alice, peer)
     with scripted.accept() as peer:
         let_in_alone(peer, "alice", 7)
-        alice.wait_for(r"^\* the server has a new database: choose bob again\nalice>$")
+        alice.wait_for(r"^\* choose bob again\n")
+        alice.wait_for(NEW_USER)
+        alice.type("y\r")
+        alice.wait_for(r"^alice>$")
+
+
+def test_a_client_whose_account_was_removed_asks_before_it_goes_on_as_a_new_user(
+    server: ServerProcess, terminal: StartTerminal
+) -> None:
+    alice = terminal("alice", server.address)
+    alice.wait_for("^alice>$")
+    remove = [sys.executable, "admin.py", "--data-dir", str(server.data_dir), "remove", "alice"]
+    subprocess.run(remove, cwd=ROOT, check=True, timeout=DEADLINE, stdout=subprocess.DEVNULL)
+    alice.wait_for(r"signed up again, with\s+id 2$")
+    alice.wait_for(NEW_USER)
+    alice.type("hello?\r")
+    alice.wait_for(r"^\* y goes on, n quits$")
+    alice.type("n\r")
+    assert alice.wait() == 0
 
 
 def test_relogin_waits_for_the_old_connection_to_be_noticed(scripted: ScriptedServer, terminal: StartTerminal) -> None:
