@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from math import inf
 from time import monotonic
 
 from chatclient.dialogue import Call, Dialogue, Ending, Event
@@ -21,7 +22,15 @@ from protocol import rest_of_packet
 
 RECEIVE_BYTES = 65536
 FOLLOW_SECONDS = 0.1  # how soon a blocked writer notices that the thread that read for it has left
-KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
+VANISHED_SECONDS = 60  # so long after it was sent, what the other host does not acknowledge ends the connection
+QUIET_SECONDS = 30.0  # without input, before the server is asked for a sign of life
+OPTIONS = {  # of TCP, where the system has them
+    "TCP_NODELAY": 1,
+    "TCP_KEEPIDLE": 60,  # seconds
+    "TCP_KEEPINTVL": 10,  # seconds
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 1000 * VANISHED_SECONDS,
+}
 
 
 class ClientConnection:
@@ -39,6 +48,8 @@ class ClientConnection:
         self._dialogue = Dialogue()
         self._reading = False
         self._polling = 0
+        self._probe_at = monotonic() + QUIET_SECONDS
+        self._probed = False  # since something came
         self._calling = threading.Lock()  # one call at a time
         self._writing = threading.Lock()  # keeps packets whole; guards what follows
         self._rest = b""  # the rest of a packet or record that a deadline cut in two: it is sent before anything else
@@ -127,7 +138,7 @@ class ClientConnection:
                     self._dialogue.take_back(packets[sent + len(self._rest) :])
             last = self._dialogue.sent
         with self._changed:
-            self._answer_pings()
+            self._send_due()
         return last
 
     def _send_some(self, data: bytes | memoryview, deadline: float | None) -> int:
@@ -153,11 +164,11 @@ class ClientConnection:
                 else:
                     self._poll(select.POLLIN | select.POLLOUT, deadline)
 
-    def _answer_pings(self) -> None:
-        """Send the due Pongs unless a packet is being written; then its writer sends them."""
-        if self._dialogue.ending or not self._dialogue.pongs or not self._writing.acquire(blocking=False):
+    def _send_due(self) -> None:
+        """Send the due Pings and Pongs unless a packet is being written; then its writer sends them."""
+        if self._dialogue.ending or not self._dialogue.due or not self._writing.acquire(blocking=False):
             return
-        self._rest += self._dialogue.take_pongs()
+        self._rest += self._dialogue.take_due()
         with suppress(OSError):  # no room: the next write sends them; the next read notices a broken connection
             self._rest = self._rest[self._socket.send(self._rest) :]
         self._writing.release()
@@ -184,7 +195,7 @@ class ClientConnection:
         self._polling += 1
         poll = select.poll()
         poll.register(self._socket, flags)
-        left = _left(deadline)
+        left = _left(min(deadline or inf, self._probe_at) if self._dialogue.is_online else deadline)
         self._changed.release()
         try:
             poll.poll(None if left is None else left * 1000)
@@ -196,6 +207,7 @@ class ClientConnection:
                 taken = self._read()
                 while self._record and 0 < taken < RECEIVE_BYTES and (more := self._read()):
                     taken += more  # each read returns only one TLS record, however short
+                self._look_for_life(bool(taken))
             self._changed.notify_all()
 
     def _read(self) -> int:
@@ -210,8 +222,22 @@ class ClientConnection:
             self._end(f"the connection broke ({explain(error)})")
             return 0
         self._dialogue.receive(data)
-        self._answer_pings()
+        self._send_due()
         return len(data)
+
+    def _look_for_life(self, came: bool) -> None:
+        """After a while without input, send a Ping: TCP reports only that what was *sent* does not arrive."""
+        if not came and (monotonic() < self._probe_at or not self._dialogue.is_online):
+            return
+        self._probe_at = monotonic() + QUIET_SECONDS
+        if came:
+            self._probed = False
+        elif self._probed and not hasattr(socket, "TCP_USER_TIMEOUT"):
+            self._end(f"the server has not answered for {2 * QUIET_SECONDS:.0f} seconds")
+        else:
+            self._probed = True
+            self._dialogue.probe()
+            self._send_due()
 
     # Ending; the caller holds the lock
 
@@ -241,10 +267,9 @@ def _connect(host: str, port: int, timeout: float | None, tls: ssl.SSLContext | 
 
 
 def _set_options(connection: socket.socket) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
-        if hasattr(socket, option):  # not every system has them
+    for option, value in OPTIONS.items():
+        if hasattr(socket, option):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     connection.setblocking(False)
 

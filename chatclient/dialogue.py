@@ -31,6 +31,7 @@ from protocol import (
     split_packets,
 )
 
+PROBE = b"\0"  # no token of a call
 TLS_ALERT = b"\x15\x03"  # how a TLS server answers a client that does not speak TLS
 
 CLOSING = frozenset(  # Errors that end the connection; never the answer to a call
@@ -126,14 +127,14 @@ class Call:
 class Dialogue:
     """The conversation on one connection. A caller may give up: the answer to its call is then ignored.
 
-    The owner writes what ask() and tell() return in the order of these calls; take_pongs() may go between any two
+    The owner writes what ask() and tell() return in the order of these calls; take_due() may go between any two
     packets. `events` are for the owner to take, oldest first; they outlive the connection.
     """
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque()
         self.known: dict[str, int] = {}  # the ids of all users seen so far, by name
-        self.pongs = b""  # to be written
+        self.due = b""  # Pings and Pongs to be written
         self.sent = 0  # Messages
         self.ending: Ending | None = None
         self._decoder = Decoder(FROM_SERVER)
@@ -184,10 +185,19 @@ class Dialogue:
         call.opens = None if settled else self._token()
         return _ping(call.opens) + call.packets + _ping(call.ends)
 
-    def take_pongs(self) -> bytes:
-        """The Pongs to write; clears them."""
-        pongs, self.pongs = self.pongs, b""
-        return pongs
+    def take_due(self) -> bytes:
+        """The Pings and Pongs to write; clears them."""
+        due, self.due = self.due, b""
+        return due
+
+    @property
+    def is_online(self) -> bool:
+        """Whether a login has been granted: from then on the server answers a Ping."""
+        return bool(self._users)
+
+    def probe(self) -> None:
+        """Ask for a sign of life; it is no call, and its Pong is ignored."""
+        self.due += _ping(PROBE)
 
     def end(self, text: str, reason: str | None = None) -> None:
         """The connection has ended; the first ending counts."""
@@ -270,7 +280,7 @@ class Dialogue:
             self._finish(call)
 
     def _on_ping(self, body: bytes) -> None:
-        self.pongs += encode(PacketType.PONG, body)
+        self.due += encode(PacketType.PONG, body)
 
     def _on_pong(self, body: bytes) -> None:
         asked = next((call for call in self._calls if body in (call.opens, call.ends)), None)

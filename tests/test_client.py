@@ -563,6 +563,51 @@ def test_text_that_is_not_utf8(chatting: tuple[ChatClient, Peer]) -> None:
     assert parse_text(peer.expect(PacketType.MESSAGE)) == b"fine"
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients ask for a sign of life after a moment."""
+    monkeypatch.setattr("chatclient.connection.QUIET_SECONDS", QUIET_SECONDS)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_quiet_server_is_asked_for_a_sign_of_life(start: ServerStart) -> None:
+    with ScriptedServer() as server, ChatClient(server.host, server.port, SECONDS) as client, server.accept() as peer:
+        login = start(client.login, "alice")
+        peer.log_in("alice", "bob")
+        login.result(SECONDS)
+        event = start(client.receive)
+        for _ in range(3):
+            peer.send(encode(PacketType.PONG, peer.expect(PacketType.PING)))
+        peer.send(message("bob", "hi"))
+        assert event.result(SECONDS) == MessageReceived("bob", "hi")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_gives_no_sign_of_life_is_gone_also_where_tcp_does_not_tell(
+    start: ServerStart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("socket.TCP_USER_TIMEOUT", raising=False)
+    with ScriptedServer() as server, ChatClient(server.host, server.port, SECONDS) as client, server.accept() as peer:
+        login = start(client.login, "alice")
+        peer.log_in("alice", "bob")
+        login.result(SECONDS)
+        with pytest.raises(ConnectionClosed, match="the server has not answered for"):
+            client.receive()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_without_a_free_place_is_not_asked_for_a_sign_of_life(start: ServerStart) -> None:
+    """It reads nothing from who waits for a place, for as long as that takes."""
+    with ScriptedServer() as server, ChatClient(server.host, server.port, SECONDS) as client, server.accept() as peer:
+        waiting = start(client.ping)
+        time.sleep(4 * QUIET_SECONDS)
+        peer.pong()
+        waiting.result(SECONDS)
+        login = start(client.login, "alice")
+        peer.log_in("alice", "bob")
+        assert login.result(SECONDS) == 2
+
+
 def test_nobody_answers() -> None:
     with ScriptedServer() as server:
         pass

@@ -288,8 +288,8 @@ def test_every_error_goes_to_its_call_or_is_an_event(steps: Iterable[Step]) -> N
 
 def test_pings_are_answered_in_order(dialogue: Dialogue, feed: Feed) -> None:
     feed(encode(PacketType.PING, b"one") + message("bob", "hi") + encode(PacketType.PING, b""))
-    assert dialogue.take_pongs() == encode(PacketType.PONG, b"one") + encode(PacketType.PONG, b"")
-    assert dialogue.take_pongs() == dialogue.pongs == b""
+    assert dialogue.take_due() == encode(PacketType.PONG, b"one") + encode(PacketType.PONG, b"")
+    assert dialogue.take_due() == dialogue.due == b""
 
 
 # The ending

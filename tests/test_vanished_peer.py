@@ -6,10 +6,12 @@ import re
 import select
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from client import ChatClient, ConnectionClosed
 from protocol import Reason, encode_login
 from testkit.flood import BIG, Flood
 from testkit.processes import wait_for
@@ -44,21 +46,32 @@ class FarHost:
 
     def tear_down(self) -> None:
         """Remove everything, even after a partial setup."""
-        for command in (("link", "del", self._plug), ("netns", "del", self._name)):
+        swallow = ("route", "del", "blackhole", f"{self.far}/32")
+        for command in (("link", "del", self._plug), ("netns", "del", self._name), swallow):
             subprocess.run(["ip", *command], check=False, capture_output=True)
 
     def connect(self, port: int) -> Wire:
-        """A client there; its socket stays in the namespace where it was made."""
+        """A client there."""
+        with self.there():
+            return Wire(self.near, port)
+
+    @contextmanager
+    def there(self) -> Iterator[None]:
+        """Sockets that are made within this block belong to that host, and stay there."""
         with Path("/proc/thread-self/ns/net").open("rb") as here, Path("/run/netns", self._name).open("rb") as there:
             enter(there.fileno())
             try:
-                return Wire(self.near, port)
+                yield
             finally:
                 enter(here.fileno())
 
     def pull_the_cable(self) -> None:
         """Let no packet through from now on, without notice to the clients there."""
         ip("-n", self._name, "link", "set", self._socket, "down")
+
+    def swallow(self) -> None:
+        """Send nothing more to that host, without notice to anybody."""
+        ip("route", "add", "blackhole", f"{self.far}/32")
 
     def plug_it_in(self) -> None:
         ip("-n", self._name, "link", "set", self._socket, "up")
@@ -120,6 +133,24 @@ def test_a_vanished_peer_is_offline_and_its_name_free_within_about_a_minute(
     far_host.plug_it_in()
     with pytest.raises(ConnectionResetError):
         idle.expect_pong()
+
+
+def test_a_client_notices_a_server_that_vanished_within_about_a_minute(
+    far_host: FarHost, start_server: StartServer
+) -> None:
+    """Whether it has just written something, or only listens."""
+    server = start_server("--host", far_host.near)
+    with far_host.there():
+        clients = [ChatClient(far_host.near, server.port) for _ in range(2)]
+    for number, client in enumerate(clients):
+        client.login(f"user{number}")
+    clients[0].chat(1)
+    far_host.swallow()
+    clients[0].send("are you there?")
+    for client in clients:
+        with pytest.raises(ConnectionClosed, match=UNREACHABLE):
+            client.receive(timeout=ABOUT_A_MINUTE)
+        client.close()
 
 
 def far_log_in(host: FarHost, server: ServerProcess, name: str) -> Wire:
