@@ -134,7 +134,7 @@ def run_on_folder(options: argparse.Namespace, folder: Path) -> None:
                 lambda: copy_chats(folder, options.folder),
             )
             copied = sorted(path.name for path in options.folder.iterdir())
-            print(f"copied {', '.join(copied)} to {visible(str(options.folder))}")
+            report([f"copied {', '.join(copied)} to {options.folder}"])
         case "export":
             if not (folder / CHATS).exists():
                 raise CannotDo(f"there are no past chats in {folder}")
@@ -235,9 +235,11 @@ def show(rows: list[Any]) -> None:
 
 
 def report(done: list[Any]) -> None:
-    """What was done, in one line."""
-    for line in done:
-        print(visible(line))
+    """Say what was done. It is done, even if nobody can be told."""
+    try:
+        print(*map(visible, done), sep="\n", flush=True)
+    except OutputLost as error:
+        drop_output(error)
 
 
 def show_progress(text: str) -> None:

@@ -14,24 +14,28 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from chatserver import __version__
-from chatterminal import lines, prompt
+from chatterminal import lines, reconnecting
 from chatterminal.chat import Chat
 from chatterminal.commands import command_lines, mark_lines
 from chatterminal.display import drop_output, explain, notice, visible
-from chatterminal.incoming import greet, read_mailbox
-from chatterminal.login import Credentials, ask_twice, log_in
+from chatterminal.incoming import greet
+from chatterminal.login import Credentials, log_in, read_mailbox
 from chatterminal.people import show_online
+from chatterminal.plain import run_plain
+from chatterminal.prompt import run_prompt
 from client import ChatError, ConnectionClosed, LoginRefused, parse_address, tls_context
 from protocol import USERNAME_RULE, LocalProtocolError, is_valid_username
 from streams import OutputLost, open_missing_streams, wait_for_readers
+
+PLAIN_TERMINALS = ("dumb", "unknown", "")  # names in TERM of those that can only print
 
 EPILOG = """\
 commands:
 {commands}
   //TEXT                   write "/TEXT" to your partner
-Every other line is a message to your partner; empty lines are ignored. Tab completes commands and names, Ctrl-C clears
-the line or quits, Ctrl-D quits. Messages that waited for you appear after the login. An offline user who has not
-written to you yet is found by id only.
+Every other line is a message to your partner; empty lines are ignored. Tab completes commands and names, Ctrl-C
+clears the line or quits, Ctrl-D quits, Ctrl-Z suspends. When many come and go, it is summed up. Messages that waited
+for you appear after the login. An offline user who has not written to you yet is found by id only.
 
 status of your messages, at the right edge of the line you type on (a number counts several):
 {marks}
@@ -71,6 +75,8 @@ def main() -> int:
         print(f"! the server closed the connection: {explain(reason)}" if reason else f"! {closing}", file=sys.stderr)
     except (ChatError, LocalProtocolError) as error:
         print(f"! {error}", file=sys.stderr)
+    except TimeoutError:
+        print(f"! no answer, or no free place, within {options.timeout:g} s", file=sys.stderr)
     except EOFError:  # Ctrl-D instead of a password
         print("! no password", file=sys.stderr)
     except OutputLost as error:
@@ -82,19 +88,19 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace, tls: ssl.SSLContext | None, interactive: bool) -> int:
-    password = options.password_file or os.environ.get("CHAT_PASSWORD", "")
-    if options.password:
-        password = ask_twice(options.name)
-    features = prompt.FEATURES if interactive else lines.FEATURES
-    account = Credentials(options.name, options.address.host, options.address.port, password, features, tls)
+    known = "" if options.password else options.password_file or os.environ.get("CHAT_PASSWORD", "")
+    features = reconnecting.FEATURES if interactive else lines.FEATURES
+    host, port, _ = options.address
+    account = Credentials(options.name, host, port, known, features, options.timeout, options.password, tls)
     client = log_in(account, ask=interactive)
     chat = Chat(account, interactive, client)
     notice(f"logged in at {client.address} as {account.name} ({client.user_id}); /help lists the commands")
     show_online(chat, client)
     if not interactive:
         return lines.run_lines(chat, options.linger)
-    greet(chat, read_mailbox(client))
-    return prompt.run_prompt(chat)
+    greet(chat, account.waited + read_mailbox(client))
+    is_plain = options.plain or os.environ.get("TERM", "dumb") in PLAIN_TERMINALS
+    return (run_plain if is_plain else run_prompt)(chat)
 
 
 def encryption(options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -122,7 +128,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="address of the server (default: localhost:9034); tls://HOST[:PORT] if it speaks TLS",
     )
     passwords = parser.add_mutually_exclusive_group()
-    passwords.add_argument("--password", action="store_true", help="ask for a password now; it secures a new name")
+    passwords.add_argument(
+        "--password", action="store_true", help="ask for the password; a name that has none yet gets it"
+    )
     passwords.add_argument(
         "--password-file",
         metavar="FILE",
@@ -141,6 +149,18 @@ def build_parser() -> argparse.ArgumentParser:
         type=checked(seconds),
         default=0.0,
         help="line by line: keep receiving for so long after the end of input (default: 0)",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=checked(seconds),
+        help="give up if there is no free place, or no answer to the login, for so long; line by line, also without an "
+        "answer at the end (default: wait for ever)",
+    )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="at a terminal, only print lines and draw nothing again, for screen readers (default: where TERM is dumb)",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser

@@ -4,6 +4,7 @@ import sys
 import threading
 from dataclasses import dataclass, field
 
+from chatterminal.crowd import Crowd
 from chatterminal.display import visible
 from chatterminal.login import Credentials
 from chatterminal.marks import Marks
@@ -20,6 +21,9 @@ class Chat:
     marks: Marks = field(default_factory=Marks)  # status of the messages sent on this connection
     has_mailboxes: bool = False  # the server has shown that it stores messages for offline users
     partner_id: int = 0  # receiver of what is typed; 0 until one is chosen
+    crowd: Crowd = field(default_factory=Crowd)  # of arrivals and departures
+    is_quiet: bool = False  # shows no arrivals and departures
+    muted: dict[str, int] = field(default_factory=dict)  # how many messages of these users were not shown, by name
     ids: dict[str, int] = field(default_factory=dict)  # of all known users, by name
     failed: bool = False  # a command or message failed
     is_new: bool = False  # signed up again by reconnecting: the person is asked whether that is meant

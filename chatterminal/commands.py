@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from chatterminal.chat import Chat, complain
+from chatterminal.crowd import Crowd
 from chatterminal.display import notice
 from chatterminal.incoming import past_line
 from chatterminal.marks import Marks, Stage
@@ -42,6 +43,32 @@ def show_past(chat: Chat, argument: str) -> None:
         notice("there are no messages yet")
 
 
+def mute(chat: Chat, name: str) -> None:
+    """Show nothing of this user any more; without a name, list who is muted."""
+    if not name:
+        muted = (f"{each} ({count} messages not shown)" for each, count in chat.muted.items())
+        notice(f"muted: {', '.join(muted) or 'nobody'}")
+    elif name not in chat.ids and name not in chat.client.online:
+        complain(chat, f"nobody named {name} has been seen; /list shows who is online")
+    else:
+        chat.muted.setdefault(name, 0)
+        notice(f"{name} is muted: what {name} writes is not shown; /unmute {name} ends that")
+
+
+def unmute(chat: Chat, name: str) -> None:
+    if name not in chat.muted:
+        complain(chat, f"{name} is not muted" if name else "usage: /unmute NAME")
+        return
+    missed = chat.muted.pop(name)
+    notice(f"{name} is not muted any more" + (f"; {missed} messages were not shown: /history {name}" if missed else ""))
+
+
+def hush(chat: Chat, _: str) -> None:
+    chat.is_quiet = not chat.is_quiet
+    chat.crowd = Crowd()
+    notice("who comes and leaves is " + ("not shown; /quiet shows it again" if chat.is_quiet else "shown again"))
+
+
 def show_help(chat: Chat, _: str) -> None:
     print(command_lines("* "))
     if chat.interactive:
@@ -57,6 +84,9 @@ COMMANDS: dict[str, tuple[Callable[[Chat, str], None], str, str]] = {
     "/list": (list_online, "/list", "show who is online, with ids"),
     "/chat": (choose, "/chat NAME|id:N", "choose your partner, online or offline, by name or id"),
     "/history": (show_past, "/history [N] [NAME|id:N]", f"show the last {PAST_MESSAGES}, or N, messages"),
+    "/mute": (mute, "/mute [NAME]", "show nothing of a user any more, or list who is muted"),
+    "/unmute": (unmute, "/unmute NAME", "show the user again"),
+    "/quiet": (hush, "/quiet", "show no arrivals and departures, or show them again"),
     "/help": (show_help, "/help", "show this list"),
     "/quit": (leave, "/quit", "quit"),
 }
@@ -83,7 +113,7 @@ def say(chat: Chat, text: str) -> None:
     if chat.interactive:
         send_marked(client, chat.marks, text)
     else:
-        client.send(text, timeout=None)
+        client.send(text, chat.account.timeout)
 
 
 def send_marked(client: ChatClient, marks: Marks, text: str) -> None:

@@ -1,15 +1,12 @@
 """Shows incoming events."""
 
-from contextlib import suppress
-from time import localtime, monotonic, strftime
+from time import localtime, strftime
 
 from chatterminal.chat import Chat, complain
 from chatterminal.display import explain, notice, visible
 from chatterminal.people import show_presence
 from client import (
     CLOSING,
-    ChatClient,
-    ConnectionClosed,
     ErrorReceived,
     Event,
     MessageReceived,
@@ -19,12 +16,12 @@ from client import (
 )
 from protocol import Level
 
-GREETING_SECONDS = 1.0  # to read what arrived with the mailbox, however fast others write
-
 
 def show(chat: Chat, event: Event) -> None:
     """Print an event, or keep it for the status mark."""
     match event:
+        case MessageReceived(sender) if sender in chat.muted:
+            chat.muted[sender] += 1
         case MessageReceived(sender, text):
             print(f"{visible(sender)}: {visible(text)}")
         case ErrorReceived(reason) if reason not in CLOSING:  # those are named where the connection ends
@@ -37,23 +34,18 @@ def show(chat: Chat, event: Event) -> None:
             chat.marks.reach(event)
 
 
+def show_crowd(chat: Chat) -> None:
+    """Sum up who came and left while there were too many to tell of each."""
+    notice(chat.crowd.summary())
+
+
 def hint(chat: Chat, event: Event) -> None:
     """After the first message, show how to answer."""
-    if isinstance(event, MessageReceived) and not chat.partner_id and not chat.hinted:
+    if chat.partner_id or chat.hinted:
+        return
+    if isinstance(event, MessageReceived) and event.sender not in chat.muted:
         chat.hinted = True
         notice(f"to answer: /chat {event.sender}")
-
-
-def read_mailbox(client: ChatClient) -> list[Event]:
-    """The messages from our mailbox: they follow the list, before the server handles anything else (section 7.4)."""
-    with suppress(ConnectionClosed):  # receive() reports it
-        client.ping(timeout=None)
-    events: list[Event] = []
-    deadline = monotonic() + GREETING_SECONDS
-    with suppress(ConnectionClosed, TimeoutError):
-        while monotonic() < deadline:
-            events.append(client.receive(timeout=0))
-    return events
 
 
 def greet(chat: Chat, events: list[Event]) -> None:

@@ -37,12 +37,18 @@ def read_lines(chat: Chat, linger: float) -> None:
             for line in lines:
                 handle(chat, line.removesuffix("\n"))
         with suppress(ConnectionClosed):  # receive() reports it
-            chat.client.ping(timeout=None)
+            chat.client.ping(chat.account.timeout)
             chat.leaving.wait(linger)
             chat.leaving.set()
     except OutputLost as error:
         chat.failed = True
         chat.leaving.set()
         drop_output(error)
+    except TimeoutError:
+        complain(chat, f"no answer within {chat.account.timeout:g} s: not everything may have been handled")
+        chat.leaving.set()
+    except OSError as error:
+        complain(chat, f"the input cannot be read: {error.strerror}")
+        chat.leaving.set()
     finally:
         chat.client.close()

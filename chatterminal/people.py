@@ -21,6 +21,10 @@ def show_online(chat: Chat, client: ChatClient) -> None:
 def show_presence(chat: Chat, change: PresenceChanged) -> None:
     """Another user has come online or gone offline."""
     chat.ids[change.name] = change.user_id
+    if chat.is_quiet or change.name in chat.muted:
+        return
+    if change.user_id != chat.partner_id and not chat.crowd.admits(change.name, change.is_online):
+        return
     if change.is_online:
         notice(f"{change.name} is online")
     elif change.user_id == chat.partner_id and chat.has_mailboxes:

@@ -1,4 +1,4 @@
-"""At a terminal: a line to type on, events above it, and reconnecting when the server goes away."""
+"""At a terminal: a line to type on, and events above it."""
 
 import os
 import sys
@@ -19,20 +19,10 @@ from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from chatterminal.chat import Chat, complain
-from chatterminal.commands import COMMANDS, handle
-from chatterminal.display import explain, notice, visible
-from chatterminal.incoming import greet, hint, read_mailbox, show
-from chatterminal.login import log_in
-from chatterminal.marks import Marks
-from chatterminal.people import restore_partner, show_online
-from client import ChatClient, ChatError, ConnectionClosed, ConnectionFailed, LoginRefused, backoff
-from protocol import ALL_FEATURES, Feature, Reason, is_valid_username
-
-FEATURES = ALL_FEATURES & ~Feature.BRIEF  # who is online is shown first
-FAREWELL_SECONDS = 2.0
-RECONNECT_SECONDS = 5.0  # at most between two attempts: a person is waiting
-RELOGIN_TRIES = 30  # over a minute: the server may not have noticed yet that our old connection is gone
-TEMPORARY = frozenset({Reason.USER_ALREADY_ONLINE, Reason.STORAGE_UNAVAILABLE})
+from chatterminal.commands import COMMANDS
+from chatterminal.display import visible
+from chatterminal.reconnecting import FAREWELL_SECONDS, listen, say_goodbye, take_line
+from protocol import is_valid_username
 
 
 def run_prompt(chat: Chat) -> int:
@@ -46,23 +36,21 @@ def run_prompt(chat: Chat) -> int:
         complete_style=CompleteStyle.READLINE_LIKE,
         history=open_history(),
         key_bindings=clear_or_quit(),
+        enable_suspend=True,  # Ctrl-Z
     )
-    listener = threading.Thread(target=listen, args=(chat, session), daemon=True)
+    listener = threading.Thread(target=show_events, args=(chat, session), daemon=True)
     with patch_stdout(), suppress(EOFError):
         listener.start()
         while not chat.lost:
             for line in session.prompt(pre_run=lambda: end_prompt(chat)).split("\n"):  # a paste may hold several
                 try:
-                    (confirm if chat.is_new else handle)(chat, line)
+                    take_line(chat, line)
                 except KeyboardInterrupt:
                     complain(chat, "interrupted: not everything was done")
     if chat.lost:
         complain(chat, chat.lost)  # only now: output during the prompt's end can get lost
     else:
-        chat.leaving.set()
-        with suppress(ChatError, TimeoutError):
-            chat.client.ping(FAREWELL_SECONDS)  # so that the last message arrives
-        chat.client.close()
+        say_goodbye(chat)
         listener.join(FAREWELL_SECONDS)
     return int(bool(chat.lost))
 
@@ -82,90 +70,23 @@ def mark(chat: Chat, encoding: str) -> str:
     return stage.describe(count, encoding)
 
 
-def listen(chat: Chat, session: PromptSession[str]) -> None:
-    """Show events, over all connections; end the prompt when no further connection is possible."""
-    while not chat.lost:
-        try:
-            event = chat.client.receive(timeout=None)
-        except ConnectionClosed as closing:
-            chat.client.close()
-            if chat.leaving.is_set():
-                return
-            notice(f"{closing}; reconnecting")
-            warn_of_loss(chat)
-            reconnect(chat)
-        else:
-            show(chat, event)
-            hint(chat, event)
+def show_events(chat: Chat, session: PromptSession[str]) -> None:
+    """Show events above the line, and end the prompt when no further connection is possible."""
+
+    def redraw() -> None:
         with suppress(RuntimeError):  # the loop has closed: the prompt is over, and the next one redraws
             session.app.invalidate()  # for the mark and the partner
+
+    listen(chat, redraw)
     with suppress(RuntimeError):  # the same; `lost` is checked before the next prompt
-        if session.app.loop:
+        if chat.lost and session.app.loop:
             session.app.loop.call_soon_threadsafe(end_prompt, chat)
-
-
-def warn_of_loss(chat: Chat) -> None:
-    """After the end of a connection, warn of messages that were never confirmed."""
-    if count := chat.marks.unconfirmed:
-        messages = "message" if count == 1 else f"{count} messages"
-        complain(chat, f"your last {messages} may be lost; /history shows what has arrived")
 
 
 def end_prompt(chat: Chat) -> None:
     future = get_app().future
     if chat.lost and future and not future.done():
         get_app().exit(exception=EOFError)
-
-
-def reconnect(chat: Chat) -> None:
-    """Log in again, however long it takes, unless the person leaves; sets `lost` if the server refuses for good."""
-    refusals = 0
-    for delay in backoff(cap=RECONNECT_SECONDS):
-        if chat.leaving.wait(delay):
-            return
-        try:
-            client = log_in(chat.account, ask=False)
-        except (ConnectionFailed, ConnectionClosed):
-            continue
-        except LoginRefused as refusal:
-            refusals += 1
-            if refusal.reason in TEMPORARY and refusals < RELOGIN_TRIES:
-                continue
-            chat.lost = f"cannot log in again: {explain(refusal.reason)}"
-            return
-        resume(chat, client)
-        return
-
-
-def resume(chat: Chat, client: ChatClient) -> None:
-    """Continue with a new connection."""
-    waited, partner_state = read_mailbox(client), ""
-    chat.marks, chat.has_mailboxes = Marks(), False
-    chat.is_new |= client.user_id != chat.client.user_id
-    with suppress(ConnectionClosed, TimeoutError):  # the next message chooses the partner again
-        partner_state = restore_partner(chat, client)
-    chat.client = client  # only now: a line typed meanwhile must have a partner
-    notice("connected again")
-    show_online(chat, client)
-    greet(chat, waited)
-    if partner_state:
-        notice(partner_state)
-    if chat.is_new:
-        notice(
-            f"your account was removed, or the server has a new database: {client.username} has signed up again, with "
-            f"id {client.user_id}"
-        )
-
-
-def confirm(chat: Chat, line: str) -> None:
-    """The answer to whether the person goes on as a new user. Raises EOFError for no."""
-    match line.strip().lower():
-        case "y" | "yes":
-            chat.is_new = False
-        case "n" | "no" | "/quit":
-            raise EOFError
-        case _:
-            notice("y goes on, n quits")
 
 
 class LineCompleter(Completer):

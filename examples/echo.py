@@ -6,6 +6,7 @@
 Replace what is marked with (1) to (4); docs/LOADTEST.md explains it. Everything else is the load tester as it is.
 """
 
+import os
 import socket
 import sys
 from contextlib import suppress
@@ -66,4 +67,9 @@ def echo(connection: socket.socket, _: object) -> None:
 
 if __name__ == "__main__":
     port = int(sys.argv[1]) if sys.argv[1:] else PORT
-    StreamServer(("127.0.0.1", port), echo).serve_forever()
+    try:
+        StreamServer(("127.0.0.1", port), echo).serve_forever()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        sys.exit(f"echo: port {port}: {os.strerror(error.errno or 0)}")

@@ -43,6 +43,13 @@ def test_the_example_tests_a_protocol_of_its_own(echo_server: str, tmp_path: Pat
     assert "Traceback" not in run.log
 
 
+def test_the_example_says_in_a_line_that_its_port_is_taken(echo_server: str) -> None:
+    port = echo_server.rpartition(":")[2]
+    command = [sys.executable, "-m", "examples.echo", port]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stderr) == (1, f"echo: port {port}: Address already in use\n")
+
+
 def test_the_capacity_test_serves_another_protocol_too(echo_server: str, tmp_path: Path) -> None:
     options = ["--first-rate", "4", "--trial-time", "1", "--target-p99", "0.1"]  # ms, which nobody can promise
     run = run_locust(tmp_path, *at(echo_server), *options, files=(ECHO, CAPACITY))

@@ -42,6 +42,7 @@ def command_of(server: ServerProcess, program: str) -> list[str]:
         ("ADMIN users", ">/dev/full", 1, "the output cannot be written: No space left on device"),
         ("ADMIN export", ">&-", 1, "the output cannot be written: Bad file descriptor"),
         ("ADMIN remove bob", "<&- >&- 2>&-", 0, ""),
+        ("ADMIN remove bob", ">/dev/full", 0, "the output cannot be written: No space left on device"),
         ("ADMIN remove nobody", "<&- >&- 2>&-", 1, ""),
     ],
 )

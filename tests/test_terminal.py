@@ -1,6 +1,9 @@
 """The program a person chats with, at a terminal."""
 
+import shlex
 import stat
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -10,7 +13,8 @@ from hypothesis import strategies as st
 
 from chatterminal.display import JOINERS, visible
 from client import ChatClient, MessageReceived
-from protocol import SHOWS_NOTHING, PacketType, Reason, encode, encode_error, encode_string, parse_login
+from protocol import SHOWS_NOTHING, Feature, PacketType, Reason, encode, encode_error, encode_string, parse_login
+from testkit.processes import DEADLINE, ROOT
 from testkit.programs import StartLines, StartTerminal
 from testkit.scripted_server import ScriptedServer, message
 from testkit.server import ServerProcess, StartServer
@@ -123,6 +127,38 @@ def test_password_secures_a_new_name(server: ServerProcess, terminal: StartTermi
     assert lines("alice", server.address, typed="", CHAT_PASSWORD="sesame").wait() == 0
 
 
+def test_password_is_asked_for_once_if_the_name_has_one(server: ServerProcess, terminal: StartTerminal) -> None:
+    with ChatClient(server.host, server.port) as bob:
+        bob.login("bob", features=Feature.MAILBOX)
+        with ChatClient(server.host, server.port) as client:
+            client.login("alice", "sesame")
+        server.wait_for_log("alice disconnected")
+        bob.chat(2)
+        bob.send("welcome back")
+        bob.ping()
+    alice = terminal("--password", "alice", server.address)
+    alice.wait_for("^password of alice:$")
+    alice.type("sesame\r")
+    alice.wait_for("^bob: welcome back$")
+    alice.wait_for("^alice>$")
+    assert "once more" not in alice.text
+
+
+def test_mail_waits_for_the_login_that_sets_a_password(server: ServerProcess, terminal: StartTerminal) -> None:
+    server.visit("alice")
+    with ChatClient(server.host, server.port) as bob:
+        bob.login("bob", features=Feature.MAILBOX)
+        bob.chat(1)
+        bob.send("welcome back")
+        bob.ping()
+    alice = terminal("--password", "alice", server.address)
+    for question in ("^password of alice:$", "^once more:$"):
+        alice.wait_for(question)
+        alice.type("sesame\r")
+    alice.wait_for("^bob: welcome back$")
+    alice.wait_for("^alice>$")
+
+
 def test_password_that_took_long_to_type_is_used(scripted: ScriptedServer, terminal: StartTerminal) -> None:
     alice = terminal("alice", scripted.address)
     with scripted.accept() as peer:
@@ -169,7 +205,7 @@ def test_tab_completes_commands_and_names(server: ServerProcess, terminal: Start
         alice.type("\r")
         alice.wait_for(r"^\* now writing to barbara\nalice -> barbara>$")
         alice.type("/" + TAB)
-        alice.wait_for("^/chat +/help +/history +/list +/quit$")
+        alice.wait_for("^/chat +/help +/history +/list +/mute +/quiet +/quit +/unmute$")
 
 
 def test_ctrl_c_clears_the_line_or_quits(server: ServerProcess, terminal: StartTerminal) -> None:
@@ -243,3 +279,34 @@ def test_nothing_that_acts_on_a_terminal_is_left(text: str) -> None:
 )
 def test_visible(text: str, shown: str) -> None:
     assert visible(text) == shown
+
+
+def test_a_script_gives_up_when_there_is_no_place_in_time(start_server: StartServer, lines: StartLines) -> None:
+    server = start_server("--pool-size", 1)
+    with ChatClient(server.host, server.port) as first:
+        first.login("bob")
+        for seconds in ("0.2", "1.5"):
+            alice = lines("--timeout", seconds, "alice", server.address, typed="/list\n")
+            assert alice.wait() == 1
+            assert f"! no answer, or no free place, within {seconds} s" in alice.text
+    alice = lines("--timeout", "30", "alice", server.address, typed="/list\n")
+    assert alice.wait() == 0
+
+
+def test_a_script_gives_up_when_the_server_does_not_confirm_what_it_wrote(
+    scripted: ScriptedServer, lines: StartLines
+) -> None:
+    alice = lines("--timeout", "1", "alice", scripted.address, typed="")
+    with scripted.accept() as peer:
+        peer.greet()
+        peer.log_in("alice")
+        assert alice.wait() == 1
+    assert "! no answer within 1 s: not everything may have been handled" in alice.text
+
+
+def test_input_that_cannot_be_read_is_one_line_and_status_1(server: ServerProcess, tmp_path: Path) -> None:
+    command = (
+        f"{shlex.quote(sys.executable)} terminal.py alice {server.address} 0> {shlex.quote(str(tmp_path / 'file'))}"
+    )
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stderr) == (1, "! the input cannot be read: Bad file descriptor\n")

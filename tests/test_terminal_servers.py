@@ -117,7 +117,7 @@ def test_a_client_whose_account_was_removed_asks_before_it_goes_on_as_a_new_user
     alice.wait_for("^alice>$")
     remove = [sys.executable, "admin.py", "--data-dir", str(server.data_dir), "remove", "alice"]
     subprocess.run(remove, cwd=ROOT, check=True, timeout=DEADLINE, stdout=subprocess.DEVNULL)
-    alice.wait_for(r"signed up again, with\s+id 2$")
+    alice.wait_for(r"signed up again, with id 2;$")
     alice.wait_for(NEW_USER)
     alice.type("hello?\r")
     alice.wait_for(r"^\* y goes on, n quits$")
