@@ -26,9 +26,9 @@ from chatstorage.interface import (
     StorageUnavailable,
     User,
     UserLimitReached,
-    skeleton,
 )
 from chatstorage.lines import end_line, line, read_lines
+from chatstorage.names import looks, skeleton
 
 __all__ = [
     "CsvStorage",
@@ -82,7 +82,7 @@ class CsvStorage(Storage):
         self._users: dict[int, User] = {}  # by ascending id
         self._removed: dict[int, bool] = {}  # at the opening: whether the name is still in the file, by id
         self._highest_id = 0  # of those ever given
-        self._by_skeleton: dict[str, User] = {}
+        self._by_look: dict[str, User] = {}  # each of the name's looks
         self._passwords: dict[int, str] = {}
         self._online: set[int] = set()
         self._status_offsets: dict[int, int] = {}
@@ -137,14 +137,14 @@ class CsvStorage(Storage):
         return len(self._users)
 
     def find(self, name: str) -> User | None:
-        user = self.look_alike(name)
+        user = self._by_look.get(skeleton(name))
         return user if user is not None and user.name == name else None
 
     def is_user(self, user_id: int) -> bool:
         return user_id in self._users
 
     def look_alike(self, name: str) -> User | None:
-        return self._by_skeleton.get(skeleton(name))
+        return next((user for look in looks(name) if (user := self._by_look.get(look))), None)
 
     def password_hash(self, user_id: int) -> str | None:
         return self._passwords.get(user_id)
@@ -181,7 +181,7 @@ class CsvStorage(Storage):
     def remove(self, user_id: int) -> None:
         name = self._users[user_id].name
         self._append({USERS: end_line(user_id)})
-        del self._by_skeleton[skeleton(name)]  # first, so that nobody finds a user without the password
+        self._forget(name)  # first, so that nobody finds a user without the password
         del self._users[user_id]
         del self._status_offsets[user_id]
         self._online.discard(user_id)
@@ -257,13 +257,22 @@ class CsvStorage(Storage):
 
     def _publish(self, user: User) -> None:
         self._users[user.id] = user
-        self._by_skeleton[skeleton(user.name)] = user
+        own, *others = looks(user.name)
+        self._by_look[own] = user
+        for look in others:
+            self._by_look.setdefault(look, user)  # users from before this rule may share one
+
+    def _forget(self, name: str) -> None:
+        user = self._by_look[skeleton(name)]
+        for look in looks(name):
+            if self._by_look.get(look) is user:
+                del self._by_look[look]
 
     # Opening
 
     def _load(self) -> bytes:
         """Read and verify all three files, then repair them; returns a torn last line that is still in users.csv."""
-        self._users, self._by_skeleton, self._passwords, self._online = {}, {}, {}, set()
+        self._users, self._by_look, self._passwords, self._online = {}, {}, {}, set()
         self._removed, statuses = {}, set[int]()
 
         def add_status(user_id: int, status: str) -> None:
@@ -323,11 +332,12 @@ class CsvStorage(Storage):
             user = self._users.pop(user_id, None)
             self._removed[user_id] = user is not None
             if user:
-                del self._by_skeleton[skeleton(user.name)]
+                self._forget(user.name)
             return
         if user_id in self._users:
             raise ValueError(f"user id {user_id} appears twice")
-        if (other := self.look_alike(name)) is not None:
+        other = self._by_look.get(skeleton(name))
+        if other is not None and skeleton(other.name) == skeleton(name):
             raise ValueError(f"name {name!r} is the same as, or looks like, that of user {other.id}")
         self._publish(User(user_id, name))
 

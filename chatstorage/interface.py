@@ -1,6 +1,5 @@
 """The `Storage` interface, a database of users, and the errors it raises."""
 
-import unicodedata
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +85,7 @@ class Storage(ABC):
 
     @abstractmethod
     def look_alike(self, name: str) -> User | None:
-        """The user whose name is, or looks like, this one (see `skeleton`)."""
+        """The user whose name is, or looks like, this one (chatstorage/names.py)."""
 
     @abstractmethod
     def password_hash(self, user_id: int) -> str | None:
@@ -127,8 +126,3 @@ class Storage(ABC):
 
         A copy of so many bytes of each file is a backup of this moment. Called by the writing thread.
         """
-
-
-def skeleton(name: str) -> str:
-    """Equal for two names that look alike: compatibility forms and case are folded away."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())

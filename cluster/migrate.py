@@ -17,8 +17,9 @@ from pathlib import Path
 from chatstorage.chat_file import ChatFile, export
 from chatstorage.chats import ChatRow
 from chatstorage.files import fsync_folder, make_folder, open_file, replace
-from chatstorage.interface import FolderInUse, StorageError, User, skeleton
+from chatstorage.interface import FolderInUse, StorageError, User
 from chatstorage.lines import end_line, line, read_lines
+from chatstorage.names import skeleton
 from cluster.chats import RedisChats
 from cluster.engine import Argument, Engine, Script
 from storage import CHATS, LOCK, PASSWORDS, STATUS, USERS, CsvStorage
@@ -186,7 +187,7 @@ def _write_redis(engine: Engine, source: MigratedDatabase, mark: Mark, say: Say)
     """Replace whatever is there; returns the number of messages."""
     chats = RedisChats(engine, EVERYTHING)
     chats.clear()
-    engine.call("UNLINK", *map(engine.key, ("users", "names", "passwords", "last-id")))
+    engine.call("UNLINK", *map(engine.key, ("users", "names", "looks", "passwords", "last-id")))
     for start in range(0, len(source.users), AT_ONCE):
         mark.check()
         users = source.users[start : start + AT_ONCE]

@@ -6,8 +6,9 @@ Look-ups ask Redis, while other greenlets go on: they raise StorageUnavailable t
 from contextlib import suppress
 from typing import Any, Self
 
-from chatstorage.interface import NameTaken, Storage, StorageUnavailable, User, UserLimitReached, skeleton
+from chatstorage.interface import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
 from chatstorage.lines import line
+from chatstorage.names import MOST_LOOKS, UNICODE, looks, skeleton
 from cluster.directory import Directory
 from cluster.engine import Script
 
@@ -19,7 +20,8 @@ class RedisStorage(Storage):
     """Keys behind the prefix of the engine:
 
     users      hash    id -> name
-    names      hash    skeleton -> id
+    names      hash    each look of a name -> id
+    looks      string  the version of Unicode that these are of
     passwords  hash    id -> argon2id hash
     last-id    string  the highest id ever given
 
@@ -33,6 +35,11 @@ class RedisStorage(Storage):
 
     def __enter__(self) -> Self:
         self._directory.join()
+        if self._engine.call("GET", self._engine.key("looks")) != UNICODE.encode():
+            for user in self.users():  # who may have signed up before this rule, or were migrated
+                for look in looks(user.name)[1:]:
+                    self._engine.call("HSETNX", self._engine.key("names"), look, user.id)
+            self._engine.call("SET", self._engine.key("looks"), UNICODE)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -49,14 +56,14 @@ class RedisStorage(Storage):
         return int(self._engine.call("HLEN", self._engine.key("users")))
 
     def find(self, name: str) -> User | None:
-        user = self.look_alike(name)
-        return user if user is not None and user.name == name else None
+        found = self.credentials(name)
+        return found[0] if found else None
 
     def is_user(self, user_id: int) -> bool:
         return self._get("users", user_id) is not None
 
     def look_alike(self, name: str) -> User | None:
-        found = self._engine.run(LOOK_ALIKE, _text(skeleton(name)))
+        found = self._engine.run(LOOK_ALIKE, *_looks(name))
         return User(int(found[0]), found[1].decode()) if found else None
 
     def password_hash(self, user_id: int) -> str | None:
@@ -72,7 +79,7 @@ class RedisStorage(Storage):
         return self._directory.is_online(user_id)
 
     def check_sign_up(self, name: str) -> None:
-        self._judge(name, self._engine.run(CHECK_SIGN_UP, _text(skeleton(name)), *self._limits))
+        self._judge(name, self._engine.run(CHECK_SIGN_UP, *_looks(name), *self._limits))
 
     def committed(self) -> dict[str, int]:
         return {}  # Redis makes its own backups
@@ -81,12 +88,12 @@ class RedisStorage(Storage):
 
     def sign_up(self, name: str, password_hash: str | None) -> User:
         check(name, password_hash)
-        arguments = (_text(skeleton(name)), *self._limits, name, password_hash or "")
-        return User(self._judge(name, self._engine.run(SIGN_UP, *arguments)), name)
+        password = password_hash or ""
+        return User(self._judge(name, self._engine.run(SIGN_UP, *_looks(name), *self._limits, name, password)), name)
 
     def remove(self, user_id: int) -> None:
         name = self._get("users", user_id)
-        if name is None or not self._engine.run(REMOVE, user_id, _text(skeleton(name))):
+        if name is None or not self._engine.run(REMOVE, user_id, *_looks(name)):
             raise KeyError(user_id)
 
     def set_password(self, user_id: int, password_hash: str | None) -> None:
@@ -126,6 +133,12 @@ def check(name: str, password_hash: str | None) -> None:
     """Raises ValueError for a text that CSV files could not hold: the database can be migrated back to them."""
     for text in (name, "-" if password_hash is None else password_hash):
         line(1, text)
+
+
+def _looks(name: str) -> list[bytes]:
+    """All looks of a name, the skeleton again in place of those that it has not."""
+    found = looks(name)
+    return [_text(look) for look in found + found[:1] * (MOST_LOOKS - len(found))]
 
 
 def _text(text: str) -> bytes:

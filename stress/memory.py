@@ -6,7 +6,7 @@ from typing import Self
 
 from chatstorage.chat_file import ChatFile
 from chatstorage.chats import ChatRow
-from chatstorage.interface import skeleton
+from chatstorage.names import looks, skeleton
 from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
 
 
@@ -17,6 +17,7 @@ class MemoryStorage(Storage):
         self.fails = False
         self._max_users = max_users
         self._users: dict[str, User] = {}
+        self._by_look: dict[str, User] = {}
         self._hashes: dict[int, str] = {}
         self._online: set[int] = set()
 
@@ -33,14 +34,14 @@ class MemoryStorage(Storage):
         return len(self._users)
 
     def find(self, name: str) -> User | None:
-        user = self.look_alike(name)
+        user = self._users.get(skeleton(name))
         return user if user and user.name == name else None
 
     def is_user(self, user_id: int) -> bool:
         return 0 < user_id <= len(self._users)
 
     def look_alike(self, name: str) -> User | None:
-        return self._users.get(skeleton(name))
+        return next((user for look in looks(name) if (user := self._by_look.get(look))), None)
 
     def password_hash(self, user_id: int) -> str | None:
         return self._hashes.get(user_id)
@@ -58,6 +59,7 @@ class MemoryStorage(Storage):
         self.check_sign_up(name)
         self._write()
         user = self._users[skeleton(name)] = User(len(self._users) + 1, name)
+        self._by_look |= dict.fromkeys(looks(name), user)
         if password_hash:
             self._hashes[user.id] = password_hash
         return user

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from chatstorage.interface import skeleton
+from chatstorage.names import looks
 from protocol import PacketType, Reason, is_valid_username, may_sign_up
 from stress import wire
 from stress.peer import BRIEF, MAILBOX, PRESENCE, STORED, Message, ModelClient
@@ -170,6 +170,9 @@ class Model:
             self._list(peer)
         self._empty_mailbox(peer)
 
+    def _looks_taken(self) -> set[str]:
+        return {look for name in self.ids for look in looks(name)}
+
     def _refusal(self, name: str, password: str) -> Reason | None:
         """Section 5: a login is judged in this order."""
         new, known = name not in self.ids, self.passwords.get(name)
@@ -177,7 +180,7 @@ class Model:
             (Reason.INVALID_USERNAME, lambda: not is_valid_username(name) or (new and not may_sign_up(name))),
             (Reason.INVALID_PASSWORD, lambda: len(password.encode()) > 64),
             (Reason.USER_ALREADY_ONLINE, lambda: not new and self.is_online(self.ids[name])),
-            (Reason.USERNAME_TAKEN, lambda: new and skeleton(name) in map(skeleton, self.ids)),
+            (Reason.USERNAME_TAKEN, lambda: new and not self._looks_taken().isdisjoint(looks(name))),
             (Reason.USER_LIMIT_REACHED, lambda: new and len(self.ids) >= MAX_USERS),
             (Reason.PASSWORD_REQUIRED, lambda: known and not password),
             (Reason.WRONG_PASSWORD, lambda: known and password != known),

@@ -313,6 +313,7 @@ def test_a_full_disk_refuses_only_sign_ups_until_there_is_space_again(
     users = tmp_path / "data" / "users.csv"
     users.parent.mkdir()
     users.write_text("".join(f"{number},{'n' * 28}{number}\n" for number in range(1, 100)))
+    (users.parent / "passwords.csv").touch()
     server = start_server()
     known = server.log_in("n" * 28 + "1")
     pid, (_, hard) = server.process.pid, resource.getrlimit(resource.RLIMIT_FSIZE)

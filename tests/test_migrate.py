@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from chatstorage.chat_file import ChatFile, export
 from chatstorage.chats import ChatRow
 from chatstorage.files import fsync_folder, replace
-from chatstorage.interface import StorageUnavailable, skeleton
+from chatstorage.interface import StorageUnavailable
+from chatstorage.names import skeleton
 from cluster import migrate
 from cluster.chats import RedisChats
 from cluster.directory import Directory
@@ -30,7 +31,7 @@ from cluster.engine import Engine
 from cluster.migrate import CannotMigrate, carry, carry_back
 from cluster.storage import RedisStorage
 from protocol import Envelope
-from storage import CsvStorage, StorageError, User
+from storage import CsvStorage, NameTaken, StorageError, User
 from testkit.processes import ROOT
 from testkit.programs import ScreenProgram
 from testkit.redis_server import RedisServer
@@ -263,6 +264,28 @@ def broken_off_at(moment: int, patch: pytest.MonkeyPatch, run: Callable[[], obje
         except BrokenOff:
             return True
     return False
+
+
+@pytest.mark.parametrize("migrated", [True, False])
+def test_the_first_node_protects_names_of_users_from_before_against_look_alikes(
+    tmp_path: Path, engine: Engine, migrated: bool
+) -> None:
+    """Users who were migrated, or of a group that an older version has made."""
+    cyrillic, latin = "\N{CYRILLIC SMALL LETTER A}lice", "bob"
+    if migrated:
+        make_database(tmp_path / "data", {cyrillic: None, latin: None}, [], removed=[])
+        carry(tmp_path / "data", engine, silent)
+    else:
+        engine.call("HSET", engine.key("users"), 1, cyrillic, 2, latin)
+        engine.call("HSET", engine.key("names"), skeleton(cyrillic), 1, skeleton(latin), 2)
+        engine.call("SET", engine.key("last-id"), 2)
+    for _ in range(2):
+        with RedisStorage(Directory(engine, lease=60), 10, 255) as storage:
+            assert storage.look_alike("alice") == User(1, cyrillic)
+            with pytest.raises(NameTaken):
+                storage.sign_up("alice", None)
+            with pytest.raises(NameTaken):
+                storage.sign_up("b\N{CYRILLIC SMALL LETTER O}b", None)
 
 
 @pytest.fixture

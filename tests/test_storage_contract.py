@@ -91,6 +91,13 @@ def test_a_user_is_found_by_the_exact_name_only(database: Database) -> None:
         ("\N{BLACK-LETTER CAPITAL H}ans", "hans"),
         ("\N{GREEK CAPITAL LETTER IOTA WITH DIALYTIKA}\N{COMBINING ACUTE ACCENT}", "\u0390"),
         ("J\N{COMBINING CARON}", "ǰ"),
+        ("alice", "\N{CYRILLIC SMALL LETTER A}lice"),
+        ("BOB", "\N{CYRILLIC CAPITAL LETTER VE}\N{CYRILLIC CAPITAL LETTER O}\N{CYRILLIC CAPITAL LETTER VE}"),
+        ("Ivan", "\N{CYRILLIC CAPITAL LETTER BYELORUSSIAN-UKRAINIAN I}van"),
+        ("lena", "\N{CYRILLIC SMALL LETTER PALOCHKA}ena"),
+        ("zo\N{LATIN SMALL LETTER E WITH DIAERESIS}", "zo\N{CYRILLIC SMALL LETTER IO}"),
+        ("\N{CYRILLIC SMALL LETTER ER}\N{CYRILLIC SMALL LETTER A}x", "\N{GREEK SMALL LETTER RHO}ax"),
+        ("maria", "\N{MATHEMATICAL BOLD SMALL M}aria"),
     ],
 )
 @pytest.mark.parametrize("swapped", [False, True])
@@ -113,6 +120,30 @@ def test_look_alikes_are_one_name_to_sign_up_but_not_to_log_in(
 
 
 ODD_NAMES = ['"', '""', 'a"b', '"quoted"', "'", "#", "\N{SNOWMAN}", "żółć", "\N{OLD ITALIC LETTER A}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("modern", "modem"),  # they look alike, but are in one script, which people can read
+        ("bob1", "bobl"),
+        ("bob0", "bobO"),
+        ("anna", "\N{CYRILLIC SMALL LETTER A}\N{CYRILLIC SMALL LETTER EN}\N{CYRILLIC SMALL LETTER EN}a"),
+        ("jorg", "jörg"),
+        ("\N{CYRILLIC SMALL LETTER I}van", "ivan"),
+    ],
+)
+def test_names_that_people_can_tell_apart_are_two(database: Database, name: str, other: str) -> None:
+    with database() as storage:
+        one, two = storage.sign_up(name, None), storage.sign_up(other, None)
+        assert (storage.find(name), storage.find(other)) == (one, two)
+
+
+def test_a_name_is_free_again_for_look_alikes_once_its_user_is_removed(database: Database) -> None:
+    with database() as storage:
+        storage.remove(storage.sign_up("\N{CYRILLIC SMALL LETTER A}lice", None).id)
+        storage.remove(storage.sign_up("alice", None).id)
+        assert storage.sign_up("\N{CYRILLIC SMALL LETTER A}lice", None).id == 3
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

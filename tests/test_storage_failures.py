@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import CsvStorage, DamagedFile, FolderInUse, MissingFile, StorageError, StorageUnavailable, User
+from storage import CsvStorage, DamagedFile, FolderInUse, MissingFile, NameTaken, StorageError, StorageUnavailable, User
 from tests.test_storage_csv import (
     FILES,
     HASH,
@@ -210,6 +210,18 @@ def test_every_user_has_one_status_line_after_a_start(
         storage.set_status(2, online=True)
         assert (folder / "status.csv").read_bytes() == b"1,0\n2,1\n"
     assert caplog.record_tuples == [("storage", logging.WARNING, f"{folder / 'status.csv'}: {line}") for line in logged]
+
+
+def test_users_who_look_alike_since_before_this_was_refused_keep_their_names(folder: Path) -> None:
+    cyrillic = "\N{CYRILLIC SMALL LETTER A}lice"
+    write(folder, users=f"1,{cyrillic}\n2,alice\n".encode())
+    with opened(folder) as storage:
+        assert storage.find("alice") == User(2, "alice")
+        assert storage.find(cyrillic) == User(1, cyrillic)
+        storage.remove(1)
+        assert storage.find("alice") == User(2, "alice")
+        with pytest.raises(NameTaken):
+            storage.sign_up(cyrillic, None)
 
 
 def test_users_without_a_passwords_file_stop_the_start_unless_their_accounts_are_meant_to_be_open(folder: Path) -> None:

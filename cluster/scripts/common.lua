@@ -171,9 +171,11 @@ local function forget_chats(user)
     redis.call('DEL', p .. 'partners:' .. user)
 end
 
-local function why_no_sign_up(skeleton, max_users, max_id)
-    if redis.call('HEXISTS', p .. 'names', skeleton) == 1 then
-        return 'taken'
+local function why_no_sign_up(looks, max_users, max_id)
+    for _, look in ipairs(looks) do
+        if redis.call('HEXISTS', p .. 'names', look) == 1 then
+            return 'taken'
+        end
     end
     local highest = tonumber(redis.call('GET', p .. 'last-id') or 0)
     if redis.call('HLEN', p .. 'users') >= tonumber(max_users) or highest >= tonumber(max_id) then

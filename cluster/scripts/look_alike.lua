@@ -1,3 +1,7 @@
--- skeleton -> {id, name, password hash if there is one} of the user with it, or nothing
-local id = redis.call('HGET', p .. 'names', ARGV[1])
-return id and {id, redis.call('HGET', p .. 'users', id), redis.call('HGET', p .. 'passwords', id) or nil}
+-- looks -> {id, name, password hash if there is one} of the user with one of them, or nothing
+for _, look in ipairs(ARGV) do
+    local id = redis.call('HGET', p .. 'names', look)
+    if id then
+        return {id, redis.call('HGET', p .. 'users', id), redis.call('HGET', p .. 'passwords', id) or nil}
+    end
+end

@@ -1,12 +1,15 @@
--- skeleton, max_users, max_id, name, password hash or "" -> the new id, or what check_sign_up says
-local reason = why_no_sign_up(ARGV[1], ARGV[2], ARGV[3])
+-- three looks, max_users, max_id, name, password hash or "" -> the new id, or what check_sign_up says
+local looks = {ARGV[1], ARGV[2], ARGV[3]}
+local reason = why_no_sign_up(looks, ARGV[4], ARGV[5])
 if reason then
     return reason
 end
 local id = redis.call('INCR', p .. 'last-id')
-redis.call('HSET', p .. 'users', id, ARGV[4])
-redis.call('HSET', p .. 'names', ARGV[1], id)
-if ARGV[5] ~= '' then
-    redis.call('HSET', p .. 'passwords', id, ARGV[5])
+redis.call('HSET', p .. 'users', id, ARGV[6])
+for _, look in ipairs(looks) do
+    redis.call('HSET', p .. 'names', look, id)
+end
+if ARGV[7] ~= '' then
+    redis.call('HSET', p .. 'passwords', id, ARGV[7])
 end
 return id
