@@ -123,7 +123,7 @@ class Node:
                 soonest, moment = self._directory.renew(may_end_others)
                 self._lease.confirm(began)
                 if soonest >= 0:
-                    self._saw_others = began
+                    self._saw_others = now()
                 before, ahead = ahead, (moment - now(), moment - began)
                 if before and (step := _step(before, ahead)) > self._lease.seconds / RENEWALS:
                     log.warning("Redis's clock was stepped by %.0f s or more", step)
@@ -160,7 +160,10 @@ class Node:
             else:
                 self._bus.receive(message)
         elif message.startswith(AGAIN):
-            self._bus.ask_again(node=message.removeprefix(AGAIN).decode())
+            node = message.removeprefix(AGAIN).decode()
+            if node != self._directory.node:
+                self._saw_others = now()
+            self._bus.ask_again(node=node)
         elif not self._presence.apply(message):
             self._look_around()
 
@@ -171,6 +174,8 @@ class Node:
 
     def _look_around(self) -> None:
         number, nodes, everyone = self._directory.snapshot()
+        if nodes - {self._directory.node}:
+            self._saw_others = now()
         self._presence.replace(number, everyone)
         self._bus.keep_only(nodes)
 
