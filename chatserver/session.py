@@ -194,7 +194,8 @@ class Session:
                 self._outbox.put(self.member.entry)
             else:
                 self._send_list(self.member)
-            self._delivery.catch_up(self.member)
+            if not self._delivery.catch_up(self.member):
+                self._close(Reason.STORAGE_UNAVAILABLE)
 
     def _enable(self, member: Member, features: Feature) -> None:
         """Switch to these features from those the client had before (section 7)."""

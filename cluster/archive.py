@@ -1,14 +1,21 @@
 """Past chats and mailboxes of a node: it writes what it handed over itself, and Redis has all of it."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 
 import gevent
 
 from chatserver.counters import Counters
-from chatserver.messages.archive import MAIL_BYTES, SETTLE_SECONDS, Archive, Mail, wait_until_settled, waiting_mail
+from chatserver.messages.archive import (
+    MAIL_BYTES,
+    SETTLE_SECONDS,
+    Archive,
+    Mail,
+    patiently,
+    wait_until_settled,
+    waiting_mail,
+)
 from chatserver.messages.batch import Batch, Sender
 from chatserver.messages.commits import RETRY_SECONDS, CommitQueue
 from chatstorage.chats import ChatRow
@@ -34,7 +41,10 @@ class ClusterArchive(Archive):
         self._engine = directory.engine
         self._counters = counters
         self._mailbox_messages = mailbox_messages
-        self._settling: Counter[int] = Counter()  # how often a user has left while something of it was unwritten
+        self._changes: dict[
+            int, int
+        ] = {}  # of users who leave while something of them is unwritten; a number that grows
+        self._settlers: set[int] = set()  # users for whom a greenlet runs
 
     def wait_for_room(self) -> bool:
         return self._queue.wait_for_room()
@@ -81,11 +91,14 @@ class ClusterArchive(Archive):
         self, receiver: int, goes_on: Callable[[], bool], batch_again: Callable[[ChatRow], Batch]
     ) -> Iterator[Mail]:
         wait_until_settled(self._queue, receiver, goes_on)
-        self.wait_until_settled(receiver, goes_on)
+        patiently(lambda: self.wait_until_settled(receiver, goes_on))
         after = 0
-        while goes_on() and (rows := self._queue.read(self._chats.mailbox, receiver, after, MAIL_BYTES)):
+        while goes_on() and (rows := self._read_mail(receiver, after)):
             yield from waiting_mail(self._queue, rows, goes_on, batch_again)
             after = rows[-1].id
+
+    def _read_mail(self, receiver: int, after: int) -> Sequence[ChatRow]:
+        return patiently(lambda: self._queue.read(self._chats.mailbox, receiver, after, MAIL_BYTES))
 
     def last(self, one: int, other: int, count: int) -> Sequence[ChatRow]:
         return self._queue.read(self._chats.last, one, other, count)
@@ -96,8 +109,8 @@ class ClusterArchive(Archive):
     def close(self) -> None:
         self._queue.close()
         with suppress(StorageUnavailable):  # nobody waits for a node that has ended
-            for user_id in [*self._settling]:
-                self._report_settled(user_id)
+            for user_id in [*self._changes]:
+                self._directory.settled(user_id)
 
     def flush(self) -> None:
         """Write everything that waits to be written, if possible."""
@@ -110,18 +123,35 @@ class ClusterArchive(Archive):
         """Whether this node may still have to write something of this user's chats."""
         return self._queue.has_in_flight(user_id) or self._queue.has_unwritten
 
-    def settle(self, user_id: int) -> None:
-        """Write it, then report that it is written. Waits until the connection has settled its batches."""
-        self._settling[user_id] += 1
-        wait_until_settled(self._queue, user_id, lambda: True)
-        _until_done(self._queue.commit)
-        self._settling[user_id] -= 1
-        if not self._settling[user_id]:
-            _until_done(lambda: self._report_settled(user_id))
+    @property
+    def settling(self) -> Collection[int]:
+        """The users who have left while something of them is unwritten."""
+        return self._changes.keys()
 
-    def _report_settled(self, user_id: int) -> None:
-        self._engine.call("SREM", self._engine.key("settling", user_id), self._directory.node)
-        self._settling.pop(user_id, None)
+    def has_changed(self, user_id: int) -> None:
+        """This user is leaving: what has been reported about it does not count any more."""
+        self._changes[user_id] = self._changes.get(user_id, 0) + 1
+
+    def settle(self, user_id: int) -> None:
+        """This user has left. A greenlet writes what is unwritten, and reports it: one, however often a user leaves."""
+        self.has_changed(user_id)
+        if user_id not in self._settlers:
+            self._settlers.add(user_id)
+            gevent.spawn(self._settle, user_id)
+
+    def _settle(self, user_id: int) -> None:
+        reported = 0  # the change after which Redis knows that nothing is unwritten
+        while reported < (change := self._changes[user_id]):
+            wait_until_settled(self._queue, user_id, lambda: True)
+            try:
+                self._queue.commit()
+                if change == self._changes[user_id]:
+                    self._directory.settled(user_id)  # before a later release, which is asked for after this
+                    reported = change
+            except StorageUnavailable:
+                gevent.sleep(RETRY_SECONDS)
+        del self._changes[user_id]
+        self._settlers.remove(user_id)
 
     # Users who come to this node
 
@@ -129,12 +159,3 @@ class ClusterArchive(Archive):
         """Wait, as long as it `goes_on`, for the node that this user has left. Raises StorageUnavailable."""
         while goes_on() and self._engine.run(SETTLING, user_id):
             gevent.sleep(SETTLE_SECONDS)
-
-
-def _until_done(work: Callable[[], None]) -> None:
-    """Repeat until it succeeds, however long Redis is away."""
-    while True:
-        with suppress(StorageUnavailable):
-            work()
-            return
-        gevent.sleep(RETRY_SECONDS)

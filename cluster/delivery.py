@@ -107,8 +107,8 @@ class ClusterDelivery(Delivery):
         self._counters.messages_taken_on += taken
         return taken, reason
 
-    def catch_up(self, member: Member) -> None:
-        self._here.catch_up(member)
+    def catch_up(self, member: Member) -> bool:
+        return self._here.catch_up(member)
 
     def replay(self, member: Member, partner: int, count: int) -> Reason | None:
         try:

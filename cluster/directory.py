@@ -5,7 +5,7 @@ order (scripts/common.lua). Only Redis's clock counts.
 """
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from chatstorage.interface import StorageUnavailable, User
@@ -13,7 +13,9 @@ from cluster.clock import Clock
 from cluster.engine import Engine, Script
 
 JOIN, RENEW, QUIT = Script("join"), Script("renew"), Script("quit")
-CLAIM, RELEASE, SNAPSHOT = Script("claim"), Script("release"), Script("snapshot")
+CLAIM, RELEASE, SETTLED, SNAPSHOT = Script("claim"), Script("release"), Script("settled"), Script("snapshot")
+
+SETTLING_MS = 600_000  # at most, until the mail of a user who has left is written
 
 
 class LeaseRanOut(Exception):
@@ -45,17 +47,19 @@ class Directory:
     def join(self) -> None:
         """Join as a node with a new name and nobody online."""
         self.node = secrets.token_hex(6)
-        self._join(True, ())
+        self._join(True, (), ())
 
-    def rejoin(self, users: Iterable[User]) -> list[int]:
-        """Report that exactly these users are online here; returns the ids of those who are online elsewhere by now.
-        Earlier requests that Redis has not executed yet are void. Raises LeaseRanOut.
+    def rejoin(self, users: Iterable[User], settling: Collection[int]) -> list[int]:
+        """Report that exactly these users are online here, and that mail of exactly these is still to be written;
+        returns the ids of users who are online elsewhere by now. Earlier requests that Redis has not executed yet are
+        void. Raises LeaseRanOut.
         """
-        return self._join(False, users)
+        return self._join(False, users, settling)
 
-    def _join(self, new: bool, users: Iterable[User]) -> list[int]:
+    def _join(self, new: bool, users: Iterable[User], settling: Collection[int]) -> list[int]:
         pairs = [argument for user in users for argument in (user.id, user.name)]
-        answer: list[int] = self.engine.run(JOIN, self.node, self._lease_ms, int(new), *pairs)
+        mail = (SETTLING_MS, len(settling), *settling)
+        answer: list[int] = self.engine.run(JOIN, self.node, self._lease_ms, int(new), *mail, *pairs)
         if not answer:
             raise LeaseRanOut
         self._epoch, *lost = answer
@@ -88,9 +92,13 @@ class Directory:
                 raise KeyError(user.id)
         raise StorageUnavailable("the lease of this node has run out")
 
-    def release(self, user_id: int, settling: float) -> None:
-        """Put this user offline if it was online here; this node may still write its mail for `settling` seconds."""
-        self.engine.run(RELEASE, self.node, self._epoch, user_id, round(settling * 1000), self.clock.now)
+    def release(self, user_id: int, settling: bool) -> None:
+        """Put this user offline if it was online here; with `settling`, this node still has to write mail of it."""
+        self.engine.run(RELEASE, self.node, self._epoch, user_id, SETTLING_MS if settling else 0, self.clock.now)
+
+    def settled(self, user_id: int) -> None:
+        """Nothing of this user is unwritten at this node any more."""
+        self.engine.run(SETTLED, self.node, user_id)
 
     def is_online(self, user_id: int) -> bool:
         """Whether this user is online at any node."""

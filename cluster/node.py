@@ -169,8 +169,12 @@ class Node:
 
     def _say_who_is_here(self) -> None:
         self._presence.is_unsure = False
-        for user_id in self._directory.rejoin(self._presence.users_here()):
+        users = self._presence.users_here()
+        for user_id in self._directory.rejoin(users, self._presence.settling):
             self._presence.lose(user_id)
+        for user in users:
+            if user.id not in self._presence.here:  # has left meanwhile; the request for that was void, or came before
+                self._presence.release(user.id)
 
     def _look_around(self) -> None:
         number, nodes, everyone = self._directory.snapshot()

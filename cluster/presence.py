@@ -1,10 +1,9 @@
 """The presence registry of a node: a copy of the directory of all nodes, which follows its events."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import gevent
 from gevent.event import Event
 
 from chatserver.backend import Kick
@@ -16,8 +15,6 @@ from cluster.directory import Directory, Elsewhere, Holder
 from cluster.engine import ANSWER_SECONDS
 from cluster.lease import Lease, now
 from protocol import HEADER_BYTES, encode_user, parse_user
-
-SETTLING_SECONDS = 600.0  # at most, until the mail of a user who has left is written
 
 log = logging.getLogger("chat")
 
@@ -86,13 +83,20 @@ class ClusterPresence(Presence):
         self._remove(member)
         if not self._forget(member):
             return
-        archive = self._archive if self._archive and self._archive.is_settling(member.user_id) else None
+        self.release(member.user_id)
+
+    def release(self, user_id: int) -> None:
+        """Report that this user has left this node, and, if so, that something of it is still unwritten."""
+        archive = self._archive if self._archive and self._archive.is_settling(user_id) else None
+        if archive:
+            archive.has_changed(user_id)
         try:
-            self._directory.release(member.user_id, SETTLING_SECONDS if archive else 0)
+            self._directory.release(user_id, archive is not None)
         except StorageUnavailable:
             self.is_unsure = True
-        if archive:
-            gevent.spawn(archive.settle, member.user_id)
+        finally:
+            if archive:
+                archive.settle(user_id)
 
     def watch(self, member: Member, wanted: bool) -> None:
         self._watchers.watch(member, wanted)
@@ -197,6 +201,11 @@ class ClusterPresence(Presence):
     def users_here(self) -> list[User]:
         """All users who are online at this node, or about to be."""
         return [user_of(member) for member in self.here.values()]
+
+    @property
+    def settling(self) -> Collection[int]:
+        """The users who have left this node while mail of them is unwritten."""
+        return self._archive.settling if self._archive else ()
 
     def lose(self, user_id: int) -> None:
         """This user is not of this node any more: another node has it, or an operator ended it."""

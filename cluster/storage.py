@@ -112,7 +112,7 @@ class RedisStorage(Storage):
         if online:
             self._directory.claim(User(user_id, name))
         else:
-            self._directory.release(user_id, settling=0)
+            self._directory.release(user_id, settling=False)
 
     def _get(self, key: str, field: str | bytes | int) -> str | None:
         found = self._engine.call("HGET", self._engine.key(key), field)

@@ -152,4 +152,4 @@ def test_nothing_of_a_removed_users_chats_is_left_in_redis(
     for user in (ALICE, BOB, CAROL):
         storage.remove(user)
     keys = {key.decode().removeprefix(f"{engine.prefix}:") for key in engine.call("KEYS", f"{engine.prefix}:*")}
-    assert keys <= {"last-id", "nodes", "epochs", "events", "numbers"}
+    assert keys <= {"last-id", "nodes", "epochs", "events", "numbers", "looks"}

@@ -1,7 +1,13 @@
 """What every delivery does: that of a lone server, and that of a node over Redis."""
 
+from typing import Any
+
+import pytest
+
 from chatserver.backend import Backend
+from chatserver.people.presence import Member
 from chatserver.transport.receipts import Receipts
+from chatstorage.interface import StorageUnavailable
 from protocol import FROM_SERVER, HISTORY_END, Decoder, Feature, Level, PacketType, Reason, encode_receipt
 from tests.conftest import OpenBackend
 from tests.users import come, go, read, texts
@@ -40,6 +46,53 @@ def test_mail_arrives_at_the_next_login_oldest_first_and_once(backend: Backend) 
     assert read(bob) == texts("alice:one", "alice:two").packets
     backend.delivery.catch_up(bob)
     assert read(bob) == b""
+
+
+def test_a_mailbox_that_cannot_be_read_for_a_while_is_read_in_order_once_it_can(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.messages.archive.MAIL_RETRY_SECONDS", 0.01)
+    alice, bob = mailed_to_bob(backend)
+    fail_to_read(backend, monkeypatch, times=3)
+    assert backend.delivery.catch_up(bob)
+    backend.delivery.hand_over(alice, 2, texts("alice:three"), 3)
+    assert read(bob) == texts("alice:one", "alice:two", "alice:three").packets
+
+
+def test_nothing_may_follow_a_mailbox_that_cannot_be_read_at_all(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.messages.archive.MAIL_SECONDS", 0.1)
+    _, bob = mailed_to_bob(backend)
+    with monkeypatch.context() as failing:
+        fail_to_read(backend, failing, times=1_000_000)
+        assert not backend.delivery.catch_up(bob)
+    go(backend, bob)
+    bob = come(backend, "bob")
+    assert backend.delivery.catch_up(bob)
+    assert read(bob) == texts("alice:one", "alice:two").packets
+
+
+def mailed_to_bob(backend: Backend) -> tuple[Member, Member]:
+    """alice has written two messages to bob, who has come back since."""
+    alice = come(backend, "alice", mails=True)
+    go(backend, come(backend, "bob"))
+    assert backend.delivery.hand_over(alice, 2, texts("alice:one", "alice:two"), 1)[0] == 2
+    return alice, come(backend, "bob")
+
+
+def fail_to_read(backend: Backend, patch: pytest.MonkeyPatch, times: int) -> None:
+    """The next `times` attempts to read a mailbox fail."""
+    chats: Any = backend.archive._chats  # type: ignore[union-attr]
+    read, left = chats.mailbox, [times]
+
+    def mailbox(*arguments: object) -> object:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise StorageUnavailable("on purpose")
+        return read(*arguments)
+
+    patch.setattr(chats, "mailbox", mailbox)
 
 
 def test_a_full_mailbox_takes_the_first_messages_of_a_run(open_backend: OpenBackend) -> None:

@@ -93,6 +93,16 @@ def error(reason: Reason) -> bytes:
     return encode_error(reason)
 
 
+def test_a_login_whose_mailbox_cannot_be_read_ends_with_an_error(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise later Messages would overtake the mail."""
+    monkeypatch.setattr(sessions.delivery, "catch_up", lambda _: False)
+    client = sessions.client()
+    assert client.send(ALICE) == LIST + error(Reason.STORAGE_UNAVAILABLE)
+    assert client.outbox.closed
+
+
 @pytest.mark.parametrize(
     ("state", "packet", "answer", "next_state"),
     [

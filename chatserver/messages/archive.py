@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from time import monotonic
+from typing import TypeAlias, TypeVar
 
 import gevent
 
@@ -11,11 +12,15 @@ from chatserver.counters import Counters
 from chatserver.messages.batch import Batch, Sender
 from chatserver.messages.commits import CommitQueue
 from chatstorage.chats import ChatRow, Chats, messages
+from chatstorage.interface import StorageUnavailable
 from protocol import Run, first_messages
 
 MAIL_BYTES = 64 * 1024  # read from a mailbox at once
+MAIL_SECONDS = 10.0  # a login waits so long for a mailbox that cannot be read
+MAIL_RETRY_SECONDS = 0.25  # between two attempts meanwhile
 SETTLE_SECONDS = 0.01  # between two checks whether an ended connection has settled its batches
 
+T = TypeVar("T")
 Mail: TypeAlias = tuple[Batch, Sequence[bytes]]  # what waits of a batch, message by message
 
 
@@ -131,7 +136,7 @@ class LocalArchive(Archive):
 
     def _next_mail(self, receiver: int, after: int) -> Sequence[ChatRow]:
         """Some of the mail with ids above `after`: from the database or, while nothing can be written, from memory."""
-        rows = self._queue.read(self._chats.mailbox, receiver, after, MAIL_BYTES)
+        rows = patiently(lambda: self._queue.read(self._chats.mailbox, receiver, after, MAIL_BYTES))
         return rows or [*self._queue.new_for(receiver, after)]
 
     def last(self, one: int, other: int, count: int) -> Sequence[ChatRow]:
@@ -142,6 +147,18 @@ class LocalArchive(Archive):
 
     def close(self) -> None:
         self._queue.close()
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """What this reads, as soon as that is possible. Raises StorageUnavailable after MAIL_SECONDS."""
+    deadline = monotonic() + MAIL_SECONDS
+    while True:
+        try:
+            return read()
+        except StorageUnavailable:
+            if monotonic() >= deadline:
+                raise
+        gevent.sleep(MAIL_RETRY_SECONDS)
 
 
 def wait_until_settled(queue: CommitQueue, receiver: int, goes_on: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ from chatserver.messages.batch import Batch, ReceiptSink, Sender
 from chatserver.people.presence import Member, Presence
 from chatserver.transport.outbox import Outbox
 from chatstorage.chats import ChatRow, messages
-from protocol import HISTORY_END, Reason, Run, encode_dated, encode_error
+from protocol import HISTORY_END, Reason, Run, encode_dated
 from storage import StorageUnavailable
 
 NOT_ONLINE = Reason.USER_NOT_ONLINE  # a constant, because each run of Messages needs it and enum look-ups are slow
@@ -55,8 +55,11 @@ class Delivery(ABC):
         """
 
     @abstractmethod
-    def catch_up(self, member: Member) -> None:
-        """Put everything in this user's mailbox into its outbox, which is reserved, as the client reads."""
+    def catch_up(self, member: Member) -> bool:
+        """Put everything in this user's mailbox into its outbox, which is reserved, as the client reads.
+
+        False if the rest cannot be read: no later Message must reach the user before it.
+        """
 
     @abstractmethod
     def replay(self, member: Member, partner: int, count: int) -> Reason | None:
@@ -143,9 +146,9 @@ class LocalDelivery(Delivery):
         except StorageUnavailable:
             return 0, Reason.STORAGE_UNAVAILABLE
 
-    def catch_up(self, member: Member) -> None:
+    def catch_up(self, member: Member) -> bool:
         if self._archive is None or not self._archive.has_mail(member.user_id):
-            return
+            return True
         outbox = member.outbox
         try:
             for batch, mail in self._archive.take_mail(member.user_id, lambda: outbox.takes, self._batch_again):
@@ -154,7 +157,8 @@ class LocalDelivery(Delivery):
                     batch.dropped(len(mail) - taken)
         except StorageUnavailable as error:
             log.error("the mailbox of user %d cannot be read: %s", member.user_id, error)
-            outbox.put(encode_error(Reason.STORAGE_UNAVAILABLE))
+            return False
+        return True
 
     def replay(self, member: Member, partner: int, count: int) -> Reason | None:
         if not self._is_user(partner):

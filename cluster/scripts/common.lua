@@ -39,13 +39,25 @@ local function put_offline(node, id)
     return 0
 end
 
+-- This node may still write mail of a user who has left it, for so many ms. Who logs in elsewhere waits for that.
+local function begin_settling(node, id, ms)
+    redis.call('SADD', p .. 'settling:' .. id, node)
+    redis.call('PEXPIRE', p .. 'settling:' .. id, ms)
+    redis.call('SADD', p .. 'settles:' .. node, id)
+end
+
+local function end_settling(node, id)
+    redis.call('SREM', p .. 'settling:' .. id, node)
+    redis.call('SREM', p .. 'settles:' .. node, id)
+end
+
 local function end_node(node)
     for _, id in ipairs(redis.call('SMEMBERS', p .. 'node:' .. node)) do
         if holder(id) == node then
             redis.call('HDEL', p .. 'online', id)
         end
     end
-    redis.call('DEL', p .. 'node:' .. node)
+    redis.call('DEL', p .. 'node:' .. node, p .. 'settles:' .. node)
     redis.call('HDEL', p .. 'epochs', node)
     redis.call('ZREM', p .. 'nodes', node)
     tell('x ' .. node)

@@ -5,7 +5,6 @@ if redis.call('HGET', p .. 'epochs', ARGV[1]) ~= ARGV[2] then
     return 0
 end
 if ARGV[4] ~= '0' then
-    redis.call('SADD', p .. 'settling:' .. ARGV[3], ARGV[1])
-    redis.call('PEXPIRE', p .. 'settling:' .. ARGV[3], ARGV[4])
+    begin_settling(ARGV[1], ARGV[3], ARGV[4])
 end
 return put_offline(ARGV[1], ARGV[3])
