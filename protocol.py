@@ -97,6 +97,7 @@ class Reason(StrEnum):
     TOO_MANY_ATTEMPTS = "Too Many Attempts"
     MAILBOX_FULL = "Mailbox Full"
     TOO_SLOW = "Too Slow"
+    PLACE_NEEDED = "Place Needed"
     SERVER_SHUTTING_DOWN = "Server Shutting Down"
 
 

@@ -185,6 +185,7 @@ def _make_context(options: Namespace, backend: Backend, tls: ssl.SSLContext | No
             write_timeout=options.write_timeout,
             login_timeout=options.login_timeout,
             idle_timeout=options.idle_timeout,
+            yield_after=options.yield_after,
             packets_per_second=options.rate,
             burst=options.burst,
             connections_per_address=options.max_per_address,

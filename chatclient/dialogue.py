@@ -42,6 +42,7 @@ CLOSING = frozenset(  # Errors that end the connection; never the answer to a ca
         Reason.LOGIN_TIMEOUT,
         Reason.TOO_MANY_ATTEMPTS,
         Reason.TOO_SLOW,
+        Reason.PLACE_NEEDED,
         Reason.SERVER_SHUTTING_DOWN,
     }
 )

@@ -3,6 +3,7 @@
 import logging
 import socket
 import ssl
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from math import inf
@@ -16,6 +17,7 @@ from chatserver.counters import Counters
 from chatserver.messages.delivery import Delivery
 from chatserver.people.accounts import Accounts
 from chatserver.people.presence import Presence
+from chatserver.places import Silence
 from chatserver.session import Session
 from chatserver.transport.address import ClientAddress, client_address
 from chatserver.transport.connection import LINGER_SECONDS, RECV_BYTES, Connection
@@ -25,13 +27,14 @@ from chatserver.transport.states import Output
 from chatserver.transport.tls import TlsStream
 from protocol import HEADER_BYTES, MAX_PACKET_BYTES, Reason
 
-SEND_BUFFER_BYTES = 64 * 1024  # by default the kernel buffers megabytes, and the outbox's bound would mean little
+SEND_BUFFER_BYTES = 16 * 1024  # with more, a slow reader shows no progress for longer, and more may be lost
 RECEIVE_BUFFER_BYTES = 128 * 1024  # likewise, even for a connection that only waits for a place
 KEEPALIVE_IDLE_SECONDS = 30
 KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 3
 VANISHED_SECONDS = 60
 FREE_SECONDS = 1.0  # between two looks whether a place is free, after all were taken
+UNACKED_OFFSET = 24  # of tcpi_unacked in struct tcp_info, linux/tcp.h; in a listening socket it counts the queue
 CHUNK_SECONDS = 0.5  # at shutdown: more than enough to handle what has been read, unless the receiver is slow
 
 log = logging.getLogger("chat")
@@ -128,7 +131,7 @@ class ChatServer(StreamServer):
         """Serve one client in a place of the pool until its session is over, then finish its connection."""
         if self._places.full() and not self._is_full:
             self._is_full = True
-            gevent.spawn(self._tell_places)
+            gevent.spawn(self._watch_places)
         connection, session = self._welcome(sock, peer)
         deadline = Deadline(self.context.limits, connection, session)
         try:
@@ -150,14 +153,28 @@ class ChatServer(StreamServer):
                         self._finishers.spawn(self._finish, connection, session)
             self._forget(peer)
 
-    def _tell_places(self) -> None:
-        """Log that all places are taken and, later, that one is free again."""
+    def _watch_places(self) -> None:
+        """While all places are taken, and others wait, who is silent for longest gives up its place. Tell the log when
+        all are taken and, later, when one is free again.
+        """
         log.warning("all %d places are taken: further clients wait until one is free", self._places.size)
+        silence = Silence(self.context.limits.yield_after)
         while self._places.full():
             gevent.sleep(FREE_SECONDS)
+            silence.look(self.connections, monotonic())
+            if self.waiting() and (connection := silence.longest(self.connections, monotonic())):
+                connection.close(Reason.PLACE_NEEDED)
+                connection.outbox.stop_waiting()
         self._is_full = False
         if not self.draining:
             log.info("a place is free again")
+
+    def waiting(self) -> int | None:
+        """How many connections wait in the listen queue; None if the system cannot tell, or nobody listens."""
+        if sys.platform != "linux" or self.closed:
+            return None
+        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED_OFFSET + 4)
+        return int.from_bytes(info[UNACKED_OFFSET:], sys.byteorder)
 
     def _welcome(self, sock: socket.socket, peer: ClientAddress) -> tuple[Connection, Session]:
         context, limits = self.context, self.context.limits
@@ -194,6 +211,7 @@ class ChatServer(StreamServer):
         for connection, session in self.connections.items():
             if session.member and session.member.user_id == user_id:
                 connection.close(None, outcome)
+                connection.outbox.stop_waiting()
                 return True
         return False
 
@@ -268,6 +286,9 @@ def _converse(connection: Connection, session: Session, context: ServerContext) 
         bucket.take(session.receive(data))
         if bucket.tokens < 1:
             context.counters.delays += 1
+            if connection.outbox.turn.gives_up():  # the client has left: what is still unread would hold its place
+                connection.end_with("left, with more to read than its rate allows")
+                return
             connection.pause(bucket.delay)
 
 

@@ -35,6 +35,7 @@ from protocol import (
     parse_user_id,
 )
 
+LIFE_SIGNS = (PacketType.PING, PacketType.PONG)
 MAX_WRONG_PASSWORDS = 3
 MAX_REFUSALS_LOGGED = 10  # per connection, which may try thousands of logins a second
 
@@ -76,6 +77,7 @@ class Session:
         "_presence",
         "_receipts",
         "_refusals",
+        "_requests",
         "_route",
         "_warned",
         "_wrong_passwords",
@@ -110,6 +112,7 @@ class Session:
         self._partner_id = 0
         self._route: Route | None = None  # to the partner, for what needs no waiting
         self._numbered = 0  # Messages received so far
+        self._requests = 0  # and other packets, except signs of life; Messages that come one by one count here, too
         self._receipts: Receipts | None = None  # once the client has asked for them
         self._wrong_passwords = 0
         self._warned = False  # that a password came unencrypted
@@ -138,6 +141,7 @@ class Session:
                     break
                 handled += 1
                 in_messages = packet_type == PacketType.MESSAGE and self._envelope is not None
+                self._requests += packet_type not in LIFE_SIGNS
                 self.HANDLERS[self.state][packet_type](self, PARSERS[packet_type](body))
         except RemoteProtocolError as error:
             self._close(error.reason)
@@ -161,6 +165,11 @@ class Session:
     def label(self) -> str:
         """The client's address, and its name once it is logged in, for the log."""
         return f"{self._peer.label} {self.name}".rstrip()
+
+    @property
+    def acts(self) -> int:
+        """A number that grows whenever the client sends anything but a Ping or a Pong."""
+        return self._numbered + self._requests
 
     @property
     def held_bytes(self) -> int:
@@ -285,7 +294,9 @@ class Session:
             self._error(reason)
 
     def _pong(self, body: bytes) -> None:
-        self._outbox.put(encode(PacketType.PONG, body))
+        pong = encode(PacketType.PONG, body)
+        self._outbox.other_bytes += len(pong)
+        self._outbox.put(pong)
 
     def _ignore(self, body: bytes) -> None:
         """A Pong answers nothing that the server asked."""

@@ -26,6 +26,7 @@ MEANINGS: dict[str, str] = {
     Reason.USER_LIMIT_REACHED: "the server accepts no new users",
     Reason.PASSWORD_REQUIRED: "give one with --password, --password-file or CHAT_PASSWORD",
     Reason.INVALID_PASSWORD: "it is too long",
+    Reason.PLACE_NEEDED: "you were silent, and others wait for a place",
     Reason.TOO_MANY_ATTEMPTS: "too many wrong passwords, or connections from your address; wait a minute",
 }
 

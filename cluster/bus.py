@@ -8,7 +8,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ import gevent
 from gevent.hub import Waiter
 
 from chatserver.people.presence import Member
+from chatserver.transport.turns import Turn
 from cluster.directory import Directory
 from cluster.frames import Answer, Flush, Frame, HandOver, Reached, decode, encode_head
 from cluster.presence import ClusterPresence
@@ -62,6 +63,7 @@ class RemoteSender:
     user_id: int
     mails: bool
     receipts: RemoteReceipts | None
+    turn: Turn = field(default_factory=Turn)
 
     def wait_for_receipts(self) -> None:
         """Its own node throttles it."""

@@ -194,13 +194,13 @@ class Model:
             self._send(own, wire.packet(PacketType.CONFIG, wire.entry(peer.name, peer.user_id)))
 
     def _empty_mailbox(self, peer: ModelClient) -> None:
-        """Deliver the mailbox (section 7.4). While the disk cannot be read, it stays as it is."""
+        """Deliver the mailbox (section 7.4). While the disk cannot be read, nothing may follow."""
         mailbox = sorted(self.mailboxes[peer.user_id], key=lambda message: message.place)
         if not (mailbox and peer.takes):
             return
         self.commit()
         if self.cannot_read:
-            self._error(peer, Reason.STORAGE_UNAVAILABLE)
+            self._close(peer, Reason.STORAGE_UNAVAILABLE)
             return
         self.mailboxes[peer.user_id] = []
         for message in mailbox:

@@ -6,6 +6,7 @@ from chatserver.session import Session
 from chatserver.transport import address
 from chatserver.transport.outbox import PUT_BYTES, Outbox
 from chatserver.transport.states import Output, OutputEvent
+from chatserver.transport.turns import Turn
 from protocol import MAX_PACKET_BYTES, Reason, encode_error, rest_of_packet
 from stress import wire
 from stress.peer import ModelClient
@@ -39,6 +40,7 @@ class FuzzClient:
         self.heard = b""
         self.outbox = Outbox(OUTBOX_BYTES, self._on_due, self._read_at_once)
         self.outbox.wait = self._make_room  # type: ignore[method-assign]  # nobody else could run meanwhile
+        self.outbox.wait_in_line = self._make_room_for  # type: ignore[method-assign]
         self.session = make_session(self.outbox, self.close, ORIGIN)
         self._stream = b""  # taken from the outbox ...
         self._sent = 0  # ... of which so many bytes have been read
@@ -106,6 +108,9 @@ class FuzzClient:
         """Remove and return the whole packets that it has read, except notices."""
         packets, self.heard = wire.whole_packets(self.heard)
         return [packet for packet in packets if packet[0] not in wire.NOTICES]
+
+    def _make_room_for(self, turn: Turn) -> None:  # noqa: ARG002
+        self._make_room()
 
     def _make_room(self) -> None:
         if self.stubborn:

@@ -68,7 +68,7 @@ class FuzzTarget:
             passwords=Passwords(CHEAP, threads=0),
         )
         self._queue = CommitQueue(self._chats, self._counters, 0.0, Workers(0))
-        self._archive = LocalArchive(self._chats, self._queue, self._counters, MAILBOX_MESSAGES) if keeps else None
+        self._archive = LocalArchive(self._chats, self._queue, self._counters, MAILBOX_MESSAGES, 0.0) if keeps else None
         self._delivery = LocalDelivery(self._presence, self._archive, self._counters, self._storage.is_user, 1)
         self._model = Model(keeps)
         self._said = 0

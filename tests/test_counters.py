@@ -10,6 +10,7 @@ import pytest
 from chatserver.counters import Counters, Latency
 from chatserver.transport.connection import Connection
 from chatserver.transport.states import Output
+from chatserver.transport.turns import Turn
 from protocol import Run, encode_message
 from testkit.processes import DEADLINE, wait_for
 from testkit.wire import reset_on_close
@@ -34,7 +35,7 @@ def test_a_connection_that_breaks_within_a_packet_counts_the_whole_messages_befo
     count = 200_000
     with small_pair() as (sock, client):
         connection = Connection(sock, counters, 10_000_000, DEADLINE)
-        connection.outbox.deliver(Run(first + small * count, 1 + count), counters)
+        connection.outbox.deliver(Run(first + small * count, 1 + count), counters, Turn())
         gevent.sleep(0.05)
         reset_on_close(client)
         client.close()

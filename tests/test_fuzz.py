@@ -48,7 +48,7 @@ def raise_key_error(*_: object) -> None:
     raise KeyError(0)
 
 
-def to_nobody(_: Outbox, run: Run, __: Fate) -> int:
+def to_nobody(_: Outbox, run: Run, *__: object) -> int:
     return run.messages
 
 

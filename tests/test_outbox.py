@@ -8,6 +8,7 @@ from gevent import Greenlet
 
 from chatserver.transport.outbox import MARK_BYTES, PUT_BYTES, Outbox
 from chatserver.transport.states import OutputEvent
+from chatserver.transport.turns import PIECE_BYTES, Turn
 from protocol import Envelope, PacketType, Run, encode
 
 WRAP = Envelope("alice").wrap
@@ -132,8 +133,77 @@ def test_the_writer_is_called_once_until_it_takes() -> None:
     assert calls == [True, True]
 
 
-def deliver(box: Outbox, messages: list[bytes], fate: CountedFate) -> int:
-    return box.deliver(Run(b"".join(messages), len(messages)), fate)
+def deliver(box: Outbox, messages: list[bytes], fate: CountedFate, turn: Turn | None = None) -> int:
+    return box.deliver(Run(b"".join(messages), len(messages)), fate, turn or Turn())
+
+
+# In line
+
+
+def test_senders_that_wait_are_served_in_turn_a_piece_each() -> None:
+    box, fate = outbox(1000), CountedFate()
+    box.put(b"x" * 1000)
+    floods = [WRAP(letter * 90) for letter in (b"a", b"b", b"c")]
+    flooders = [gevent.spawn(deliver, box, [flood] * 200, fate) for flood in floods]
+    gevent.sleep(0)
+    honest = gevent.spawn(deliver, box, [WRAP(b"honest")], fate)
+    gevent.sleep(0)
+    stream = b""
+    while b"honest" not in stream:
+        stream += drained(box)
+    before = stream.partition(b"honest")[0]
+    for flood in floods:
+        assert PIECE_BYTES <= before.count(flood) * len(flood) < PIECE_BYTES + len(flood)
+    assert honest.get(timeout=5) == 1
+    gevent.killall(flooders)
+
+
+def test_who_comes_when_others_wait_does_not_overtake_them() -> None:
+    box, fate = outbox(1000), CountedFate()
+    box.put(b"x" * 1000)
+    first = gevent.spawn(deliver, box, [b"first"], fate)
+    gevent.sleep(0)
+    box.sent(len(box.take()))  # there is room, and the first one has not run yet
+    assert not box.offer(b"offered", 1, fate)
+    assert not box.has_room_for(Run(b"second", 1))
+    second = gevent.spawn(deliver, box, [b"second"], fate)
+    gevent.joinall([first, second], timeout=5, raise_error=True)
+    assert box.take() == b"firstsecond"
+    assert box.offer(b"offered", 1, fate)
+
+
+def test_the_rest_of_a_sender_that_is_ended_or_has_left_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatserver.transport.turns.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("chatserver.transport.turns.PATIENCE_SECONDS", 0.05)
+    box, fate = outbox(1000), CountedFate()
+    box.put(b"x" * 1000)
+    ended, left, stays = Turn(), Turn(lambda: True), Turn()
+    senders = [gevent.spawn(deliver, box, [WRAP(b"a"), WRAP(b"b")], fate, turn) for turn in (ended, left, stays)]
+    gevent.sleep(0)
+    ended.end()
+    assert senders[0].get(timeout=5) == 0
+    assert senders[1].get(timeout=5) == 0
+    assert waiting(senders[2])
+    drained(box)
+    assert senders[2].get(timeout=5) == 2
+
+
+def test_all_who_wait_in_line_return_when_the_outbox_is_closed() -> None:
+    box, fate = outbox(1000), CountedFate()
+    box.put(b"x" * 1000)
+    senders = [gevent.spawn(deliver, box, [WRAP(b"a"), WRAP(b"b")], fate) for _ in range(5)]
+    gevent.sleep(0)
+    box.close()
+    assert [sender.get(timeout=5) for sender in senders] == [0] * 5
+
+
+def drained(box: Outbox) -> bytes:
+    """What is in it, sent; who waits has been able to go on."""
+    stream = box.take()
+    box.sent(len(stream))
+    gevent.sleep(0)
+    gevent.sleep(0)
+    return stream
 
 
 # The fate of Messages

@@ -32,6 +32,7 @@ STAIRCASE = (
     "chatserver.messages",
     "chatserver.backend",
     "chatserver.session",
+    "chatserver.places",
     "chatserver.listener",
     "chatserver.operations",
 )

@@ -80,13 +80,21 @@ class Archive(ABC):
 class LocalArchive(Archive):
     """The archive of a lone server. `mail` is how many Messages wait in each mailbox, by its owner's id."""
 
-    def __init__(self, chats: Chats, queue: CommitQueue, counters: Counters, mailbox_messages: int) -> None:
-        """`queue` writes to `chats`; `mailbox_messages` may wait for one user."""
+    def __init__(
+        self,
+        chats: Chats,
+        queue: CommitQueue,
+        counters: Counters,
+        mailbox_messages: int,
+        patience: float = MAIL_SECONDS,
+    ) -> None:
+        """`queue` writes to `chats`; `mailbox_messages` may wait for one user. `patience`: see patiently()."""
         self.mail = Counter(chats.mailbox_sizes())
         self._chats = chats
         self._queue = queue
         self._counters = counters
         self._mailbox_messages = mailbox_messages
+        self._patience = patience
 
     def wait_for_room(self) -> bool:
         return self._queue.wait_for_room()
@@ -136,7 +144,7 @@ class LocalArchive(Archive):
 
     def _next_mail(self, receiver: int, after: int) -> Sequence[ChatRow]:
         """Some of the mail with ids above `after`: from the database or, while nothing can be written, from memory."""
-        rows = patiently(lambda: self._queue.read(self._chats.mailbox, receiver, after, MAIL_BYTES))
+        rows = patiently(lambda: self._queue.read(self._chats.mailbox, receiver, after, MAIL_BYTES), self._patience)
         return rows or [*self._queue.new_for(receiver, after)]
 
     def last(self, one: int, other: int, count: int) -> Sequence[ChatRow]:
@@ -149,9 +157,9 @@ class LocalArchive(Archive):
         self._queue.close()
 
 
-def patiently(read: Callable[[], T]) -> T:
-    """What this reads, as soon as that is possible. Raises StorageUnavailable after MAIL_SECONDS."""
-    deadline = monotonic() + MAIL_SECONDS
+def patiently(read: Callable[[], T], seconds: float = MAIL_SECONDS) -> T:
+    """What this reads, as soon as that is possible. Raises StorageUnavailable after so many seconds."""
+    deadline = monotonic() + seconds
     while True:
         try:
             return read()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from chatserver.counters import Counters
+from chatserver.transport.turns import Turn
 from protocol import Level, Run, first_messages
 
 
@@ -35,6 +36,10 @@ class Sender(Protocol):
     @property
     def receipts(self) -> ReceiptSink | None:
         """Where its receipts go, if it asked for them."""
+
+    @property
+    def turn(self) -> Turn:
+        """To wait in line for room in the receiver's outbox."""
 
     def wait_for_receipts(self) -> None:
         """Wait while it reads its receipts too slowly to get more."""

@@ -10,6 +10,7 @@ from chatserver.messages.archive import Archive
 from chatserver.messages.batch import Batch, ReceiptSink, Sender
 from chatserver.people.presence import Member, Presence
 from chatserver.transport.outbox import Outbox
+from chatserver.transport.turns import Turn
 from chatstorage.chats import ChatRow, messages
 from protocol import HISTORY_END, Reason, Run, encode_dated
 from storage import StorageUnavailable
@@ -96,7 +97,7 @@ class LocalDelivery(Delivery):
         """As Delivery.hand_over; in a group the sender may be a user of another node."""
         if self._archive is None and sender.receipts is None:  # the short way
             member = self._presence.look_up(receiver)
-            taken = member.outbox.deliver(run, self._counters) if member else 0
+            taken = member.outbox.deliver(run, self._counters, sender.turn) if member else 0
             return taken, NOT_ONLINE
         if sender.receipts:
             sender.wait_for_receipts()
@@ -106,9 +107,9 @@ class LocalDelivery(Delivery):
             return self._mail(archive, sender, receiver, run, first)
         batch = self._batch(sender, receiver, run, first)
         if archive and sender.mails:
-            self._deliver_owed(archive, member, batch, run)
+            self._deliver_owed(archive, member, batch, run, sender.turn)
             return batch.count, NOT_ONLINE
-        taken = member.outbox.deliver(run, batch)
+        taken = member.outbox.deliver(run, batch, sender.turn)
         if taken < batch.count:
             batch.keep(taken)
         if archive and taken:
@@ -125,11 +126,11 @@ class LocalDelivery(Delivery):
             return UnrecordedRoute(receiver.outbox, self._counters)
         return RecordedRoute(sender, receiver, self._archive, self._batch)
 
-    def _deliver_owed(self, archive: Archive, member: Member, batch: Batch, run: Run) -> None:
+    def _deliver_owed(self, archive: Archive, member: Member, batch: Batch, run: Run, turn: Turn) -> None:
         """Add the batch to the archive first: if the receiver is lost meanwhile, the rest is in the mailbox."""
         batch.owed = True
         archive.add(batch)
-        taken = member.outbox.deliver(run, batch)
+        taken = member.outbox.deliver(run, batch, turn)
         if taken < batch.count:
             batch.dropped(batch.count - taken)
 

@@ -3,8 +3,6 @@
 import io
 import logging
 import socket
-import struct
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -29,7 +27,6 @@ REQUESTS_AT_ONCE = 4
 REQUEST_SECONDS = 10.0
 REQUEST_BYTES = 16384  # more than Prometheus sends; http.client alone would accept 6.5 MB of headers, in four copies
 OPEN_METRICS = "application/openmetrics-text"
-UNACKED_OFFSET = 24  # of tcpi_unacked in struct tcp_info, linux/tcp.h; in a listening socket it counts the queue
 
 WsgiApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -61,7 +58,7 @@ class ServerCollector(Collector):
         values: dict[str, tuple[str, float | None]] = {
             "chat_connected": ("Clients being served", len(outboxes)),
             "chat_online": ("Users online at this server", len(self._server.context.presence)),
-            "chat_waiting": ("Connections waiting for a place", waiting(self._server)),
+            "chat_waiting": ("Connections waiting for a place", self._server.waiting()),
             "chat_signed_up": ("Users who have signed up", _if_known(self._storage.count)),
             "chat_messages_in_flight": (
                 "Messages accepted but not yet delivered, refused, mailed or found undeliverable",
@@ -177,14 +174,6 @@ def serve_metrics(
 def _cut(sock: socket.socket) -> None:
     with suppress(OSError):  # the client has closed meanwhile
         sock.shutdown(socket.SHUT_RDWR)
-
-
-def waiting(server: ChatServer) -> int | None:
-    """How many connections wait in the listen queue; None if the system cannot tell, or nobody listens."""
-    if sys.platform != "linux" or server.closed:
-        return None
-    info = server.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED_OFFSET + 4)
-    return int(struct.unpack_from("=I", info, UNACKED_OFFSET)[0])
 
 
 def _routes(server: ChatServer, metrics: WsgiApp, problem: Callable[[], str]) -> WsgiApp:

@@ -236,6 +236,13 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
         },
         "limits": {
             "--pool-size": _number(20, "clients served at once", 1),
+            "--yield-after": {
+                **_or_off(_seconds),
+                "default": 300.0,
+                "metavar": "SECONDS",
+                "help": "while others wait for a place, a client that has sent and been sent nothing for so long gives "
+                "up its own",
+            },
             "--max-per-address": {
                 **_or_off(_whole_number(1)),
                 "help": "clients served at once from one address (IPv6: one /64 network) (default: off)",

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from chatserver.transport.outbox import Outbox
 from chatserver.transport.receipts import Receipts
+from chatserver.transport.turns import Turn
 from protocol import HEADER_BYTES, PacketType, encode
 
 
@@ -29,6 +30,11 @@ class Member:
     outbox: Outbox
     mails: bool = False  # may write to offline users (section 7.4)
     receipts: Receipts | None = None
+
+    @property
+    def turn(self) -> Turn:
+        """To wait in line for room in another member's outbox."""
+        return self.outbox.turn
 
     def wait_for_receipts(self) -> None:
         """Wait while this member reads its receipts too slowly to get more."""

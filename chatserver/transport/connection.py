@@ -11,9 +11,10 @@ import logging
 import socket
 import sys
 import termios
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
+from typing import Any
 
 import gevent
 from gevent import Greenlet, Timeout, get_hub
@@ -27,6 +28,7 @@ from chatserver.transport.tls import TlsStream
 from protocol import MAX_PACKET_BYTES, Reason, encode_error, rest_of_packet
 
 WRITE = 2  # libev's event bit
+ESTABLISHED = b"\1"  # the first byte of struct tcp_info, linux/tcp.h: neither side has closed
 RECV_BYTES = 16384  # 64 KiB costs a fifth more CPU per message and keeps the other clients waiting four times as long
 FEW_BYTES = 464  # the largest chunk that Python allocates in its own pool: a tenth of a microsecond less
 LINGER_SECONDS = 2.0  # section 5: how long a closing connection waits for its client to read the Error and close
@@ -76,7 +78,7 @@ class Connection:
     ) -> None:
         """`sock` is connected and non-blocking; `outbox_bytes` as in Outbox; `write_timeout` in seconds."""
         self._loop = get_hub().loop
-        self.outbox = Outbox(outbox_bytes, self._flush_soon, self._send_now)
+        self.outbox = Outbox(outbox_bytes, self._flush_soon, self._send_now, self._client_has_closed)
         self.input = Input.OPEN
         self.outcome = ""
         self.waiting_since: float | None = None  # for input, in seconds of monotonic(); None while it is handled
@@ -158,6 +160,15 @@ class Connection:
             self._pause.set()
         self._readable.interrupt()
 
+    def _client_has_closed(self) -> bool:
+        """Whether the client has closed its side, even if input before that is unread; False where nobody can tell."""
+        if sys.platform != "linux":
+            return False
+        try:
+            return self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != ESTABLISHED
+        except OSError:
+            return True
+
     def set_handled(self) -> None:
         """The session has handled all that was read, and reads no more."""
         self._advance(InputEvent.HANDLED)
@@ -187,6 +198,11 @@ class Connection:
             return data
 
     # Output
+
+    @property
+    def messages_mark(self) -> tuple[float, int]:
+        """Something that changes whenever a Message is sent to the client."""
+        return self._turn, self.outbox.stream_bytes - self.outbox.other_bytes
 
     def end_with(self, outcome: str) -> None:
         """Note why this connection ends. The first cause counts."""
@@ -246,16 +262,37 @@ class Connection:
         """Send until nothing is left. Raises NoProgress once the client takes nothing for `timeout` seconds."""
         writable = self._loop.io(self._sock.fileno(), WRITE)
         try:
-            while not self._send():
-                unacknowledged = self._unacknowledged()
-                try:
-                    with Timeout(timeout, NoProgress):
-                        get_hub().wait(writable)
-                except NoProgress:
-                    if self._unacknowledged() >= unacknowledged:
-                        raise
+            with self._without_kernel_timeout():
+                self._send_while_writable(writable, timeout)
         finally:
             writable.close()
+
+    def _send_while_writable(self, writable: Any, timeout: float) -> None:
+        while not self._send():
+            unacknowledged = self._unacknowledged()
+            try:
+                with Timeout(timeout, NoProgress):
+                    get_hub().wait(writable)
+            except NoProgress:
+                if self._unacknowledged() >= unacknowledged:
+                    raise
+
+    @contextmanager
+    def _without_kernel_timeout(self) -> Iterator[None]:
+        """Within this block the kernel does not end the connection of a client that reads slowly, without an Error.
+
+        Its TCP_USER_TIMEOUT goes on while a small window opens, and the client takes a part of what is due.
+        """
+        before = None
+        with suppress(OSError, AttributeError):  # not TCP, as in tests; or not Linux
+            before = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4)
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+        try:
+            yield
+        finally:
+            if before is not None:
+                with suppress(OSError):  # the socket is broken
+                    self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, before)
 
     def _unacknowledged(self) -> int:
         """Bytes in the kernel that the client has not acknowledged; 0 where the system does not tell (macOS).

@@ -12,6 +12,7 @@ class Limits:
     write_timeout: float
     login_timeout: float
     idle_timeout: float
+    yield_after: float
     packets_per_second: float
     burst: float
     connections_per_address: float

@@ -8,6 +8,7 @@ from gevent.queue import SimpleQueue
 
 from chatserver.transport.marks import Fate, Marks
 from chatserver.transport.states import OUTPUT, Output, OutputEvent
+from chatserver.transport.turns import PIECE_BYTES, Line, Turn
 from protocol import Run, each_message
 
 PUT_BYTES = 64  # what each put costs besides its bytes: a bytes object's head (33), rounding (15), the queue's slot (9)
@@ -17,7 +18,8 @@ MARK_BYTES = 112  # ... and one with Messages: a tuple of four (96), two numbers
 class Outbox:
     """What waits to be sent to one client: a channel bounded in bytes of memory, including those in flight.
 
-    1. A put waits until there is room. This is the back-pressure that reaches the sender; nothing is lost.
+    1. A put waits until there is room. This is the back-pressure that reaches the sender; nothing is lost. Others than
+       the owner wait in line, and are served in turn (turns.py).
     2. A put costs its bytes, PUT_BYTES, and MARK_BYTES if it has a fate. `take` joins many puts into one stream and
        gives back their PUT_BYTES. The bytes and the marks count until the kernel has them; `sent` gives them back.
     3. Once closed or unreachable (states.py) it takes nothing more, and pending puts return at once.
@@ -27,11 +29,16 @@ class Outbox:
     """
 
     def __init__(
-        self, limit: int, on_due: Callable[[], object], send_now: Callable[[bytes], int] = lambda _: 0
+        self,
+        limit: int,
+        on_due: Callable[[], object],
+        send_now: Callable[[bytes], int] = lambda _: 0,
+        has_left: Callable[[], bool] = lambda: False,
     ) -> None:
         """`limit` in bytes: enough for one relayed message and its cost. `on_due` is called when there is something to
         take, once until it is taken. `send_now` returns how many bytes the kernel took, perhaps none; if it took only
-        some, then all are in flight, as if they had been taken. Neither may wait.
+        some, then all are in flight, as if they had been taken. `has_left`: whether the client has closed its side. No
+        call may wait.
         """
         self.state = Output.OPEN
         self.takes = True  # it is OPEN; this and `closed` are set only in advance(), for the hot path
@@ -39,11 +46,15 @@ class Outbox:
         self.is_reserved = False
         self.is_due = False  # there may be something to take
         self.last_packet = b""
+        self.other_bytes = 0  # of the stream so far: notices and Pongs, which are no sign of a chat
         self.notices: list[Callable[[], bytes]] = []  # each source returns the packets of its notices and forgets them
         self._channel: SimpleQueue[bytes] | None = None  # while something waits in it, since it takes two kilobytes
         self._limit = limit
         self._on_due = on_due
         self._send_now = send_now
+        self._has_left = has_left
+        self._turn: Turn | None = None  # in other outboxes, once the owner's session has waited there
+        self._line: Line | None = None  # of others who wait for room here
         self._size = 0
         self._room: Event | None = None  # set when a waiting put should look again
         self._marks = Marks()
@@ -65,7 +76,7 @@ class Outbox:
         if self.takes and self._has_room((PUT_BYTES + MARK_BYTES if fate else PUT_BYTES) + len(packets)):
             self._queue(packets, len(parts), fate)
             return len(parts)
-        return self._put_some(parts, fate, self._has_room)
+        return self._put_some(parts, fate)
 
     @contextmanager
     def reserved(self) -> Iterator[None]:
@@ -90,7 +101,12 @@ class Outbox:
 
     def offer(self, packets: bytes, messages: int, fate: Fate) -> bool:
         """Send Messages at once, or queue them if there is room for all; False: nothing has happened. Never waits."""
-        if self._size + PUT_BYTES + MARK_BYTES + len(packets) > self._limit or not self.takes or self.is_reserved:
+        if (
+            self._size + PUT_BYTES + MARK_BYTES + len(packets) > self._limit
+            or not self.takes
+            or self.is_reserved
+            or self._line
+        ):
             return False
         if self._size == 0 and not self.is_due and (sent := self._send_now(packets)):  # nothing waits before it
             if sent == len(packets):
@@ -102,13 +118,44 @@ class Outbox:
             self._queue(packets, messages, fate)
         return True
 
-    def deliver(self, run: Run, fate: Fate) -> int:
-        """Queue Messages in order, waiting for room; returns how many were queued."""
+    def deliver(self, run: Run, fate: Fate, turn: Turn) -> int:
+        """Queue Messages in order, waiting in line for room; returns how many were queued, before `turn` gave up."""
         packets = run.packets
-        if self._size + PUT_BYTES + MARK_BYTES + len(packets) <= self._limit and self.takes and not self.is_reserved:
+        if (
+            self._size + PUT_BYTES + MARK_BYTES + len(packets) <= self._limit
+            and self.takes
+            and not self.is_reserved
+            and not self._line
+        ):
             self._queue(packets, run.messages, fate)
             return run.messages
-        return self._put_some(each_message(run), fate, self._admits)
+        if self._line is None:
+            self._line = Line()
+        return self._put_in_turn(self._line, each_message(run), fate, turn)
+
+    def _put_in_turn(self, line: Line, messages: Sequence[bytes], fate: Fate, turn: Turn) -> int:
+        piece = 0
+        line.join(turn)
+        try:
+            for count, message in enumerate(messages):
+                if piece >= PIECE_BYTES:
+                    piece = 0
+                    line.pass_on()
+                while self.takes and not (line.is_first(turn) and self._admits(PUT_BYTES + MARK_BYTES + len(message))):
+                    if turn.gives_up():
+                        return count
+                    self.wait_in_line(turn)
+                if not self.takes:
+                    return count
+                self._queue(message, 1, fate)
+                piece += len(message)
+            return len(messages)
+        finally:
+            line.leave(turn)
+
+    def wait_in_line(self, turn: Turn) -> None:
+        """Wait until this sender should look again."""
+        turn.wait()
 
     def wait(self) -> None:
         """Wait for the next time that bytes are sent, or that this is closed or freed."""
@@ -122,7 +169,7 @@ class Outbox:
 
     def has_room_for(self, run: Run) -> bool:
         """Whether deliver() would return without waiting."""
-        return not self.takes or self._admits(PUT_BYTES + MARK_BYTES + len(run.packets))
+        return not self.takes or (not self._line and self._admits(PUT_BYTES + MARK_BYTES + len(run.packets)))
 
     def wait_until_free(self) -> None:
         """Wait while it is reserved."""
@@ -148,6 +195,7 @@ class Outbox:
         if self.notices and self.takes and not self.is_reserved:
             notices = b"".join([take() for take in self.notices])
             self._size += len(notices)
+            self.other_bytes += len(notices)
             self._marks.length += len(notices)
             self.is_due = bool(notices)  # a source may have more
             stream += notices
@@ -158,7 +206,7 @@ class Outbox:
         self._size -= count
         if done := self._marks.sent(count):
             self._size -= MARK_BYTES * done
-        if self._room:
+        if self._room or self._line:
             self._wake()
 
     def drop(self, stream: bytes, end: int, keep: int = 0) -> int:
@@ -196,7 +244,18 @@ class Outbox:
     @property
     def awaited(self) -> bool:
         """Whether a put waits here for room."""
-        return self._room is not None
+        return self._room is not None or bool(self._line)
+
+    @property
+    def turn(self) -> Turn:
+        """The owner's, to wait in line before another client's outbox."""
+        if self._turn is None:
+            self._turn = Turn(lambda: not self.takes or self._has_left())
+        return self._turn
+
+    def stop_waiting(self) -> None:
+        """The owner's session shall not wait for room anywhere any more. Never waits."""
+        self.turn.end()
 
     def advance(self, event: OutputEvent) -> bool:
         """Enter the state that `event` leads to (states.OUTPUT); False where it leads nowhere. Never waits."""
@@ -226,12 +285,14 @@ class Outbox:
         room, self._room = self._room, None
         if room:
             room.set()
+        if self._line:
+            self._line.call()
 
-    def _put_some(self, parts: Sequence[bytes], fate: Fate | None, admits: Callable[[int], bool]) -> int:
+    def _put_some(self, parts: Sequence[bytes], fate: Fate | None) -> int:
         """Queue parts one by one, each as soon as there is room for it."""
         cost = PUT_BYTES + MARK_BYTES if fate else PUT_BYTES
         for count, part in enumerate(parts):
-            while not admits(cost + len(part)) and self.takes:
+            while not self._has_room(cost + len(part)) and self.takes:
                 self.wait()
             if not self.takes:
                 return count

@@ -122,6 +122,14 @@ class TlsStream:
         """The TLS version; None before the handshake is done."""
         return self._tls.version()
 
+    def getsockopt(self, level: int, option: int, length: int) -> bytes:
+        """As socket.getsockopt."""
+        return self._sock.getsockopt(level, option, length)
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        """As socket.setsockopt."""
+        self._sock.setsockopt(level, option, value)
+
     def close(self) -> None:
         """Close the socket, without a TLS goodbye."""
         self._sock.close()
