@@ -33,6 +33,7 @@ KEEPALIVE_IDLE_SECONDS = 30
 KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 3
 VANISHED_SECONDS = 60
+LAST_TURN_SECONDS = 0.05  # to read what has come before a deadline
 FREE_SECONDS = 1.0  # between two looks whether a place is free, after all were taken
 UNACKED_OFFSET = 24  # of tcpi_unacked in struct tcp_info, linux/tcp.h; in a listening socket it counts the queue
 CHUNK_SECONDS = 0.5  # at shutdown: more than enough to handle what has been read, unless the receiver is slow
@@ -295,10 +296,11 @@ def _converse(connection: Connection, session: Session, context: ServerContext) 
 class Deadline:
     """Closes a connection that does not log in in time, and later one that is idle too long.
 
-    Runs in the hub and never waits.
+    The server's own time does not count: that of a hash, or of a pause after which input is still to be read. Runs in
+    the hub and never waits.
     """
 
-    __slots__ = ("_connection", "_limits", "_loop", "_session", "_started", "_timer")
+    __slots__ = ("_connection", "_is_late", "_limits", "_loop", "_session", "_started", "_timer")
 
     def __init__(self, limits: Limits, connection: Connection, session: Session) -> None:
         self._limits = limits
@@ -306,6 +308,7 @@ class Deadline:
         self._session = session
         self._loop = gevent.get_hub().loop
         self._started = monotonic()
+        self._is_late = False  # and has had a last turn
         self._wait(min(limits.login_timeout, limits.idle_timeout))
 
     def cancel(self) -> None:
@@ -328,6 +331,10 @@ class Deadline:
         now = monotonic()
         left = (now if since is None else since) + allowed - now
         if left > 0:
+            self._is_late = False
             self._wait(left)
+        elif not self._is_late or self._connection.is_busy:
+            self._is_late = True
+            self._wait(LAST_TURN_SECONDS)
         else:
             self._connection.close(reason, "" if reason else "idle")

@@ -1,5 +1,6 @@
 """Who shares a receiver with floods gets a fair part of it, and who has left keeps nothing."""
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -133,3 +134,16 @@ def test_a_reader_that_is_slow_and_steady_is_not_too_slow(start_server: StartSer
             except TimeoutError:
                 continue
         assert "reader disconnected" not in server.log
+
+
+def test_the_servers_own_pause_ends_nobodys_time(start_server: StartServer) -> None:
+    """What has arrived meanwhile is read before a deadline is judged."""
+    server = start_server("--login-timeout", 2, "--idle-timeout", 2)
+    idle, newcomer = server.log_in("idle"), server.connect()
+    server.process.send_signal(signal.SIGSTOP)
+    idle.send(PING)
+    newcomer.send(encode_login("newcomer"))
+    time.sleep(3)
+    server.process.send_signal(signal.SIGCONT)
+    newcomer.read_list("newcomer")
+    assert idle.read() == PONG

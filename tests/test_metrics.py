@@ -4,11 +4,12 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from chatserver.operations.metrics import REQUEST_SECONDS
 from protocol import (
     PacketType,
     Reason,
@@ -289,6 +290,17 @@ def test_health_and_readiness_are_served_and_other_paths_are_not_found(measured:
     assert ask(measured, "/readyz") == (200, "text/plain; charset=utf-8", "ready\n")
     for path in ("/", "/metrics/", "/metrics2"):
         assert ask(measured, path)[0] == 404
+
+
+def test_a_health_check_does_not_wait_behind_silent_connections(measured: ServerProcess) -> None:
+    port = int(measured.metrics_url.rpartition(":")[2])
+    with ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        began = time.monotonic()
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert ask(measured, path)[0] == 200
+        assert time.monotonic() - began < REQUEST_SECONDS
 
 
 def test_the_figures_are_valid_openmetrics_on_request(measured: ServerProcess) -> None:

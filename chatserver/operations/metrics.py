@@ -143,16 +143,30 @@ class _Handler(WSGIHandler):
 
 
 class MetricsServer(WSGIServer):
-    """Serves a few requests at once, each bounded in time and size: any open port gets attacked."""
+    """Serves a few requests at once, each bounded in time and size: any open port gets attacked.
+
+    A new one does not wait for those that are silent: the oldest one is cut off for it.
+    """
 
     handler_class = _Handler
 
+    def __init__(self, address: tuple[str, int], app: WsgiApp) -> None:
+        errors = logging.getLogger("metrics")
+        super().__init__(address, app, spawn=Pool(REQUESTS_AT_ONCE + 1), log=None, error_log=errors)
+        self._open: dict[Any, None] = {}  # sockets, the oldest first
+
     def handle(self, sock: Any, address: Any) -> None:
         """Serve one connection for at most REQUEST_SECONDS; a socket's own timeout would start again at each byte."""
+        if len(self._open) >= REQUESTS_AT_ONCE:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            _cut(oldest)
+        self._open[sock] = None
         deadline = gevent.spawn_later(REQUEST_SECONDS, _cut, sock)
         try:
             super().handle(sock, address)
         finally:
+            self._open.pop(sock, None)
             deadline.kill(block=False)
 
 
@@ -164,9 +178,7 @@ def serve_metrics(
     registry.register(collector)
     ProcessCollector(registry=registry)
     app = _routes(server, make_wsgi_app(registry), problem)
-    metrics = MetricsServer(
-        address, app, spawn=Pool(REQUESTS_AT_ONCE), log=None, error_log=logging.getLogger("metrics")
-    )
+    metrics = MetricsServer(address, app)
     metrics.start()
     return metrics
 

@@ -152,6 +152,11 @@ class Connection:
             self._pause.wait(seconds)
             self._pause = None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether what was read is being handled: the client waits for the server, and not the other way round."""
+        return self.waiting_since is None and self._pause is None
+
     def stop_reading(self) -> None:
         """Make `read` return b"" from now on, and wake whatever waits for input, finish() included. Never waits."""
         self.offer = None
