@@ -51,6 +51,27 @@ def test_a_hundred_simultaneous_right_passwords_all_succeed() -> None:
     assert kept(attempts) == 0
 
 
+def test_what_others_guess_does_not_lock_out_an_address_from_which_the_right_password_has_come() -> None:
+    attempts = Attempts(3)
+    assert check(attempts, True, "alice", "home") == "right"
+    for _ in range(5):
+        check(attempts, False, "alice", "elsewhere")
+    assert check(attempts, True, "alice", "elsewhere") == "refused"
+    assert check(attempts, True, "alice", "home") == "right"
+    guesses = [check(attempts, False, "alice", "home") for _ in range(5)]
+    assert guesses == ["wrong"] * 3 + ["refused"] * 2, "the address is known, and what comes from it may be a guess"
+
+
+def test_only_the_latest_known_addresses_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_KNOWN", 2)
+    attempts = Attempts(1)
+    for address in ("one", "two", "one", "three"):
+        check(attempts, True, "alice", address)
+    check(attempts, False, "alice", "elsewhere")
+    shown = {address: check(attempts, True, "alice", address) for address in ("one", "two", "three")}
+    assert shown == {"one": "right", "two": "refused", "three": "right"}
+
+
 def test_a_right_password_waits_for_earlier_guesses_and_succeeds_below_the_limit() -> None:
     attempts = Attempts(3)
     slow = [gevent.spawn(check, attempts, right, "alice", "address", seconds=0.01) for right in (False, True, False)]
@@ -71,7 +92,7 @@ def test_accounts_and_addresses_each_have_a_limit_of_their_own() -> None:
         assert check(attempts, False, name, "address") == "wrong"
     assert check(attempts, True, "carol", "address") == "refused"
     assert check(attempts, True, "alice", "elsewhere") == "right"
-    assert check(attempts, False, "alice", "elsewhere") == "wrong"
+    assert check(attempts, False, "alice", "another") == "wrong"
     assert check(attempts, True, "alice", "anywhere") == "refused"
     assert check(attempts, True, "carol", "anywhere") == "right"
 
@@ -149,12 +170,11 @@ def test_any_simultaneous_attempts_finish_within_the_limits(
         return kind
 
     outcomes = at_once(*(gevent.spawn(turn, *attempt, turns) for attempt, turns in tries))
-    wrong: Counter[str] = Counter()
-    for ((account, address, _), _), outcome in zip(tries, outcomes, strict=True):
-        wrong.update([account, address] if outcome == "wrong" else [])
+    wrong = attempts._wrong
     assert all(count <= limit for count in wrong.values())
     for ((account, address, kind), _), outcome in zip(tries, outcomes, strict=True):
         assert outcome in (kind, "refused")
-        assert outcome != "refused" or limit in (wrong[account], wrong[address])
-    assert attempts._wrong == wrong
+        assert outcome != "refused" or limit in (wrong[account], wrong[address], wrong[(account, address)])
+    accounts = set("abc")  # each wrong password counts for an address as well, or for a pair with a known one alone
+    assert sum(count for key, count in wrong.items() if key not in accounts) == outcomes.count("wrong")
     assert not attempts._checking
