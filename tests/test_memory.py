@@ -11,6 +11,8 @@ from chatserver.operations import memory
 from chatserver.operations.options import parse_options
 from chatserver.transport.connection import RECV_BYTES
 from chatserver.transport.outbox import PUT_BYTES, Outbox
+from chatstorage.chat_file import ChatFile
+from chatstorage.chats import ChatRow
 from protocol import Envelope
 from stress.hostile import attack
 from testkit.server import StartServer
@@ -49,9 +51,20 @@ def test_kernel_memory_depends_on_the_backlog() -> None:
     assert memory.kernel_bytes(many) - memory.kernel_bytes(few) == 10 * 2 * RECEIVE_BUFFER_BYTES
 
 
+def test_the_bound_on_the_disk_counts_every_pair_with_the_longest_messages(tmp_path: Path) -> None:
+    packets = Envelope("n" * 32).wrap(b"x" * 136)
+    with ChatFile(tmp_path / "chats.db", 1_000_000) as chats:
+        rows = [ChatRow(n, 1 + n % 120, 121, 2**31, 1, 0, packets, 0, n) for n in range(1, 20_001)]
+        chats.write(rows, {})
+    assert (tmp_path / "chats.db").stat().st_size <= len(rows) * memory.MESSAGE_DISK_BYTES
+    options = parse_options(["--max-users", "2", "--history-messages", "800", "--mailbox-messages", "10"])
+    assert memory.disk_bytes(options) == memory.MESSAGE_DISK_BYTES * (3 * 900 + 2 * 10)
+    assert memory.disk_bytes(parse_options(["--history", "off"])) == 0
+
+
 def test_the_server_logs_the_bound_at_startup(start_server: StartServer) -> None:
     server = start_server("--pool-size", 7, "--max-users", 9)
-    server.wait_for_log("MiB of kernel buffers")
+    server.wait_for_log(r"MiB of kernel buffers; 0.1 GB of past chats at most, on disk")
     log = server.log
     found = re.search(r"memory: (\d+) MiB now, (\d+) MiB at most \(7 places .*, 9 users .*, 2 hashes .*\)", log)
     assert found, log

@@ -20,17 +20,19 @@ from chatserver.transport.outbox import PUT_BYTES
 from chatstorage.chat_file import CACHE_BYTES
 from protocol import MAX_PACKET_BYTES
 
-KIB, MIB = 1024, 1024 * 1024
+KIB, MIB, GB = 1024, 1024 * 1024, 1_000_000_000
 
 # Measured as resident memory with CPython 3.11 on 64-bit Linux, and rounded up.
 SLACK = 2  # of the allocators: 1.85 while a fifth of all outboxes stays and the rest turns from small packets to large
 SESSION_BYTES = 32 * KIB  # 25 KiB: a greenlet with 16 KiB of Python stack, Session, Envelope, Connection, its socket
 GREENLET_BYTES = 20 * KIB  # 17 KiB: that of the writer, or the one that finishes a connection
 CONNECTION_BYTES = 2 * KIB  # 1.4 KiB: one that has ended
-USER_BYTES = 1536  # 1,442 bytes: the name of 32 bytes that NFKC expands most, a hash, three dicts just resized
+USER_BYTES = 2560  # 2,090 bytes: the name of 32 bytes that NFKC expands most, its looks, a hash, dicts just resized
 HASH_BYTES = 256 * KIB  # in addition to argon2's own memory: five threads' stacks and arenas
 FIRST_USE_BYTES = 4 * MIB  # 0.6 MiB of threads and libraries; 1.3 MiB that the garbage collector finds late
 TLS_BYTES = 200 * KIB  # for one connection: OpenSSL's state, its buffers, and its unread handshake messages
+
+MESSAGE_DISK_BYTES = 256  # in chats.db: the longest Message, of the longest name, by itself
 
 WRAPPED_BYTES = 90  # a Message of one letter from a name of 32 bytes, as received: an object of 80, a list's slot
 RELAYED_BYTES = 38  # ... of them, on the wire
@@ -97,9 +99,22 @@ def bound(options: Namespace, now: int) -> int:
     return now + sum(terms(options).values())
 
 
+def disk_bytes(options: Namespace) -> int:
+    """Upper bound of chats.db: of what is kept for each pair of users, themselves included, and of the mailboxes."""
+    if options.history == "off" or options.redis:
+        return 0
+    users = options.max_users
+    kept = users * (users + 1) // 2 * options.history_messages * 9 // 8
+    return int(MESSAGE_DISK_BYTES * (kept + users * options.mailbox_messages))
+
+
 def report(options: Namespace, now: int) -> str:
     """A line for the log; `now` as in bound()."""
     breakdown = ", ".join(f"{name} {size / MIB:.1f} MiB" for name, size in terms(options).items())
     most = -(-bound(options, now) // MIB)
     kernel = -(-kernel_bytes(options) // MIB)
-    return f"memory: {now / MIB:.0f} MiB now, {most} MiB at most ({breakdown}); plus {kernel} MiB of kernel buffers"
+    disk = disk_bytes(options)
+    chats = f"; {disk / GB:.1f} GB of past chats at most, on disk" if disk else ""
+    return (
+        f"memory: {now / MIB:.0f} MiB now, {most} MiB at most ({breakdown}); plus {kernel} MiB of kernel buffers{chats}"
+    )
