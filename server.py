@@ -173,6 +173,7 @@ def _make_context(options: Namespace, backend: Backend, tls: ssl.SSLContext | No
         options.require_password,
         options.login_attempts,
         options.sign_up == "open",
+        options.sign_ups_per_address,
         backend.on_change,
     )
     return ServerContext(

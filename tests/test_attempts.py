@@ -34,7 +34,7 @@ def at_once(*checks: "Greenlet[..., str]") -> list[str]:
 
 def kept(attempts: Attempts) -> int:
     """How many keys something is kept of."""
-    return len(attempts._wrong) + len(attempts._checking)
+    return len(attempts._wrong.counts) + len(attempts._checking)
 
 
 def test_guesses_at_once_do_not_get_past_the_limit() -> None:
@@ -170,7 +170,7 @@ def test_any_simultaneous_attempts_finish_within_the_limits(
         return kind
 
     outcomes = at_once(*(gevent.spawn(turn, *attempt, turns) for attempt, turns in tries))
-    wrong = attempts._wrong
+    wrong = attempts._wrong.counts
     assert all(count <= limit for count in wrong.values())
     for ((account, address, kind), _), outcome in zip(tries, outcomes, strict=True):
         assert outcome in (kind, "refused")

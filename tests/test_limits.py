@@ -242,3 +242,17 @@ def test_a_refused_client_takes_no_place(start_server: StartServer) -> None:
     alice.close()
     server.wait_for_log("alice disconnected: left")
     server.log_in("bob").expect_pong()
+
+
+def test_new_users_from_one_address_are_limited_and_known_ones_are_not(start_server: StartServer) -> None:
+    server = start_server("--sign-ups-per-address", 2)
+    server.visit("alice")
+    server.visit("bob")
+    with server.connect() as client:
+        client.send(encode_login("carol"))
+        client.expect_error(Reason.TOO_MANY_ATTEMPTS)
+        client.expect_end()
+    server.visit("alice")
+    with server.connect("127.0.0.2") as elsewhere:
+        elsewhere.send(encode_login("carol"))
+        elsewhere.read_list("carol")

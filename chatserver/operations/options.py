@@ -175,6 +175,10 @@ def _options() -> dict[str, dict[str, dict[str, Any]]]:
                 "default": "open",
                 "help": "whether a login with a new name signs up; closed: admin.py add makes the accounts",
             },
+            "--sign-ups-per-address": {
+                **_or_off(_whole_number(1)),
+                "help": "new users an hour from one address (IPv6: one /64 network) (default: off)",
+            },
             "--open-accounts": {
                 "action": "store_true",
                 "help": "start although passwords.csv is missing: no user has a password any more (default: off)",

@@ -7,13 +7,14 @@ connections can never become one user.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import TypeVar
 
 import gevent
 from argon2.exceptions import VerificationError
 
 from chatserver.counters import Counters
-from chatserver.people.attempts import Attempts, TooManyAttempts
+from chatserver.people.attempts import Attempts, Recent, TooManyAttempts
 from chatserver.people.passwords import BANNED, CannotHash, Passwords, is_banned, password_state
 from chatserver.people.presence import Member, Presence
 from chatserver.transport.outbox import Outbox
@@ -21,6 +22,7 @@ from chatserver.workers import Workers
 from protocol import MAX_PASSWORD_BYTES, USERNAME_RULE, Reason, encode_user, is_valid_username, may_sign_up
 from storage import NameTaken, Storage, StorageUnavailable, User, UserLimitReached
 
+HOUR_SECONDS = 3600.0
 HOLD_SECONDS = 0.01  # between two checks whether a login is done
 
 T = TypeVar("T")
@@ -53,11 +55,13 @@ class Accounts:
         password_required: bool,
         login_attempts: float,
         sign_up_open: bool = True,
+        sign_ups_per_address: float = inf,
         on_change: Callable[[User], None] = lambda _: None,
         passwords: Passwords | None = None,
     ) -> None:
         """`disk` runs the storage's writes, one at a time. `login_attempts` as in Attempts. Without `sign_up_open`, an
-        operator adds all users. `on_change` gets each user who has come or gone; it never waits.
+        operator adds all users. `sign_ups_per_address`: at most so many in an hour. `on_change` gets each user who has
+        come or gone; it never waits.
         """
         self._storage = storage
         self._presence = presence
@@ -66,6 +70,8 @@ class Accounts:
         self._id_width = id_width
         self._password_required = password_required
         self._sign_up_open = sign_up_open
+        self._sign_ups_per_address = sign_ups_per_address
+        self._sign_ups = Recent(HOUR_SECONDS)  # by address
         self._passwords = passwords or Passwords()
         self._disk = disk
         self._on_change = on_change
@@ -96,7 +102,7 @@ class Accounts:
         with self._claim(name, user):
             if stored and not self._is_still(name, user, stored):
                 return None
-            return self._let_in(name, password, user, stored, outbox)
+            return self._let_in(name, password, user, stored, outbox, origin)
 
     def log_out(self, name: str, member: Member) -> None:
         """Put the user offline at once; the database follows."""
@@ -213,10 +219,15 @@ class Accounts:
     def _is_still(self, name: str, user: User | None, stored: str | None) -> bool:
         return self._storage.credentials(name) == (user, stored)
 
-    def _let_in(self, name: str, password: str, user: User | None, stored: str | None, outbox: Outbox) -> Member:
+    def _let_in(
+        self, name: str, password: str, user: User | None, stored: str | None, outbox: Outbox, origin: str
+    ) -> Member:
+        if user is None and self._sign_ups.counts[origin] >= self._sign_ups_per_address:
+            raise Refused(Reason.TOO_MANY_ATTEMPTS)
         new_hash = self._passwords.hash(password) if password and not stored else None
         if user is None:
             user = self._write(self._storage.sign_up, name, new_hash)
+            self._sign_ups.add(origin)
             self._counters.sign_ups += 1
             log.info("%s signed up, id %d", name, user.id)
             new_hash = None

@@ -19,13 +19,34 @@ class TooManyAttempts(Exception):
     """The limit is reached: no password is checked now, not even the right one, or guessing would go on."""
 
 
+class Recent:
+    """How often something has happened in the last `seconds`, by key. Nothing is kept of keys without it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.counts: Counter[Hashable] = Counter()
+        self._seconds = seconds
+
+    def add(self, *keys: Hashable) -> None:
+        """It has happened to each of these keys."""
+        self.counts.update(keys)
+        timer = get_hub().loop.timer(self._seconds)
+        timer.start(self._expire, timer, keys)
+
+    def _expire(self, timer: Any, keys: tuple[Hashable, ...]) -> None:
+        timer.close()
+        self.counts.subtract(keys)
+        for key in keys:
+            if not self.counts[key]:
+                del self.counts[key]
+
+
 class Attempts:
     """The wrong passwords of the last minute. Right ones never count, and are remembered."""
 
     def __init__(self, limit: float) -> None:
         """`limit`: wrong passwords a minute; infinity for no limit."""
         self._limit = limit
-        self._wrong: Counter[Hashable] = Counter()
+        self._wrong = Recent(WINDOW_SECONDS)
         self._checking: dict[Hashable, list[Event]] = {}
         self._known: OrderedDict[Hashable, None] = OrderedDict()  # where right passwords came from, the latest last
 
@@ -39,8 +60,9 @@ class Attempts:
         """
         pair = (account, address)
         keys: tuple[Hashable, ...] = (pair,) if pair in self._known else pair
-        while full := [key for key in keys if self._wrong[key] + len(self._checking.get(key, ())) >= self._limit]:
-            if any(self._wrong[key] >= self._limit for key in full):
+        wrong_so_far = self._wrong.counts
+        while full := [key for key in keys if wrong_so_far[key] + len(self._checking.get(key, ())) >= self._limit]:
+            if any(wrong_so_far[key] >= self._limit for key in full):
                 raise TooManyAttempts
             self._checking[full[0]][0].wait()
         done = Event()
@@ -53,10 +75,11 @@ class Attempts:
                 self._remember(pair)
         finally:
             if wrong:
-                self._count(keys)
+                self._wrong.add(*keys)
             for key in keys:
                 self._checking[key].remove(done)
-                self._forget_empty(key)
+                if not self._checking[key]:
+                    del self._checking[key]
             done.set()
 
     def _remember(self, pair: Hashable) -> None:
@@ -64,21 +87,3 @@ class Attempts:
         self._known.move_to_end(pair)
         if len(self._known) > MOST_KNOWN:
             self._known.popitem(last=False)
-
-    def _count(self, keys: tuple[Hashable, ...]) -> None:
-        self._wrong.update(keys)
-        timer = get_hub().loop.timer(WINDOW_SECONDS)
-        timer.start(self._expire, timer, keys)
-
-    def _expire(self, timer: Any, keys: tuple[Hashable, ...]) -> None:
-        timer.close()
-        self._wrong.subtract(keys)
-        for key in keys:
-            self._forget_empty(key)
-
-    def _forget_empty(self, key: Hashable) -> None:
-        """Keep nothing of accounts and addresses without wrong passwords."""
-        if self._checking.get(key) == []:
-            del self._checking[key]
-        if not self._wrong[key]:
-            del self._wrong[key]
