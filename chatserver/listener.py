@@ -333,7 +333,7 @@ class Deadline:
         if left > 0:
             self._is_late = False
             self._wait(left)
-        elif not self._is_late or self._connection.is_busy:
+        elif not self._is_late or self._session.is_logging_in:
             self._is_late = True
             self._wait(LAST_TURN_SECONDS)
         else:

@@ -81,6 +81,7 @@ class Session:
         "_route",
         "_warned",
         "_wrong_passwords",
+        "is_logging_in",
         "member",
         "name",
         "state",
@@ -114,6 +115,7 @@ class Session:
         self._numbered = 0  # Messages received so far
         self._requests = 0  # and other packets, except signs of life; Messages that come one by one count here, too
         self._receipts: Receipts | None = None  # once the client has asked for them
+        self.is_logging_in = False  # the server checks a password, or writes a new user down
         self._wrong_passwords = 0
         self._warned = False  # that a password came unencrypted
         self._refusals = 0
@@ -187,11 +189,14 @@ class Session:
         name, password, features = login
         if password and self._peer.exposed:
             self._warn(name)
+        self.is_logging_in = True
         try:
             self.member = self._accounts.log_in(name, password, self._outbox, self._peer.origin)
         except Refused as refused:
             self._refuse_login(name, refused.reason)
             return
+        finally:
+            self.is_logging_in = False
         self._counters.logins += 1
         log.info("%s logged in as %s, id %d", self._peer.label, name, self.member.user_id)
         self.name = name

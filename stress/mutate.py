@@ -48,9 +48,9 @@ from testkit.wire import reset_on_close
 
 AT_ONCE = 14  # conversations, of the server's 20 places
 SECONDS = 30.0  # within which a conversation must end
-WRITE_TIMEOUT = 3
+WRITE_TIMEOUT = 1.2  # twice that for a client that has been seen to read
 CUT_SECONDS = WRITE_TIMEOUT + LINGER_SECONDS  # a client that reads later than this may miss the end of the stream
-DEAF_SECONDS = 4.0  # between WRITE_TIMEOUT and CUT_SECONDS, unless this process is delayed
+DEAF_SECONDS = 3.0  # between twice WRITE_TIMEOUT and CUT_SECONDS, unless this process is delayed
 SMALL_BUFFER = 4096
 PROGRESS_SECONDS = 5.0
 MEMORY_SAMPLES = 5

@@ -31,6 +31,7 @@ WRITE = 2  # libev's event bit
 ESTABLISHED = b"\1"  # the first byte of struct tcp_info, linux/tcp.h: neither side has closed
 RECV_BYTES = 16384  # 64 KiB costs a fifth more CPU per message and keeps the other clients waiting four times as long
 FEW_BYTES = 464  # the largest chunk that Python allocates in its own pool: a tenth of a microsecond less
+LOOKS = 5  # for progress, within the time that a client may take nothing
 LINGER_SECONDS = 2.0  # section 5: how long a closing connection waits for its client to read the Error and close
 INPUT_OPEN = Input.OPEN  # looking a member up in its enum costs a call for each read
 
@@ -152,11 +153,6 @@ class Connection:
             self._pause.wait(seconds)
             self._pause = None
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether what was read is being handled: the client waits for the server, and not the other way round."""
-        return self.waiting_since is None and self._pause is None
-
     def stop_reading(self) -> None:
         """Make `read` return b"" from now on, and wake whatever waits for input, finish() included. Never waits."""
         self.offer = None
@@ -264,7 +260,9 @@ class Connection:
         self._hub_sends = True
 
     def _send_all(self, timeout: float) -> None:
-        """Send until nothing is left. Raises NoProgress once the client takes nothing for `timeout` seconds."""
+        """Send until nothing is left. Raises NoProgress once the client takes nothing for `timeout` seconds, or twice as
+        long if it has been seen to read: its kernel tells of a slow reader's progress only in large steps.
+        """
         writable = self._loop.io(self._sock.fileno(), WRITE)
         try:
             with self._without_kernel_timeout():
@@ -273,14 +271,20 @@ class Connection:
             writable.close()
 
     def _send_while_writable(self, writable: Any, timeout: float) -> None:
+        began = progress = monotonic()
+        patience = timeout
         while not self._send():
             unacknowledged = self._unacknowledged()
-            try:
-                with Timeout(timeout, NoProgress):
-                    get_hub().wait(writable)
-            except NoProgress:
-                if self._unacknowledged() >= unacknowledged:
-                    raise
+            is_writable = False
+            with suppress(NoProgress), Timeout(timeout / LOOKS, NoProgress):
+                get_hub().wait(writable)
+                is_writable = True
+            if is_writable or self._unacknowledged() < unacknowledged:
+                progress = monotonic()
+                if progress - began > timeout / LOOKS:  # else the client's kernel has only filled its buffer
+                    patience = 2 * timeout
+            elif monotonic() - progress >= patience:
+                raise NoProgress
 
     @contextmanager
     def _without_kernel_timeout(self) -> Iterator[None]:
