@@ -260,8 +260,9 @@ class Connection:
         self._hub_sends = True
 
     def _send_all(self, timeout: float) -> None:
-        """Send until nothing is left. Raises NoProgress once the client takes nothing for `timeout` seconds, or for twice
-        as long if it has been seen to read: its kernel tells of a slow reader's progress in large steps only.
+        """Send until nothing is left. Raises NoProgress once the client takes nothing for `timeout` seconds.
+
+        For twice as long if it has been seen to read: its kernel tells of a slow reader's progress in large steps only.
         """
         writable = self._loop.io(self._sock.fileno(), WRITE)
         try:
