@@ -227,7 +227,8 @@ class Accounts:
         new_hash = self._passwords.hash(password) if password and not stored else None
         if user is None:
             user = self._write(self._storage.sign_up, name, new_hash)
-            self._sign_ups.add(origin)
+            if self._sign_ups_per_address < inf:
+                self._sign_ups.add(origin)
             self._counters.sign_ups += 1
             log.info("%s signed up, id %d", name, user.id)
             new_hash = None
