@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from gevent.event import Event
@@ -53,15 +54,16 @@ class ClusterPresence(Presence):
         self._applied = 0  # number of the last event
         self._waiters: dict[Event, int] = {}  # the event number that each waits for
 
-    def join(self, member: Member) -> bool:
+    def join(self, member: Member, secure: Callable[[], object] = lambda: None) -> bool:
         member.outbox.reserve()
-        joined = False
-        try:
-            joined = self._join(member)
-        finally:
-            if not joined:
-                member.outbox.free()
-        return joined
+        with ExitStack() as failed:
+            failed.callback(member.outbox.free)
+            if not self._join(member):
+                return False
+            failed.callback(self.leave, member)
+            secure()
+            failed.pop_all()
+        return True
 
     def _join(self, member: Member) -> bool:
         user = user_of(member)

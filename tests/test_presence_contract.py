@@ -1,6 +1,9 @@
 """What every presence registry does: that of a lone server, and that of a node over Redis."""
 
+import pytest
+
 from chatserver.backend import Backend
+from chatstorage.interface import StorageUnavailable
 from protocol import encode_presence
 from tests.users import come, go, new_member, read
 
@@ -26,6 +29,20 @@ def test_the_outbox_of_a_new_member_is_reserved_for_its_list(backend: Backend) -
     alice = new_member(1, "alice")
     assert backend.presence.join(alice)
     assert alice.outbox.is_reserved
+
+
+def test_a_member_who_cannot_be_secured_is_not_online(backend: Backend) -> None:
+    backend.storage.sign_up("alice", None)
+    alice = new_member(1, "alice")
+
+    def fail() -> None:
+        raise StorageUnavailable("on purpose")
+
+    with pytest.raises(StorageUnavailable):
+        backend.presence.join(alice, fail)
+    assert not backend.presence.is_online(1)
+    assert not alice.outbox.is_reserved
+    assert backend.presence.join(new_member(1, "alice"))
 
 
 def test_everyone_is_listed_in_ascending_id_order(backend: Backend) -> None:

@@ -5,6 +5,7 @@ import pytest
 from chatserver.people.presence import LocalPresence, Member
 from chatserver.transport.outbox import PUT_BYTES, Outbox
 from chatserver.transport.states import OutputEvent
+from chatstorage.interface import StorageUnavailable
 from protocol import encode_presence, encode_user
 
 
@@ -36,6 +37,20 @@ def test_a_member_who_cannot_be_reached_is_no_longer_online() -> None:
     one.outbox.advance(OutputEvent.SEND_FAILED)
     assert not presence.is_online(1)
     assert presence.find(1) is None
+
+
+def test_nobody_is_told_of_a_member_who_cannot_be_secured() -> None:
+    presence, watcher = LocalPresence(), member(1)
+    presence.join(watcher)
+    presence.watch(watcher, wanted=True)
+    watcher.outbox.free()
+
+    def fail() -> None:
+        raise StorageUnavailable("on purpose")
+
+    with pytest.raises(StorageUnavailable):
+        presence.join(member(2), fail)
+    assert watcher.outbox.take() == b""
 
 
 def test_leaving_late_does_not_take_the_successor_offline() -> None:

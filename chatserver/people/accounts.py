@@ -7,6 +7,7 @@ connections can never become one user.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import inf
 from typing import TypeVar
 
@@ -222,32 +223,26 @@ class Accounts:
     def _let_in(
         self, name: str, password: str, user: User | None, stored: str | None, outbox: Outbox, origin: str
     ) -> Member:
-        if user is None and self._sign_ups.counts[origin] >= self._sign_ups_per_address:
-            raise Refused(Reason.TOO_MANY_ATTEMPTS)
+        if user is None and self._sign_ups_per_address < inf:
+            if self._sign_ups.counts[origin] >= self._sign_ups_per_address:
+                raise Refused(Reason.TOO_MANY_ATTEMPTS)
+            self._sign_ups.add(origin)  # at once: many may come at the same time
         new_hash = self._passwords.hash(password) if password and not stored else None
         if user is None:
             user = self._write(self._storage.sign_up, name, new_hash)
-            if self._sign_ups_per_address < inf:
-                self._sign_ups.add(origin)
             self._counters.sign_ups += 1
             log.info("%s signed up, id %d", name, user.id)
             new_hash = None
         member = Member(user.id, encode_user(name, user.id, self._id_width), outbox)
-        if not self._presence.join(member):
+        if not self._presence.join(member, partial(self._secure, user, new_hash)):
             raise Refused(Reason.USER_ALREADY_ONLINE)
-        if new_hash:  # only now: in a group, another login with this name has been refused by now
-            try:
-                self._secure(user, new_hash)
-            except BaseException:
-                self._presence.leave(member)
-                outbox.free()
-                raise
         self._on_change(user)
         return member
 
-    def _secure(self, user: User, new_hash: str) -> None:
-        self._write(self._storage.set_password, user.id, new_hash)
-        log.info("%s now has a password", user.name)
+    def _secure(self, user: User, new_hash: str | None) -> None:
+        if new_hash:
+            self._write(self._storage.set_password, user.id, new_hash)
+            log.info("%s now has a password", user.name)
 
     def _judge_name(self, name: str, password: str) -> tuple[User | None, str | None]:
         """The user with that name and its password's hash, None for what there is not. Makes all checks that need no

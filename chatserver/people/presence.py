@@ -52,8 +52,10 @@ class Presence(ABC):
     look_up: Callable[[int], Member | None]
 
     @abstractmethod
-    def join(self, member: Member) -> bool:
+    def join(self, member: Member, secure: Callable[[], object] = lambda: None) -> bool:
         """Put this member online; False if the user is online elsewhere. May raise StorageUnavailable.
+
+        Calls `secure` once no other login can become this user; what that raises ends the login.
 
         The member's outbox is reserved from then on: others may write to it as soon as they know of it, but its session
         puts the list first. After False or an error it is free again.
@@ -140,7 +142,8 @@ class LocalPresence(Presence):
         self._watchers = Watchers()
         self.look_up = self._online.get
 
-    def join(self, member: Member) -> bool:
+    def join(self, member: Member, secure: Callable[[], object] = lambda: None) -> bool:
+        secure()  # the caller keeps others out, so that nobody is told of a login that fails
         member.outbox.reserve()
         self._online[member.user_id] = member
         self._watchers.notify(member, is_online=True)
