@@ -180,7 +180,7 @@ def request_of(options: argparse.Namespace) -> dict[str, object]:
     """The request for Accounts; for add and passwd with the password, which may be typed. Raises CannotDo."""
     request = {name: value for name, value in vars(options).items() if name in ("do", "name")}
     if options.do in ("add", "passwd"):
-        request["password"] = None if options.forget else new_password(options.name)
+        request["password"] = None if options.no_password else new_password(options.name)
     return request
 
 
@@ -335,10 +335,10 @@ def build_parser() -> argparse.ArgumentParser:
             explained = "for spreadsheets: an apostrophe before each name or text that would be a formula"
             added.add_argument("--safe", action="store_true", help=explained)
         if command == "passwd":
-            added.add_argument("--forget", action="store_true", help="remove the password instead")
+            added.add_argument("--forget", dest="no_password", action="store_true", help="remove the password instead")
         if command == "add":
             explained = "without a password: the first login may set one"
-            added.add_argument("--open", dest="forget", action="store_true", help=explained)
+            added.add_argument("--open", dest="no_password", action="store_true", help=explained)
         if command == "migrate":
             added.add_argument("--back", action="store_true", help="move from Redis into a new data folder")
         add_places(added, *[argparse.SUPPRESS] * 3)

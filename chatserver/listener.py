@@ -28,7 +28,7 @@ from chatserver.transport.tls import TlsStream
 from protocol import HEADER_BYTES, MAX_PACKET_BYTES, Reason
 
 SEND_BUFFER_BYTES = 16 * 1024  # with more, a slow reader shows no progress for longer, and more may be lost
-RECEIVE_BUFFER_BYTES = 128 * 1024  # likewise, even for a connection that only waits for a place
+RECEIVE_BUFFER_BYTES = 128 * 1024  # by default it grows to megabytes, even for who only waits for a place
 KEEPALIVE_IDLE_SECONDS = 30
 KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 3
@@ -155,15 +155,16 @@ class ChatServer(StreamServer):
             self._forget(peer)
 
     def _watch_places(self) -> None:
-        """While all places are taken, and others wait, who is silent for longest gives up its place. Tell the log when
-        all are taken and, later, when one is free again.
+        """While all places are taken and others wait, make the client that is silent for longest give up its place.
+
+        Tell the log when all are taken and, later, when one is free again.
         """
         log.warning("all %d places are taken: further clients wait until one is free", self._places.size)
         silence = Silence(self.context.limits.yield_after)
         while self._places.full():
             gevent.sleep(FREE_SECONDS)
-            silence.look(self.connections, monotonic())
-            if self.waiting() and (connection := silence.longest(self.connections, monotonic())):
+            connection = silence.longest(self.connections, monotonic())
+            if connection and self.waiting():
                 connection.close(Reason.PLACE_NEEDED)
                 connection.outbox.stop_waiting()
         self._is_full = False

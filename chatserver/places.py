@@ -1,4 +1,4 @@
-"""Who gives up a place when all are taken and others wait: the client that has been silent for longest."""
+"""Chooses the client that gives up its place when all are taken and others wait: the one silent for longest."""
 
 from collections.abc import Mapping
 
@@ -14,26 +14,22 @@ class Silence:
     def __init__(self, allowed: float) -> None:
         """`allowed` in seconds."""
         self._allowed = allowed
-        # What each has sent and was sent, and since when that has not changed.
+        # For each client: what it has sent and was sent, and since when that has not changed.
         self._since: dict[Connection, tuple[object, float]] = {}
 
-    def look(self, connections: Mapping[Connection, Session], now: float) -> None:
-        """Note who has sent or been sent something since the last look. `now` by monotonic()."""
+    def longest(self, connections: Mapping[Connection, Session], now: float) -> Connection | None:
+        """Look at all clients again; return the one that has been silent for longest, and for longer than it may.
+
+        `now` by monotonic().
+        """
         since = {}
         for connection, session in connections.items():
             mark = (session.acts, connection.messages_mark)
             known = self._since.get(connection)
             since[connection] = known if known and known[0] == mark else (mark, now)
         self._since = since
-
-    def longest(self, connections: Mapping[Connection, Session], now: float) -> Connection | None:
-        """The client that has been silent for longest, and for longer than it may."""
-        silent = [
-            (since, number, connection)
-            for number, (connection, (_, since)) in enumerate(self._since.items())
-            if connection in connections and connections[connection].member and now - since >= self._limit(connection)
-        ]
-        return min(silent)[2] if silent else None
+        silent = [one for one in since if connections[one].member and now - since[one][1] >= self._limit(one)]
+        return min(silent, key=lambda one: since[one][1], default=None)
 
     def _limit(self, connection: Connection) -> float:
         return self._allowed if connection.waiting_since is not None else min(self._allowed, BLOCKED_SECONDS)

@@ -9,7 +9,7 @@ NAMED = 3  # in a summary
 
 
 class Crowd:
-    """Who came and left without being told."""
+    """The users who have come or left, and of whom the person has not been told."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""Who shares a receiver with floods gets a fair part of it, and who has left keeps nothing."""
+"""A flood leaves other senders their part of a receiver, and a client that has left keeps no place."""
 
 import signal
 import sys

@@ -48,11 +48,17 @@ def test_a_plain_terminal_gets_whole_lines_and_nothing_that_moves_the_cursor(
     assert b"\x1b" not in alice.raw
 
 
-def test_a_plain_terminal_reconnects(start_server: StartServer, terminal: StartTerminal) -> None:
+def left_by_the_server(start_server: StartServer, terminal: StartTerminal) -> tuple[ServerProcess, ScreenProgram]:
+    """alice at a plain terminal, whose server has stopped."""
     server = start_server("--port", free_port())
     alice = terminal("--plain", "alice", server.address)
     alice.wait_for(r"^\* online: alice \(you\)$")
     assert server.stop() == 0
+    return server, alice
+
+
+def test_a_plain_terminal_reconnects(start_server: StartServer, terminal: StartTerminal) -> None:
+    server, alice = left_by_the_server(start_server, terminal)
     alice.wait_for("reconnecting$")
     start_server("--port", server.port)
     alice.wait_for(r"^\* connected again$")
@@ -62,10 +68,7 @@ def test_a_plain_terminal_reconnects(start_server: StartServer, terminal: StartT
 
 
 def test_a_plain_terminal_that_may_not_come_back_ends(start_server: StartServer, terminal: StartTerminal) -> None:
-    server = start_server("--port", free_port())
-    alice = terminal("--plain", "alice", server.address)
-    alice.wait_for(r"^\* online: alice \(you\)$")
-    assert server.stop() == 0
+    server, alice = left_by_the_server(start_server, terminal)
     start_server("--port", server.port, "--require-password")
     alice.wait_for("^! cannot log in again: Password Required")
     assert alice.wait() == 1

@@ -54,7 +54,7 @@ class Outbox:
         self._send_now = send_now
         self._has_left = has_left
         self._turn: Turn | None = None  # in other outboxes, once the owner's session has waited there
-        self._line: Line | None = None  # of others who wait for room here
+        self._line: Line | None = None  # of others, while some wait for room here
         self._size = 0
         self._room: Event | None = None  # set when a waiting put should look again
         self._marks = Marks()
@@ -152,6 +152,8 @@ class Outbox:
             return len(messages)
         finally:
             line.leave(turn)
+            if line.is_empty:
+                self._line = None
 
     def wait_in_line(self, turn: Turn) -> None:
         """Wait until this sender should look again."""
@@ -244,7 +246,7 @@ class Outbox:
     @property
     def awaited(self) -> bool:
         """Whether a put waits here for room."""
-        return self._room is not None or bool(self._line)
+        return self._room is not None or self._line is not None
 
     @property
     def turn(self) -> Turn:

@@ -50,8 +50,10 @@ class Line:
     def __init__(self) -> None:
         self._turns: deque[Turn] = deque()
 
-    def __bool__(self) -> bool:
-        return bool(self._turns)
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits any more."""
+        return not self._turns
 
     def join(self, turn: Turn) -> None:
         """Stand at the end."""
